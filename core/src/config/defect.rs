@@ -1,0 +1,172 @@
+//! Defects: injected mistakes, each behind a switch that is off unless a release had it or a case asks for it.
+//!
+//! Ids beginning with `D` are rows of the device-exclusive repair series of 2025. Ids beginning with `S` are
+//! *seeded*: no kernel had them; they exist so that each check of the judge can be seen to fail.
+
+use super::Kernel;
+
+macro_rules! defects {
+    ($($(#[$doc:meta])* $name:ident = $id:literal, fixed $fixed:expr, $function:literal, $summary:literal, $source:literal;)*) => {
+        /// An injected mistake.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum Defect { $($(#[$doc])* #[doc = $summary] $name),* }
+
+        impl Defect {
+            /// Every defect, in table order.
+            pub const ALL: [Defect; [$($id),*].len()] = [$(Defect::$name),*];
+
+            /// Stable id, as written in a case.
+            pub fn id(self) -> &'static str {
+                match self { $(Defect::$name => $id),* }
+            }
+
+            /// First modelled release without it. `None`: no release had it.
+            pub fn fixed_in(self) -> Option<Kernel> {
+                match self { $(Defect::$name => $fixed),* }
+            }
+
+            /// Kernel function that the mistake is in.
+            pub fn function(self) -> &'static str {
+                match self { $(Defect::$name => $function),* }
+            }
+
+            /// What is wrong, in one line.
+            pub fn summary(self) -> &'static str {
+                match self { $(Defect::$name => $summary),* }
+            }
+
+            /// Commit, series or report; `seeded` when no kernel had it.
+            pub fn source(self) -> &'static str {
+                match self { $(Defect::$name => $source),* }
+            }
+        }
+    };
+}
+
+const SERIES: Option<Kernel> = Some(Kernel::V6_15);
+
+defects! {
+    D5 = "D5", fixed None, "restore_exclusive_pte",
+        "a restored PTE is made writable because its VMA is, without can_change_pte_writable()",
+        "what \"mm/memory: detect writability in restore_exclusive_pte()\" must not leave out";
+    D7 = "D7", fixed SERIES, "check_pte",
+        "a PVMW_MIGRATION walk takes a device-exclusive entry for a migration entry",
+        "\"mm/page_vma_mapped: device-private entries are not migration entries\"";
+    D8 = "D8", fixed SERIES, "try_to_unmap_one",
+        "a device-exclusive entry is read with the accessors of a present PTE",
+        "\"mm/rmap: handle device-exclusive entries correctly in try_to_unmap_one()\"";
+    D9 = "D9", fixed SERIES, "try_to_migrate_one",
+        "a device-exclusive entry is read with the accessors of a present PTE",
+        "\"mm/rmap: handle device-exclusive entries correctly in try_to_migrate_one()\"";
+    D10 = "D10", fixed SERIES, "folio_referenced_one",
+        "the young bit is tested and cleared in a device-exclusive entry",
+        "\"mm/rmap: handle device-exclusive entries correctly in folio_referenced_one()\"";
+    D11 = "D11", fixed SERIES, "page_vma_mkclean_one",
+        "a device-exclusive entry is tested for dirty and write-protected as if it were present",
+        "\"mm/rmap: handle device-exclusive entries correctly in page_vma_mkclean_one()\"";
+    D12 = "D12", fixed SERIES, "page_make_device_exclusive_one",
+        "conversion to device-exclusive removes the mapcount although the entry still maps the folio",
+        "\"mm/rmap: keep mapcount untouched for device-exclusive entries\"";
+    D13 = "D13", fixed None, "copy_nonpresent_pte",
+        "fork copies a device-exclusive entry instead of restoring it first",
+        "what copy_nonpresent_pte() has had to do since \"mm: device exclusive memory access\"";
+    S1 = "S1", fixed None, "zap_pte_range", "pages are freed before the TLB is flushed", "seeded";
+    S2 = "S2", fixed None, "change_protection", "mprotect takes write permission away without a TLB flush", "seeded";
+    S3 = "S3", fixed None, "copy_nonpresent_pte", "fork copies a swap entry without swap_duplicate()", "seeded";
+    S4 = "S4", fixed None, "zap_present_folio_ptes", "munmap forgets to lower the RSS counter", "seeded";
+    S5 = "S5", fixed None, "wp_can_reuse_anon_folio", "a page with other references is reused for writing", "seeded";
+    S6 = "S6", fixed None, "__copy_present_ptes", "fork leaves the parent's PTE writable", "seeded";
+    S7 = "S7", fixed None, "folio_referenced_one", "the young bit is cleared without the page-table lock", "seeded";
+    S8 = "S8", fixed None, "do_anonymous_page", "the new folio is not put when another thread was faster", "seeded";
+    S9 = "S9", fixed None, "do_swap_page", "the PTE is not compared again under its lock", "seeded";
+    S10 = "S10", fixed None, "try_to_unmap_one", "MMU notifiers are not called before an entry is replaced", "seeded";
+    S11 = "S11", fixed None, "unlink_anon_vmas", "the anon_vma lock is taken under the page-table lock", "seeded";
+    S12 = "S12", fixed None, "dmirror_atomic_map", "the device is programmed after the folio lock was dropped", "seeded";
+    S13 = "S13", fixed None, "clear_soft_dirty", "clear_refs leaves entries writable", "seeded";
+    S14 = "S14", fixed None, "migrate_folio_move", "the old page is freed without copying its contents", "seeded";
+    S15 = "S15", fixed None, "hmm_range_fault", "the mirror is programmed without mmu_interval_read_retry()", "seeded";
+    S16 = "S16", fixed None, "swap_free", "a swap-in forgets to give the slot's reference back", "seeded";
+    S17 = "S17", fixed None, "free_pgtables", "a PTE table is not given back when a process exits", "seeded";
+    S18 = "S18", fixed None, "do_wp_page", "copy-on-write maps the copy without a TLB flush of the old page", "seeded";
+}
+
+impl Defect {
+    /// The defect with this id.
+    pub fn from_id(id: &str) -> Option<Defect> {
+        Defect::ALL.into_iter().find(|d| d.id() == id)
+    }
+
+    /// True when a real kernel, or a patch that was posted for one, had it.
+    pub fn historical(self) -> bool {
+        self.source() != "seeded"
+    }
+}
+
+/// A set of defects.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct DefectSet(u64);
+
+impl DefectSet {
+    /// No defect: the fixed model.
+    pub const EMPTY: DefectSet = DefectSet(0);
+
+    /// True when `d` is in the set.
+    #[inline]
+    pub fn contains(self, d: Defect) -> bool {
+        self.0 & (1 << d as u8) != 0
+    }
+
+    /// True when nothing is injected.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The set and `d`.
+    #[must_use]
+    pub fn with(self, d: Defect) -> DefectSet {
+        DefectSet(self.0 | 1 << d as u8)
+    }
+
+    /// The set without `d`.
+    #[must_use]
+    pub fn without(self, d: Defect) -> DefectSet {
+        DefectSet(self.0 & !(1 << d as u8))
+    }
+
+    /// Members in table order.
+    pub fn iter(self) -> impl Iterator<Item = Defect> {
+        Defect::ALL.into_iter().filter(move |d| self.contains(*d))
+    }
+
+    /// The set as a bit mask, bit *n* for the *n*th row of the table.
+    pub fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// The set of a bit mask; bits that name no defect are dropped.
+    pub fn from_bits(bits: u64) -> DefectSet {
+        DefectSet(bits & ((1 << Defect::ALL.len()) - 1))
+    }
+}
+
+impl FromIterator<Defect> for DefectSet {
+    fn from_iter<I: IntoIterator<Item = Defect>>(iter: I) -> Self {
+        iter.into_iter().fold(DefectSet::EMPTY, DefectSet::with)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_round_trip_and_sets_hold_what_was_put_in() {
+        for d in Defect::ALL {
+            assert_eq!(Defect::from_id(d.id()), Some(d));
+            assert!(DefectSet::EMPTY.with(d).contains(d));
+            assert!(DefectSet::EMPTY.with(d).without(d).is_empty());
+        }
+        assert_eq!(DefectSet::from_bits(u64::MAX).iter().count(), Defect::ALL.len());
+    }
+}

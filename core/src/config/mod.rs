@@ -1,0 +1,74 @@
+//! What is modelled: which release, which architecture, which table geometry, which designs and which defects.
+//!
+//! Everything here is plain, `Copy` data that is fixed for the length of a case. Nothing in the model is
+//! chosen by a Cargo feature: features unify across a build and leak from one user to the next, a set in
+//! the case header cannot.
+
+mod defect;
+mod design;
+mod geometry;
+mod kernel;
+
+pub use defect::{Defect, DefectSet};
+pub use design::{Design, DesignGroup, DesignSet};
+pub use geometry::Geometry;
+pub use kernel::Kernel;
+
+use crate::arch::Arch;
+
+/// Most CPUs a case can have.
+pub const MAX_CPUS: usize = 4;
+/// Number of process names (`A` to `D`).
+pub const MAX_PROCS: usize = 4;
+/// Number of mapping windows in each process.
+pub const MAX_REGIONS: usize = 4;
+/// Number of devices (`gpu0`, `gpu1`).
+pub const MAX_DEVICES: usize = 2;
+
+/// The machine and the kernel that a case runs on.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Config {
+    /// Release whose designs and defects were the starting point of `designs` and `defects`.
+    pub kernel: Kernel,
+    /// Entry layout.
+    pub arch: Arch,
+    /// Entries per table and what follows from it.
+    pub geometry: Geometry,
+    /// Number of CPUs, 1 to [`MAX_CPUS`].
+    pub cpus: u8,
+    /// Which of several legitimate ways the modelled kernel does a thing: one of each [`DesignGroup`].
+    pub designs: DesignSet,
+    /// Injected mistakes.
+    pub defects: DefectSet,
+}
+
+impl Config {
+    /// The release as it was: its designs and its defects, on x86-64, tiny geometry, two CPUs.
+    pub fn of(kernel: Kernel) -> Self {
+        Config {
+            kernel,
+            arch: Arch::X86_64,
+            geometry: Geometry::Tiny,
+            cpus: 2,
+            designs: kernel.designs(),
+            defects: kernel.defects(),
+        }
+    }
+
+    /// The designs of a release with every known defect repaired: what must never give a violation.
+    pub fn fixed(kernel: Kernel) -> Self {
+        Config { defects: DefectSet::EMPTY, ..Config::of(kernel) }
+    }
+
+    /// True when `defect` is switched on.
+    #[inline]
+    pub fn has(&self, defect: Defect) -> bool {
+        self.defects.contains(defect)
+    }
+
+    /// True when the modelled kernel follows `design`.
+    #[inline]
+    pub fn uses(&self, design: Design) -> bool {
+        self.designs.contains(design)
+    }
+}

@@ -1,0 +1,479 @@
+//! Type numbers, and the makers and tests of `include/linux/swapops.h`.
+//!
+//! A swap type has five bits. The lowest numbers are swap devices; the top of the range is given away to the special
+//! kinds, in this order: hwpoison, migration, device, marker. Every kind that a kernel has takes a number from the swap
+//! devices, so all numbers move when one kind comes or goes (`MAX_SWAPFILES` in `include/linux/swap.h`). 6.15 merged
+//! the two device-exclusive types into one, which moved every other special type up by one.
+
+use super::EntryKind;
+use crate::arch::{Arch, Pte, SWP_TYPE_BITS, SwpEntry};
+use std::fmt;
+
+/// Marker bit: write-protected by userfaultfd (5.19 and later).
+pub const PTE_MARKER_UFFD_WP: u64 = 1 << 0;
+/// Marker bit: accesses are errors (6.6 and later; before that, with the same number, a swap-in error).
+pub const PTE_MARKER_POISONED: u64 = 1 << 1;
+/// Marker bit: guard page (6.13 and later).
+pub const PTE_MARKER_GUARD: u64 = 1 << 2;
+
+/// What decides how the entries of a kernel look.
+///
+/// The kernel is taken to have memory failure, migration and device-private memory configured. Start from
+/// [`EntryConfig::new`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct EntryConfig {
+    /// The architecture.
+    pub arch: Arch,
+    /// True up to 6.14: device-exclusive entries have a readable and a writable type. False from 6.15: they have one
+    /// type.
+    pub device_exclusive_types: bool,
+    /// PTE markers exist (5.19 and later), at the price of one swap type.
+    pub pte_markers: bool,
+    /// The guard marker exists (6.13 and later). Needs `pte_markers`.
+    pub guard_markers: bool,
+    /// The "swap special" entry of 2021 is in use. x86-64 only. It may stand beside the markers, which then serve the
+    /// other purposes.
+    pub swap_special: bool,
+    /// Migration entries have room for young and dirty above the frame number (`migration_entry_supports_ad`, 6.1 and
+    /// later). On x86-64 that holds unless the CPU has the L1TF bug and fewer than 46 cached address bits
+    /// (`arch_max_swapfile_size`).
+    pub migration_ad: bool,
+}
+
+/// A configuration that cannot be.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum ConfigError {
+    /// The architecture has no bit to spare for the swap-special entry.
+    SwapSpecialNeedsBit(
+        /// The architecture asked.
+        Arch,
+    ),
+    /// Guard markers are a bit of the PTE marker, which this configuration does not have.
+    GuardNeedsMarkers,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SwapSpecialNeedsBit(arch) => {
+                write!(f, "{} has no spare bit for the swap-special entry", arch.name())
+            }
+            Self::GuardNeedsMarkers => f.write_str("guard markers need PTE markers"),
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// The type number of each special kind. `None` where the configuration has no such type.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct SwpTypes {
+    /// `MAX_SWAPFILES`: types below are swap devices.
+    pub max_swapfiles: u8,
+    /// `SWP_HWPOISON`.
+    pub hwpoison: u8,
+    /// `SWP_MIGRATION_READ`.
+    pub migration_read: u8,
+    /// `SWP_MIGRATION_READ_EXCLUSIVE`.
+    pub migration_read_exclusive: u8,
+    /// `SWP_MIGRATION_WRITE`.
+    pub migration_write: u8,
+    /// `SWP_DEVICE_WRITE`.
+    pub device_write: u8,
+    /// `SWP_DEVICE_READ`.
+    pub device_read: u8,
+    /// `SWP_DEVICE_EXCLUSIVE_WRITE`, up to 6.14.
+    pub device_exclusive_write: Option<u8>,
+    /// `SWP_DEVICE_EXCLUSIVE_READ`, up to 6.14.
+    pub device_exclusive_read: Option<u8>,
+    /// `SWP_DEVICE_EXCLUSIVE`, from 6.15.
+    pub device_exclusive: Option<u8>,
+    /// `SWP_PTE_MARKER`.
+    pub pte_marker: Option<u8>,
+}
+
+impl SwpTypes {
+    /// The arithmetic of `include/linux/swap.h`.
+    const fn compute(device_exclusive_types: bool, pte_markers: bool) -> Self {
+        const HWPOISON_NUM: u8 = 1;
+        const MIGRATION_NUM: u8 = 3;
+        let device_num = if device_exclusive_types { 4 } else { 3 };
+        let max = (1 << SWP_TYPE_BITS) - device_num - MIGRATION_NUM - HWPOISON_NUM - pte_markers as u8;
+        let migration = max + HWPOISON_NUM;
+        let device = migration + MIGRATION_NUM;
+        let (write, read, single) = if device_exclusive_types {
+            (Some(device + 2), Some(device + 3), None)
+        } else {
+            (None, None, Some(device + 2))
+        };
+        Self {
+            max_swapfiles: max,
+            hwpoison: max,
+            migration_read: migration,
+            migration_read_exclusive: migration + 1,
+            migration_write: migration + 2,
+            device_write: device,
+            device_read: device + 1,
+            device_exclusive_write: write,
+            device_exclusive_read: read,
+            device_exclusive: single,
+            pte_marker: if pte_markers { Some(device + device_num) } else { None },
+        }
+    }
+
+    /// The kind behind each type number; [`EntryKind::MarkerUffdWp`] stands for all markers.
+    const fn kinds(self) -> [EntryKind; 1 << SWP_TYPE_BITS] {
+        let mut kinds = [EntryKind::Bad; 1 << SWP_TYPE_BITS];
+        let mut ty = 0;
+        while ty < self.max_swapfiles as usize {
+            kinds[ty] = EntryKind::Swap;
+            ty += 1;
+        }
+        kinds[self.hwpoison as usize] = EntryKind::HwPoison;
+        kinds[self.migration_read as usize] = EntryKind::MigrationRead;
+        kinds[self.migration_read_exclusive as usize] = EntryKind::MigrationReadExclusive;
+        kinds[self.migration_write as usize] = EntryKind::MigrationWrite;
+        kinds[self.device_write as usize] = EntryKind::DevicePrivateWrite;
+        kinds[self.device_read as usize] = EntryKind::DevicePrivateRead;
+        if let Some(ty) = self.device_exclusive_write {
+            kinds[ty as usize] = EntryKind::DeviceExclusiveWrite;
+        }
+        if let Some(ty) = self.device_exclusive_read {
+            kinds[ty as usize] = EntryKind::DeviceExclusiveRead;
+        }
+        if let Some(ty) = self.device_exclusive {
+            kinds[ty as usize] = EntryKind::DeviceExclusive;
+        }
+        if let Some(ty) = self.pte_marker {
+            kinds[ty as usize] = EntryKind::MarkerUffdWp;
+        }
+        kinds
+    }
+}
+
+/// Indexed by `device_exclusive_types`, then `pte_markers`.
+static TYPES: [[SwpTypes; 2]; 2] = [
+    [SwpTypes::compute(false, false), SwpTypes::compute(false, true)],
+    [SwpTypes::compute(true, false), SwpTypes::compute(true, true)],
+];
+
+/// The kind behind each type number, indexed as [`TYPES`].
+static KINDS: [[[EntryKind; 32]; 2]; 2] = [
+    [SwpTypes::compute(false, false).kinds(), SwpTypes::compute(false, true).kinds()],
+    [SwpTypes::compute(true, false).kinds(), SwpTypes::compute(true, true).kinds()],
+];
+
+/// How a page under migration was mapped.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum MigrationKind {
+    /// Read-only, and not known to be exclusive.
+    Read,
+    /// Read-only, anonymous and exclusive.
+    ReadExclusive,
+    /// Writable.
+    Write,
+}
+
+impl EntryConfig {
+    /// A kernel with markers of all three kinds, accessed and dirty bits in migration entries, and no swap-special
+    /// entry.
+    #[must_use]
+    pub const fn new(arch: Arch, device_exclusive_types: bool) -> Self {
+        Self {
+            arch,
+            device_exclusive_types,
+            pte_markers: true,
+            guard_markers: true,
+            swap_special: false,
+            migration_ad: true,
+        }
+    }
+
+    /// Whether such a kernel can be.
+    ///
+    /// # Errors
+    /// The architecture lacks a bit that a chosen design needs, or one choice needs another.
+    pub const fn check(&self) -> Result<(), ConfigError> {
+        if self.swap_special && self.arch.uffd_wp_swp_pte_special().is_none() {
+            return Err(ConfigError::SwapSpecialNeedsBit(self.arch));
+        }
+        if self.guard_markers && !self.pte_markers {
+            return Err(ConfigError::GuardNeedsMarkers);
+        }
+        Ok(())
+    }
+
+    /// The type numbers.
+    #[inline]
+    #[must_use]
+    pub fn types(&self) -> SwpTypes {
+        *self.types_ref()
+    }
+
+    #[inline]
+    fn types_ref(&self) -> &'static SwpTypes {
+        &TYPES[usize::from(self.device_exclusive_types)][usize::from(self.pte_markers)]
+    }
+
+    /// The kind behind a type number; [`EntryKind::MarkerUffdWp`] stands for all markers.
+    #[inline]
+    pub(super) fn kind_of_type(&self, ty: u8) -> EntryKind {
+        let kinds = &KINDS[usize::from(self.device_exclusive_types)][usize::from(self.pte_markers)];
+        kinds.get(usize::from(ty)).copied().unwrap_or(EntryKind::Bad)
+    }
+
+    #[inline]
+    fn entry(ty: Option<u8>, offset: u64) -> SwpEntry {
+        match ty {
+            Some(ty) => SwpEntry { ty, offset },
+            None => SwpEntry::default(),
+        }
+    }
+
+    /// `make_*_migration_entry`.
+    #[inline]
+    #[must_use]
+    pub fn make_migration_entry(&self, pfn: u64, kind: MigrationKind) -> SwpEntry {
+        let types = self.types_ref();
+        let ty = match kind {
+            MigrationKind::Read => types.migration_read,
+            MigrationKind::ReadExclusive => types.migration_read_exclusive,
+            MigrationKind::Write => types.migration_write,
+        };
+        SwpEntry { ty, offset: pfn }
+    }
+
+    /// `SWP_MIG_YOUNG`: the bit above the frame number.
+    #[inline]
+    pub(super) const fn mig_young(&self) -> u64 {
+        1 << self.arch.pfn_bits()
+    }
+
+    /// `SWP_MIG_DIRTY`: the bit above that.
+    #[inline]
+    pub(super) const fn mig_dirty(&self) -> u64 {
+        1 << (self.arch.pfn_bits() + 1)
+    }
+
+    /// Notes that the page was accessed, where there is room.
+    #[inline]
+    #[must_use]
+    pub const fn make_migration_entry_young(&self, entry: SwpEntry) -> SwpEntry {
+        let bit = if self.migration_ad { self.mig_young() } else { 0 };
+        SwpEntry { offset: entry.offset | bit, ..entry }
+    }
+
+    /// Notes that the page was dirty, where there is room.
+    #[inline]
+    #[must_use]
+    pub const fn make_migration_entry_dirty(&self, entry: SwpEntry) -> SwpEntry {
+        let bit = if self.migration_ad { self.mig_dirty() } else { 0 };
+        SwpEntry { offset: entry.offset | bit, ..entry }
+    }
+
+    /// Whether the page is noted as accessed; false where there is no room for the note.
+    #[inline]
+    #[must_use]
+    pub const fn is_migration_entry_young(&self, entry: SwpEntry) -> bool {
+        self.migration_ad && entry.offset & self.mig_young() != 0
+    }
+
+    /// Whether the page is noted as dirty; false where there is no room for the note.
+    #[inline]
+    #[must_use]
+    pub const fn is_migration_entry_dirty(&self, entry: SwpEntry) -> bool {
+        self.migration_ad && entry.offset & self.mig_dirty() != 0
+    }
+
+    /// `make_readable_` and `make_writable_device_exclusive_entry`; where there is one type, `write` says nothing.
+    #[inline]
+    #[must_use]
+    pub fn make_device_exclusive_entry(&self, pfn: u64, write: bool) -> SwpEntry {
+        let types = self.types_ref();
+        let ty = match (self.device_exclusive_types, write) {
+            (false, _) => types.device_exclusive,
+            (true, true) => types.device_exclusive_write,
+            (true, false) => types.device_exclusive_read,
+        };
+        Self::entry(ty, pfn)
+    }
+
+    /// `make_readable_` and `make_writable_device_private_entry`.
+    #[inline]
+    #[must_use]
+    pub fn make_device_private_entry(&self, pfn: u64, write: bool) -> SwpEntry {
+        let types = self.types_ref();
+        SwpEntry { ty: if write { types.device_write } else { types.device_read }, offset: pfn }
+    }
+
+    /// `make_hwpoison_entry`. The kernel insists that the page is locked.
+    #[inline]
+    #[must_use]
+    pub fn make_hwpoison_entry(&self, pfn: u64) -> SwpEntry {
+        SwpEntry { ty: self.types_ref().hwpoison, offset: pfn }
+    }
+
+    /// `make_pte_marker_entry`: `bits` is one of the `PTE_MARKER_` constants. Without markers, type 0 and offset 0, as
+    /// the kernel's stubs for absent features return.
+    #[inline]
+    #[must_use]
+    pub fn make_pte_marker_entry(&self, bits: u64) -> SwpEntry {
+        match self.types_ref().pte_marker {
+            Some(ty) => SwpEntry { ty, offset: bits },
+            None => SwpEntry::default(),
+        }
+    }
+
+    /// `make_pte_marker`: the same, as an entry of a page table.
+    #[inline]
+    #[must_use]
+    pub fn make_pte_marker(&self, bits: u64) -> Pte {
+        self.arch.swp_entry_to_pte(self.make_pte_marker_entry(bits))
+    }
+
+    /// Neither none nor present. True for the swap-special entry too, which holds no swap entry: see
+    /// [`EntryConfig::pte_has_swap_entry`].
+    #[inline]
+    #[must_use]
+    pub const fn is_swap_pte(&self, pte: Pte) -> bool {
+        !self.arch.pte_none(pte) && !self.arch.pte_present(pte)
+    }
+
+    /// The 2021 series' `pte_has_swap_entry`: a swap-format entry with a swap entry inside.
+    #[inline]
+    #[must_use]
+    pub const fn pte_has_swap_entry(&self, pte: Pte) -> bool {
+        self.is_swap_pte(pte) && !self.is_swap_special_pte(pte)
+    }
+
+    /// The 2021 series' `is_swap_special_pte`. False where that design is off.
+    #[inline]
+    #[must_use]
+    pub const fn is_swap_special_pte(&self, pte: Pte) -> bool {
+        self.swap_special && self.arch.pte_swp_uffd_wp_special(pte)
+    }
+
+    /// Not a genuine swap entry.
+    #[inline]
+    #[must_use]
+    pub fn non_swap_entry(&self, entry: SwpEntry) -> bool {
+        entry.ty >= self.types_ref().max_swapfiles
+    }
+
+    /// A migration entry of any kind.
+    #[inline]
+    #[must_use]
+    pub fn is_migration_entry(&self, entry: SwpEntry) -> bool {
+        self.kind_of_type(entry.ty).is_migration()
+    }
+
+    /// A migration entry of a page that was mapped writable.
+    #[inline]
+    #[must_use]
+    pub fn is_writable_migration_entry(&self, entry: SwpEntry) -> bool {
+        entry.ty == self.types_ref().migration_write
+    }
+
+    /// A migration entry of a page that was mapped read-only and not known to be exclusive.
+    #[inline]
+    #[must_use]
+    pub fn is_readable_migration_entry(&self, entry: SwpEntry) -> bool {
+        entry.ty == self.types_ref().migration_read
+    }
+
+    /// A migration entry of an exclusive anonymous page that was mapped read-only.
+    #[inline]
+    #[must_use]
+    pub fn is_readable_exclusive_migration_entry(&self, entry: SwpEntry) -> bool {
+        entry.ty == self.types_ref().migration_read_exclusive
+    }
+
+    /// A device-private entry of either kind.
+    #[inline]
+    #[must_use]
+    pub fn is_device_private_entry(&self, entry: SwpEntry) -> bool {
+        self.kind_of_type(entry.ty).is_device_private()
+    }
+
+    /// A writable device-private entry.
+    #[inline]
+    #[must_use]
+    pub fn is_writable_device_private_entry(&self, entry: SwpEntry) -> bool {
+        entry.ty == self.types_ref().device_write
+    }
+
+    /// A device-exclusive entry of any kind.
+    #[inline]
+    #[must_use]
+    pub fn is_device_exclusive_entry(&self, entry: SwpEntry) -> bool {
+        self.kind_of_type(entry.ty).is_device_exclusive()
+    }
+
+    /// A writable device-exclusive entry. False where there is one type.
+    #[inline]
+    #[must_use]
+    pub fn is_writable_device_exclusive_entry(&self, entry: SwpEntry) -> bool {
+        Some(entry.ty) == self.types_ref().device_exclusive_write
+    }
+
+    /// `swap_cached_writable` (`mm/page_table_check.c`): would be mapped writable without another check, and so must
+    /// not carry uffd-wp (the kernel warns). The one device-exclusive type of 6.15 is not among them.
+    #[inline]
+    #[must_use]
+    pub fn swap_cached_writable(&self, entry: SwpEntry) -> bool {
+        self.is_writable_device_exclusive_entry(entry)
+            || self.is_writable_device_private_entry(entry)
+            || self.is_writable_migration_entry(entry)
+    }
+
+    /// A hwpoison entry.
+    #[inline]
+    #[must_use]
+    pub fn is_hwpoison_entry(&self, entry: SwpEntry) -> bool {
+        entry.ty == self.types_ref().hwpoison
+    }
+
+    /// A PTE marker of any kind.
+    #[inline]
+    #[must_use]
+    pub fn is_pte_marker_entry(&self, entry: SwpEntry) -> bool {
+        Some(entry.ty) == self.types_ref().pte_marker
+    }
+
+    /// `pte_marker_get`: the marker bits this kernel knows.
+    #[inline]
+    #[must_use]
+    pub const fn pte_marker_get(&self, entry: SwpEntry) -> u64 {
+        let known = PTE_MARKER_UFFD_WP | PTE_MARKER_POISONED;
+        entry.offset & if self.guard_markers { known | PTE_MARKER_GUARD } else { known }
+    }
+
+    /// A marker as an entry of a page table.
+    #[inline]
+    #[must_use]
+    pub fn is_pte_marker(&self, pte: Pte) -> bool {
+        self.is_swap_pte(pte) && self.is_pte_marker_entry(self.arch.pte_to_swp_entry(pte))
+    }
+
+    /// `pte_none_mostly`: none, or a marker (or the special entry, where that is in use).
+    #[inline]
+    #[must_use]
+    pub fn pte_none_mostly(&self, pte: Pte) -> bool {
+        self.arch.pte_none(pte) || self.is_swap_special_pte(pte) || self.is_pte_marker(pte)
+    }
+
+    /// A swap entry whose offset is a frame number (with flags above it).
+    #[inline]
+    #[must_use]
+    pub fn is_pfn_swap_entry(&self, entry: SwpEntry) -> bool {
+        self.kind_of_type(entry.ty).is_pfn_swap()
+    }
+
+    /// The frame number in the offset. The kernel asserts [`EntryConfig::is_pfn_swap_entry`]; here any other entry
+    /// yields the low bits of its offset.
+    #[inline]
+    #[must_use]
+    pub const fn swp_offset_pfn(&self, entry: SwpEntry) -> u64 {
+        entry.offset & self.arch.max_pfn()
+    }
+}

@@ -1,0 +1,27 @@
+//! Leaks: after the last exit everything has been given back.
+
+use super::Finding;
+use crate::phys::{Flags, Pfn};
+use crate::rule::{Evidence, Rule};
+use crate::world::World;
+
+/// `leak.*`, after every process has exited and every pin was given up.
+pub fn leaks(w: &World) -> Option<Finding> {
+    let finding = |rule, evidence| Some(Finding { rule, cause: None, evidence });
+    if w.mem.allocated() != 0 {
+        let leaked = (1..=w.mem.frames() as Pfn).find(|p| w.mem.folios[*p as usize].flags.has(Flags::ALLOCATED));
+        let found = leaked.map(|p| w.mem.folios[p as usize].refcount as u64);
+        return finding(Rule::LeakFolio, Evidence { pfn: leaked, found, ..Evidence::default() });
+    }
+    let left = |n: u32| Evidence { found: Some(u64::from(n)), ..Evidence::default() };
+    if w.swap.in_use() != 0 {
+        return finding(Rule::LeakSwap, left(w.swap.in_use()));
+    }
+    if w.tables.live() != 0 {
+        return finding(Rule::LeakTable, left(w.tables.live()));
+    }
+    if w.anon_vmas.live() != 0 {
+        return finding(Rule::LeakAnonVma, left(w.anon_vmas.live()));
+    }
+    None
+}

@@ -1,0 +1,41 @@
+//! A deterministic model of the Linux page-table-entry state machine, and its judge.
+//!
+//! A [`program::Case`] says which kernel, which machine, what each CPU does and who comes between.
+//! [`run::Machine`] executes it and gives a [`run::Verdict`]: clean, or the first broken [`rule::Rule`] with its
+//! evidence. One case, one result, always: no clock, no addresses, no iteration in hash order.
+//!
+//! # The floors
+//!
+//! Each module imports only what stands above it in this list.
+//!
+//! 1. [`config`], [`observe`], [`rule`], [`trace`]: facts and words that everybody shares
+//! 2. [`arch`]: entry layouts of x86-64 and arm64, bit for bit
+//! 3. [`entry`]: what an entry means; which accessor and which change is legal on it
+//! 4. [`phys`]: frames, folios, zones and memory blocks, the swap device
+//! 5. [`mm`]: address spaces, VMAs, page tables, the reverse map
+//! 6. [`hw`]: TLBs and devices' own tables; [`world`]: all of it as one value
+//! 7. [`invariant`]: what must hold inside, as pure functions of the world
+//! 8. [`sched`]: CPUs, sites, locks, and the primitives that others can observe
+//! 9. [`ops`]: the modelled kernel, one file for each area of `mm/`
+//! 10. [`program`]: cases as data
+//! 11. [`oracle`]: what user space and devices should have seen; knows nothing of 2 to 9
+//! 12. [`run`]: the executor, and the verdict
+//!
+//! (`rule` and `trace` name [`sched::Site`] and [`entry::Entry`] in their evidence: plain data, no behaviour.)
+
+pub mod arch;
+pub mod config;
+pub mod entry;
+pub mod hw;
+pub mod invariant;
+pub mod mm;
+pub mod observe;
+pub mod ops;
+pub mod oracle;
+pub mod phys;
+pub mod program;
+pub mod rule;
+pub mod run;
+pub mod sched;
+pub mod trace;
+pub mod world;

@@ -1,0 +1,11 @@
+//! Address spaces: `mm_struct`, VMAs, page tables, `anon_vma` and the reverse map they form.
+
+mod anon_vma;
+mod space;
+mod table;
+mod vma;
+
+pub use anon_vma::{AnonVma, AnonVmaId, AnonVmas};
+pub use space::{Life, Mm, Pinned};
+pub use table::{PT_PFN_BASE, PtePtr, TableId, Tables};
+pub use vma::{Vma, VmaId, Vmas};

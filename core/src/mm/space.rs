@@ -1,0 +1,82 @@
+//! `mm_struct`.
+
+use super::table::TableId;
+use super::vma::VmaId;
+use crate::phys::Pfn;
+
+/// How far a process is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Life {
+    /// The name is free.
+    #[default]
+    Unborn,
+    /// Being made by fork: nobody can name it yet.
+    Forking,
+    /// It runs.
+    Alive,
+    /// Its threads are gone or going; the address space goes with the last user.
+    Exiting,
+}
+
+/// A pin that a process holds.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Pinned {
+    /// Virtual page number at which it was pinned.
+    pub vpn: u32,
+    /// What was pinned.
+    pub pfn: Pfn,
+}
+
+/// An address space and its process.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Mm {
+    /// How far the process is.
+    pub life: Life,
+    /// Ops at work in this address space (`mm_users` beside the process's own).
+    pub users: u32,
+    /// Threads that have ended, a bit for each CPU.
+    pub exited: u8,
+    /// Top table.
+    pub pgd: TableId,
+    /// VMAs by address.
+    pub vmas: Vec<VmaId>,
+    /// `mmap_lock`: CPUs that read.
+    pub mmap_readers: u8,
+    /// `mmap_lock`: the CPU that writes, plus one.
+    pub mmap_writer: u8,
+    /// `page_table_lock`: the CPU that holds it, plus one.
+    pub page_table_lock: u8,
+    /// `MM_ANONPAGES`.
+    pub anon_pages: i32,
+    /// `MM_SWAPENTS`.
+    pub swap_ents: i32,
+    /// Ghost: entries that map an anonymous page (migration entries included).
+    pub ghost_anon: i32,
+    /// Ghost: swap entries.
+    pub ghost_swap: i32,
+    /// Queued for the next check of counts.
+    pub touched: bool,
+    /// `mm_cpumask()`: CPUs that may have translations of it.
+    pub cpumask: u8,
+    /// Devices that mirror it, a bit for each.
+    pub mirrored_by: u8,
+    /// `notifier_subscriptions->invalidate_seq`: odd while ranges are being invalidated.
+    pub invalidate_seq: u32,
+    /// `active_invalidate_ranges`.
+    pub active_invalidate_ranges: u32,
+    /// Pins held.
+    pub pins: Vec<Pinned>,
+    /// Pages from which the first clear_refs has taken `VM_SOFTDIRTY` at least once.
+    pub soft_dirty_tracked: bool,
+}
+
+impl Mm {
+    /// Makes the name free again, keeping allocations.
+    pub fn reset(&mut self) {
+        let mut vmas = std::mem::take(&mut self.vmas);
+        let mut pins = std::mem::take(&mut self.pins);
+        vmas.clear();
+        pins.clear();
+        *self = Mm { vmas, pins, ..Mm::default() };
+    }
+}

@@ -1,0 +1,162 @@
+//! Page tables: four levels, every table in one pool.
+//!
+//! Upper entries hold architecture bits that point to the next table by PFN, as real ones do. PTE tables each
+//! have a lock (`ptl`), PMD tables have theirs, the levels above are protected by `page_table_lock` of the mm.
+
+use crate::arch::{Arch, Pmd, Pte};
+use crate::config::Geometry;
+
+/// Index of a table in the pool.
+pub type TableId = u32;
+
+/// PFN of table 0. Tables have frames of their own, above all user frames.
+pub const PT_PFN_BASE: u64 = 1 << 24;
+
+/// A place for a PTE: which table, which entry, and which address it translates.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct PtePtr {
+    /// PTE table.
+    pub table: TableId,
+    /// Entry in it.
+    pub index: u32,
+    /// Address space (0 = `A`).
+    pub mm: u8,
+    /// Virtual page number.
+    pub vpn: u32,
+}
+
+/// What is known of one table beside its entries.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct TableInfo {
+    /// 0 for a PTE table, 3 for the top.
+    pub level: u8,
+    /// Owner's address space.
+    pub mm: u8,
+    /// In use.
+    pub live: bool,
+    /// Spinlock: holder's CPU plus one, 0 when free. For a PTE table its `ptl`, for a PMD table the PMD lock.
+    pub lock: u8,
+}
+
+/// All page tables of the machine.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Tables {
+    entries: Vec<u64>,
+    /// One for each table.
+    pub info: Vec<TableInfo>,
+    freed: Vec<TableId>,
+    shift: u32,
+    live: u32,
+}
+
+impl Tables {
+    /// An empty pool.
+    pub fn new(geometry: Geometry) -> Tables {
+        Tables { entries: Vec::new(), info: Vec::new(), freed: Vec::new(), shift: geometry.shift(), live: 0 }
+    }
+
+    /// Frees every table, keeping the allocation.
+    pub fn reset(&mut self, geometry: Geometry) {
+        self.entries.clear();
+        self.info.clear();
+        self.freed.clear();
+        self.shift = geometry.shift();
+        self.live = 0;
+    }
+
+    /// Tables in use.
+    pub fn live(&self) -> u32 {
+        self.live
+    }
+
+    /// Allocates an empty table.
+    pub fn alloc(&mut self, mm: u8, level: u8) -> TableId {
+        let n = 1usize << self.shift;
+        let id = match self.freed.pop() {
+            Some(id) => {
+                let at = (id as usize) << self.shift;
+                self.entries[at..at + n].fill(0);
+                id
+            }
+            None => {
+                self.entries.resize(self.entries.len() + n, 0);
+                self.info.push(TableInfo::default());
+                self.info.len() as TableId - 1
+            }
+        };
+        self.info[id as usize] = TableInfo { level, mm, live: true, lock: 0 };
+        self.live += 1;
+        id
+    }
+
+    /// Gives a table back.
+    pub fn free(&mut self, id: TableId) {
+        self.info[id as usize].live = false;
+        self.freed.push(id);
+        self.live -= 1;
+    }
+
+    /// Index into a table of `level` for a virtual page number.
+    #[inline]
+    pub fn index(&self, vpn: u32, level: u8) -> u32 {
+        (vpn >> (self.shift * u32::from(level))) & ((1 << self.shift) - 1)
+    }
+
+    /// Raw bits of an entry.
+    #[inline]
+    pub fn get(&self, table: TableId, index: u32) -> u64 {
+        self.entries[((table as usize) << self.shift) + index as usize]
+    }
+
+    /// Writes raw bits. Who calls it has seen to locks and to whatever must be counted.
+    #[inline]
+    pub fn put(&mut self, table: TableId, index: u32, bits: u64) {
+        self.entries[((table as usize) << self.shift) + index as usize] = bits;
+    }
+
+    /// Follows an upper entry to the next table.
+    #[inline]
+    pub fn next(&self, arch: Arch, table: TableId, index: u32) -> Option<TableId> {
+        let pmd = Pmd(self.get(table, index));
+        if arch.pmd_none(pmd) { None } else { Some((arch.pmd_table_pfn(pmd) - PT_PFN_BASE) as TableId) }
+    }
+
+    /// The PTE table that serves `vpn` below the top table `pgd`, if there is one.
+    #[inline]
+    pub fn pte_table(&self, arch: Arch, pgd: TableId, vpn: u32) -> Option<TableId> {
+        let pud = self.next(arch, pgd, self.index(vpn, 3))?;
+        let pmd = self.next(arch, pud, self.index(vpn, 2))?;
+        self.next(arch, pmd, self.index(vpn, 1))
+    }
+
+    /// Reads the PTE at `p`.
+    #[inline]
+    pub fn pte(&self, p: PtePtr) -> Pte {
+        Pte(self.get(p.table, p.index))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_that_is_reused_is_empty() {
+        let mut t = Tables::new(Geometry::Tiny);
+        let a = t.alloc(0, 0);
+        t.put(a, 3, 42);
+        t.free(a);
+        let b = t.alloc(1, 0);
+        assert_eq!((a, t.get(b, 3), t.live()), (b, 0, 1));
+    }
+
+    #[test]
+    fn indices_of_the_four_levels_make_up_the_page_number() {
+        for g in Geometry::ALL {
+            let t = Tables::new(g);
+            let vpn = g.region_base(2) + 13;
+            let sum: u32 = (0..4).map(|l| t.index(vpn, l) << (g.shift() * u32::from(l))).sum();
+            assert_eq!(sum, vpn);
+        }
+    }
+}

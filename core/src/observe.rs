@@ -1,0 +1,183 @@
+//! Observations: what user space and devices can see of the machine, and all that the oracle is ever told.
+
+/// Value of a memory cell. Zero is the content of a page that was never written; every store in a case has a
+/// token of its own.
+pub type Token = u32;
+
+/// Protection of a mapping, as `mmap` and `mprotect` take it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum Perm {
+    /// `PROT_NONE`.
+    None,
+    /// `PROT_READ`.
+    Read,
+    /// `PROT_READ | PROT_WRITE`.
+    ReadWrite,
+}
+
+impl Perm {
+    /// Every protection.
+    pub const ALL: [Perm; 3] = [Perm::None, Perm::Read, Perm::ReadWrite];
+
+    /// Name in the text form.
+    pub fn name(self) -> &'static str {
+        match self {
+            Perm::None => "none",
+            Perm::Read => "ro",
+            Perm::ReadWrite => "rw",
+        }
+    }
+
+    /// The protection with this name.
+    pub fn from_name(name: &str) -> Option<Perm> {
+        Perm::ALL.into_iter().find(|p| p.name() == name)
+    }
+
+    /// The protection of an `arg` byte; any byte is one.
+    pub fn from_arg(arg: u8) -> Perm {
+        Perm::ALL[usize::from(arg) % Perm::ALL.len()]
+    }
+}
+
+/// Who made an access.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Agent {
+    /// A thread of the process, on this CPU.
+    Cpu(u8),
+    /// A device that mirrors the process.
+    Device(u8),
+}
+
+/// How a system call ended.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Outcome {
+    /// It returned success.
+    Done,
+    /// It did not run: the process does not exist (any more), or the name to be born is in use.
+    Skipped,
+    /// `ENOMEM`: a hole in the range, or no memory.
+    NoMem,
+    /// `EBUSY` or `EAGAIN`: somebody else was in the way. It may be tried again.
+    Busy,
+    /// `EFAULT`: the range is not mapped as the call needs it.
+    Fault,
+    /// `EINVAL` or `EOPNOTSUPP`: not possible here.
+    Invalid,
+    /// A signal ended the access (`SIGSEGV`, `SIGBUS`); the signal was observed on its own.
+    Signal,
+}
+
+impl Outcome {
+    /// Words for a trace.
+    pub fn name(self) -> &'static str {
+        match self {
+            Outcome::Done => "ok",
+            Outcome::Skipped => "skipped",
+            Outcome::NoMem => "ENOMEM",
+            Outcome::Busy => "EBUSY",
+            Outcome::Fault => "EFAULT",
+            Outcome::Invalid => "EINVAL",
+            Outcome::Signal => "signal",
+        }
+    }
+}
+
+/// Signals that an access can end with.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Signal {
+    /// `SIGSEGV`, `SEGV_MAPERR`: nothing is mapped there.
+    SegvMapErr,
+    /// `SIGSEGV`, `SEGV_ACCERR`: the mapping does not permit it.
+    SegvAccErr,
+    /// `SIGBUS`.
+    Bus,
+    /// Killed for want of memory.
+    OomKill,
+}
+
+impl Signal {
+    /// Words for a trace.
+    pub fn name(self) -> &'static str {
+        match self {
+            Signal::SegvMapErr => "SIGSEGV (not mapped)",
+            Signal::SegvAccErr => "SIGSEGV (not permitted)",
+            Signal::Bus => "SIGBUS",
+            Signal::OomKill => "killed: out of memory",
+        }
+    }
+}
+
+/// One thing that user space or a device saw. `op` is the index of the op in the case.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Observation {
+    /// An op that user space or a device asked for has begun (the kernel's own jobs are not reported).
+    Start {
+        /// Index of the op in the case.
+        op: u32,
+    },
+    /// It returned.
+    End {
+        /// Index of the op in the case.
+        op: u32,
+        /// How.
+        outcome: Outcome,
+    },
+    /// A load retired.
+    Load {
+        /// Index of the op in the case.
+        op: u32,
+        /// Process whose address space it was.
+        proc: u8,
+        /// Virtual page number.
+        vpn: u32,
+        /// Who.
+        by: Agent,
+        /// What it returned.
+        value: Token,
+    },
+    /// A store retired.
+    Store {
+        /// Index of the op in the case.
+        op: u32,
+        /// Process whose address space it was.
+        proc: u8,
+        /// Virtual page number.
+        vpn: u32,
+        /// Who.
+        by: Agent,
+        /// What it wrote.
+        value: Token,
+    },
+    /// An access ended in a signal instead (for a device: in a fault that it could not have resolved).
+    Signal {
+        /// Index of the op in the case.
+        op: u32,
+        /// Process.
+        proc: u8,
+        /// Virtual page number.
+        vpn: u32,
+        /// Who.
+        by: Agent,
+        /// True when the access was a store.
+        write: bool,
+        /// Which.
+        signal: Signal,
+    },
+    /// `/proc/pid/pagemap` said whether the page is soft-dirty.
+    SoftDirty {
+        /// Index of the op in the case.
+        op: u32,
+        /// Process.
+        proc: u8,
+        /// Virtual page number.
+        vpn: u32,
+        /// What it said.
+        dirty: bool,
+    },
+    /// A process ended for good: its address space is gone.
+    Gone {
+        /// Process.
+        proc: u8,
+    },
+}

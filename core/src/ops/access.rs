@@ -1,0 +1,55 @@
+//! Loads and stores of threads: the hardware's attempt, the fault, the retry.
+
+use super::fault::{FaultResult, handle_mm_fault};
+use crate::mm::VmaId;
+use crate::observe::{Agent, Observation, Outcome, Signal};
+use crate::sched::{Cpu, Lock};
+use crate::trace::Event;
+
+/// Loads from or stores to each page of a range, in order, until a signal ends it.
+pub async fn access_range(k: &Cpu, mm: u8, start: u32, end: u32, write: bool) -> Outcome {
+    for vpn in start..end {
+        while k.access(mm, vpn, write).await.is_none() {
+            if let Err(outcome) = do_user_addr_fault(k, mm, vpn, write).await {
+                return outcome;
+            }
+        }
+    }
+    Outcome::Done
+}
+
+/// `arch/x86/mm/fault.c: do_user_addr_fault()` and `arch/arm64/mm/fault.c: do_page_fault()`, with `mmap_lock`
+/// (the attempt under the per-VMA lock, which differs only in what it excludes, is left out).
+async fn do_user_addr_fault(k: &Cpu, mm: u8, vpn: u32, write: bool) -> Result<(), Outcome> {
+    k.lock(Lock::MmapRead(mm)).await;
+    let result = match find_vma(k, mm, vpn, write) {
+        Ok(vma) => match handle_mm_fault(k, vma, vpn, write).await {
+            FaultResult::Done => Ok(()),
+            FaultResult::Oom => Err(Signal::OomKill),
+            FaultResult::SigBus => Err(Signal::Bus),
+        },
+        Err(signal) => Err(signal),
+    };
+    let result = result.map_err(|signal| {
+        observe_signal(k, Agent::Cpu(k.id), mm, vpn, write, signal);
+        Outcome::Signal
+    });
+    k.unlock(Lock::MmapRead(mm));
+    result
+}
+
+/// `lock_mm_and_find_vma()` and `access_error()`: the VMA, if it permits the access.
+pub fn find_vma(k: &Cpu, mm: u8, vpn: u32, write: bool) -> Result<VmaId, Signal> {
+    let s = k.s();
+    let id = s.w.vma_lookup(mm, vpn).ok_or(Signal::SegvMapErr)?;
+    let vma = &s.w.vmas[id];
+    if if write { vma.writable() } else { vma.accessible() } { Ok(id) } else { Err(Signal::SegvAccErr) }
+}
+
+/// Reports a signal at the moment at which it is decided on.
+pub fn observe_signal(k: &Cpu, by: Agent, proc: u8, vpn: u32, write: bool, signal: Signal) {
+    let op = k.op();
+    let s = &mut *k.s();
+    s.log(|| Event::Signal { by, proc, vpn, signal });
+    s.observe(Observation::Signal { op, proc, vpn, by, write, signal });
+}

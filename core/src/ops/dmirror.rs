@@ -1,0 +1,169 @@
+//! A driver that mirrors an address space: the shape of `lib/test_hmm.c`, with the sequence check around the
+//! programming of exclusive pages that `nouveau_atomic_range_fault()` has and the test driver leaves out.
+
+use super::access::{find_vma, observe_signal};
+use super::exclusive::{ExclusiveError, make_device_exclusive};
+use super::fault::{FaultResult, handle_mm_fault};
+use super::swap::migration_entry_wait;
+use crate::config::Defect;
+use crate::hw::Mapping;
+use crate::observe::{Agent, Outcome, Signal};
+use crate::phys::Pfn;
+use crate::sched::{Cpu, Lock, Site};
+use crate::trace::Note;
+
+/// Tries before the driver gives up with `-EBUSY` (the kernel's driver gives up after a second).
+const TRIES: u32 = 8;
+
+/// `dmirror_exclusive()`: makes each page of a range device-exclusive and programs the device, page by page. A
+/// range longer than a page table's worth stands for that many calls, as the program of the repair series makes.
+pub async fn exclusive(k: &Cpu, device: u8, mm: u8, start: u32, end: u32) -> Outcome {
+    k.s().mirror_register(device, mm);
+    let ptrs = k.config().geometry.ptrs();
+    let mut at = start;
+    while at < end {
+        let next = ((at / ptrs + 1) * ptrs).min(end);
+        k.lock(Lock::MmapRead(mm)).await;
+        let mut result = Ok(());
+        for vpn in at..next {
+            result = exclusive_page(k, device, mm, vpn).await;
+            if result.is_err() {
+                break;
+            }
+        }
+        k.unlock(Lock::MmapRead(mm));
+        match result {
+            Ok(()) => at = next,
+            Err(ExclusiveError::Busy) => return Outcome::Busy,
+            Err(ExclusiveError::Gup(e)) => return e.outcome(),
+        }
+    }
+    Outcome::Done
+}
+
+async fn exclusive_page(k: &Cpu, device: u8, mm: u8, vpn: u32) -> Result<(), ExclusiveError> {
+    for _ in 0..TRIES {
+        let seq = k.mmu_interval_read_begin(device, mm).await;
+        let folio = make_device_exclusive(k, mm, vpn, device).await?;
+        let unlocked_early = k.has(Defect::S12);
+        if unlocked_early {
+            k.folio_unlock(folio);
+        }
+        let programmed = dmirror_atomic_map(k, device, mm, vpn, folio, seq).await;
+        // Once the device is programmed, whoever takes the page back finds it in the device's table.
+        if !unlocked_early {
+            k.folio_unlock(folio);
+        }
+        k.folio_put(folio);
+        if programmed {
+            return Ok(());
+        }
+        k.note(Note::NotifierRetry, Some(folio), 0, 0);
+    }
+    Err(ExclusiveError::Busy)
+}
+
+/// `dmirror_atomic_map()`, unless the interval was invalidated since `seq`.
+async fn dmirror_atomic_map(k: &Cpu, device: u8, mm: u8, vpn: u32, folio: Pfn, seq: u32) -> bool {
+    k.site(Site::ExclusiveProgram).await;
+    k.lock(Lock::Mirror(device, mm)).await;
+    let valid = !k.mmu_interval_read_retry(device, mm, seq) || k.has(Defect::S12);
+    if valid {
+        let mapping = Mapping { pfn: folio, write: true, exclusive: true, written: false };
+        k.s().mirror_store(device, mm, vpn, Some(mapping));
+    }
+    k.unlock(Lock::Mirror(device, mm));
+    valid
+}
+
+/// `dmirror_read()` and `dmirror_write()`: the device accesses each page through its table, faulting it in when it
+/// is not there.
+pub async fn access(k: &Cpu, device: u8, mm: u8, start: u32, end: u32, write: bool) -> Outcome {
+    k.s().mirror_register(device, mm);
+    for vpn in start..end {
+        let mut tries = 0;
+        loop {
+            if device_access(k, device, mm, vpn, write).await {
+                break;
+            }
+            tries += 1;
+            if tries > TRIES {
+                return Outcome::Busy;
+            }
+            match dmirror_fault(k, device, mm, vpn, write).await {
+                Ok(()) => {}
+                Err(outcome) => return outcome,
+            }
+        }
+    }
+    Outcome::Done
+}
+
+/// `dmirror_do_read()` and `dmirror_do_write()` of one page, under the driver's mutex.
+async fn device_access(k: &Cpu, device: u8, mm: u8, vpn: u32, write: bool) -> bool {
+    k.site(Site::DeviceAccess).await;
+    k.lock(Lock::Mirror(device, mm)).await;
+    let op = k.op();
+    let done = k.s().device_access(op, device, mm, vpn, write);
+    k.unlock(Lock::Mirror(device, mm));
+    done
+}
+
+/// `dmirror_fault()` and `dmirror_range_fault()`.
+async fn dmirror_fault(k: &Cpu, device: u8, mm: u8, vpn: u32, write: bool) -> Result<(), Outcome> {
+    for _ in 0..TRIES {
+        let seq = k.mmu_interval_read_begin(device, mm).await;
+        k.lock(Lock::MmapRead(mm)).await;
+        let walked = hmm_range_fault(k, device, mm, vpn, write).await;
+        k.unlock(Lock::MmapRead(mm));
+        let Some(mapping) = walked? else { continue };
+        k.site(Site::HmmProgram).await;
+        k.lock(Lock::Mirror(device, mm)).await;
+        let valid = !k.mmu_interval_read_retry(device, mm, seq) || k.has(Defect::S15);
+        if valid {
+            k.s().mirror_store(device, mm, vpn, Some(mapping));
+        }
+        k.unlock(Lock::Mirror(device, mm));
+        if valid {
+            return Ok(());
+        }
+        k.note(Note::NotifierRetry, None, 0, 0);
+    }
+    Err(Outcome::Busy)
+}
+
+/// `mm/hmm.c: hmm_range_fault()` of one page: `None` is `-EBUSY`, walk again.
+async fn hmm_range_fault(k: &Cpu, device: u8, mm: u8, vpn: u32, write: bool) -> Result<Option<Mapping>, Outcome> {
+    let refuse = |signal: Signal| {
+        observe_signal(k, Agent::Device(device), mm, vpn, write, signal);
+        Outcome::Fault
+    };
+    let vma = find_vma(k, mm, vpn, write).map_err(refuse)?;
+    k.site(Site::HmmFault).await;
+    // hmm_vma_handle_pte(): the entry is read without its lock; the sequence tells whether that was in time.
+    let ec = k.entries();
+    let pte = k.pte_offset(mm, vpn).map(|p| k.ptep_get(p)).unwrap_or_default();
+    if ec.arch.pte_present(pte) && (!write || k.pte_write(pte)) {
+        let pfn = k.pte_pfn(pte);
+        return Ok(Some(Mapping { pfn, write: k.pte_write(pte), exclusive: false, written: false }));
+    }
+    if ec.is_swap_pte(pte) && ec.is_migration_entry(ec.arch.pte_to_swp_entry(pte)) {
+        migration_entry_wait(k, mm, vpn).await;
+        return Ok(None);
+    }
+    match handle_mm_fault(k, vma, vpn, write).await {
+        FaultResult::Done => Ok(None),
+        FaultResult::Oom => Err(refuse(Signal::OomKill)),
+        FaultResult::SigBus => Err(refuse(Signal::Bus)),
+    }
+}
+
+/// `dmirror_fops_release()`: the device forgets the process.
+pub async fn close(k: &Cpu, device: u8, mm: u8) -> Outcome {
+    if k.s().w.mirrors[device as usize][mm as usize].registered {
+        k.lock(Lock::Mirror(device, mm)).await;
+        k.s().mirror_unregister(device, mm);
+        k.unlock(Lock::Mirror(device, mm));
+    }
+    Outcome::Done
+}

@@ -1,0 +1,149 @@
+//! `mm/memory.c`: page faults up to the point where the kinds of entries part.
+
+use super::rmap::anon_vma_prepare;
+use super::swap::do_swap_page;
+use super::wp::do_wp_page;
+use super::zap::pte_alloc;
+use crate::arch::Pte;
+use crate::config::Defect;
+use crate::mm::{PtePtr, VmaId};
+use crate::phys::{Flags, ZERO_PFN};
+use crate::sched::{Cpu, Lock, Site};
+
+/// `vm_fault_t`, as far as callers tell results apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FaultResult {
+    /// Handled, or somebody else was faster: try the access again.
+    Done,
+    /// `VM_FAULT_OOM`.
+    Oom,
+    /// `VM_FAULT_SIGBUS`.
+    SigBus,
+}
+
+/// `struct vm_fault`.
+pub struct VmFault {
+    /// Mapping.
+    pub vma: VmaId,
+    /// Address space.
+    pub mm: u8,
+    /// Virtual page number.
+    pub vpn: u32,
+    /// `FAULT_FLAG_WRITE`.
+    pub write: bool,
+    /// What the entry held when the fault looked.
+    pub orig_pte: Pte,
+}
+
+/// `handle_mm_fault()`. The caller holds `mmap_lock` and has checked the VMA's permission.
+pub async fn handle_mm_fault(k: &Cpu, vma: VmaId, vpn: u32, write: bool) -> FaultResult {
+    let mm = k.s().w.vmas[vma].mm;
+    let mut vmf = VmFault { vma, mm, vpn, write, orig_pte: Pte(0) };
+    handle_pte_fault(k, &mut vmf).await
+}
+
+/// `handle_pte_fault()`.
+async fn handle_pte_fault(k: &Cpu, vmf: &mut VmFault) -> FaultResult {
+    k.site(Site::FaultEntry).await;
+    let arch = k.arch();
+    let Some(p) = k.pte_offset(vmf.mm, vmf.vpn) else {
+        return do_anonymous_page(k, vmf).await;
+    };
+    vmf.orig_pte = k.ptep_get(p);
+    if arch.pte_none(vmf.orig_pte) {
+        return do_anonymous_page(k, vmf).await;
+    }
+    if !arch.pte_present(vmf.orig_pte) {
+        return do_swap_page(k, vmf).await;
+    }
+    k.lock(Lock::Pte(p.table)).await;
+    let mut entry = vmf.orig_pte;
+    if k.ptep_get(p) != entry {
+        k.pte_unmap_unlock(p);
+        return FaultResult::Done;
+    }
+    if vmf.write {
+        if !k.pte_write(entry) {
+            return do_wp_page(k, vmf, p).await;
+        }
+        entry = arch.pte_mkdirty(entry);
+    }
+    entry = arch.pte_mkyoung(entry);
+    if !ptep_set_access_flags(k, p, entry, vmf.write).await && vmf.write {
+        k.flush_tlb_fix_spurious_fault(vmf.vpn);
+    }
+    k.pte_unmap_unlock(p);
+    FaultResult::Done
+}
+
+/// `ptep_set_access_flags()`: only a write fault writes, so a dirty bit that the hardware sets meanwhile stays.
+/// True when the entry changed.
+pub async fn ptep_set_access_flags(k: &Cpu, p: PtePtr, entry: Pte, dirty: bool) -> bool {
+    let changed = k.ptep_get(p) != entry;
+    if changed && dirty {
+        k.set_pte_at(p, entry).await;
+    }
+    changed
+}
+
+/// `do_anonymous_page()`: a zero-filled page, or the zero page for a read.
+async fn do_anonymous_page(k: &Cpu, vmf: &VmFault) -> FaultResult {
+    let arch = k.arch();
+    let prot = k.s().w.vmas[vmf.vma].page_prot();
+    pte_alloc(k, vmf.mm, vmf.vpn).await;
+    if !vmf.write {
+        let Some(p) = k.pte_offset_map_lock(vmf.mm, vmf.vpn).await else { return FaultResult::Done };
+        if arch.pte_none(k.ptep_get(p)) {
+            let entry = arch.pte_mkspecial(arch.pfn_pte(u64::from(ZERO_PFN), prot));
+            k.set_pte_at(p, entry).await;
+        }
+        k.pte_unmap_unlock(p);
+        return FaultResult::Done;
+    }
+    anon_vma_prepare(k, vmf.vma).await;
+    k.site(Site::AnonFaultAlloc).await;
+    let Some(folio) = k.folio_alloc() else { return FaultResult::Oom };
+    k.folio_set(folio, Flags::UPTODATE);
+    let mut entry = arch.pte_mkyoung(arch.pfn_pte(u64::from(folio), prot));
+    if k.s().w.vmas[vmf.vma].writable() {
+        entry = arch.pte_mkwrite(arch.pte_mkdirty(entry));
+    }
+    let Some(p) = k.pte_offset_map_lock(vmf.mm, vmf.vpn).await else {
+        k.folio_put(folio);
+        return FaultResult::Done;
+    };
+    if !arch.pte_none(k.ptep_get(p)) {
+        if !k.has(Defect::S8) {
+            k.folio_put(folio);
+        }
+        k.pte_unmap_unlock(p);
+        return FaultResult::Done;
+    }
+    k.s().w.mms[vmf.mm as usize].anon_pages += 1;
+    k.folio_add_new_anon_rmap(folio, vmf.vma, vmf.vpn, true);
+    k.folio_add_lru(folio);
+    k.site(Site::AnonFaultSet).await;
+    k.set_pte_at(p, entry).await;
+    k.pte_unmap_unlock(p);
+    FaultResult::Done
+}
+
+/// `pte_needs_soft_dirty_wp()`: does the entry wait for a first write?
+pub fn pte_needs_soft_dirty_wp(k: &Cpu, vma: VmaId, pte: Pte) -> bool {
+    k.arch().has_soft_dirty() && !k.s().w.vmas[vma].soft_dirty && !k.pte_soft_dirty(pte)
+}
+
+/// `maybe_mkwrite()`.
+pub fn maybe_mkwrite(k: &Cpu, vma: VmaId, pte: Pte) -> Pte {
+    if k.s().w.vmas[vma].writable() { k.arch().pte_mkwrite(pte) } else { pte }
+}
+
+/// `mm/mprotect.c: can_change_pte_writable()` of a private mapping.
+pub fn can_change_pte_writable(k: &Cpu, vma: VmaId, pte: Pte) -> bool {
+    if k.arch().pte_protnone(pte) || pte_needs_soft_dirty_wp(k, vma, pte) || k.pte_uffd_wp(pte) {
+        return false;
+    }
+    // vm_normal_page() is NULL for the zero page; every other page here is anonymous.
+    let pfn = k.pte_pfn(pte);
+    pfn != ZERO_PFN && k.folio_test(pfn, Flags::ANON_EXCLUSIVE)
+}

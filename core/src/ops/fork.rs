@@ -1,0 +1,274 @@
+//! `kernel/fork.c: dup_mmap()` and `mm/memory.c: copy_page_range()`.
+
+use super::fault::maybe_mkwrite;
+use super::process::{exit_mmap, mm_alloc};
+use super::swap::restore_exclusive_pte;
+use super::zap::pte_alloc;
+use crate::arch::Pte;
+use crate::config::Defect;
+use crate::entry::MigrationKind;
+use crate::mm::{Life, PtePtr, VmaId};
+use crate::observe::Outcome;
+use crate::phys::{Flags, Pfn, ZERO_PFN};
+use crate::rule::{Evidence, Rule};
+use crate::sched::{Cpu, Lock, NotifyEvent, Site};
+use crate::trace::Note;
+
+/// `dup_mm()`: makes `child` a copy of `parent`.
+pub async fn fork(k: &Cpu, parent: u8, child: u8) -> Outcome {
+    {
+        let s = &mut *k.s();
+        if s.w.mms[child as usize].life != Life::Unborn {
+            return Outcome::Skipped;
+        }
+        mm_alloc(s, child, Life::Forking);
+    }
+    k.lock(Lock::MmapWrite(parent)).await;
+    let mut result = Ok(());
+    let mut i = 0;
+    let vma_at = |k: &Cpu, i: usize| k.s().w.mms[parent as usize].vmas.get(i).copied();
+    while let Some(vma) = vma_at(k, i) {
+        result = dup_vma(k, parent, child, vma).await;
+        if result.is_err() {
+            break;
+        }
+        i += 1;
+    }
+    k.site(Site::ForkFlush).await;
+    k.flush_tlb_range(parent, 0, u32::MAX).await;
+    k.unlock(Lock::MmapWrite(parent));
+    if result.is_err() {
+        exit_mmap(k, child).await;
+        return Outcome::NoMem;
+    }
+    k.s().w.mms[child as usize].life = Life::Alive;
+    Outcome::Done
+}
+
+/// One round of the loop in `dup_mmap()`.
+async fn dup_vma(k: &Cpu, parent: u8, child: u8, src: VmaId) -> Result<(), NoMem> {
+    let (start, end, has_anon) = {
+        let s = k.s();
+        let v = &s.w.vmas[src];
+        (v.start, v.end, v.anon_vma.is_some())
+    };
+    let dst = {
+        let s = &mut *k.s();
+        let (perm, soft_dirty) = (s.w.vmas[src].perm, s.w.vmas[src].soft_dirty);
+        let dst = s.w.vmas.alloc(child, start, end, perm, soft_dirty);
+        s.w.mms[child as usize].vmas.push(dst);
+        dst
+    };
+    // vma_needs_copy(): without an anon_vma there is nothing that faults could not bring back.
+    if !has_anon {
+        return Ok(());
+    }
+    anon_vma_fork(k, src, dst).await;
+    k.mmu_notifier_invalidate_range_start(parent, start, end, NotifyEvent::Clear).await;
+    let result = copy_page_range(k, src, dst, start, end).await;
+    k.mmu_notifier_invalidate_range_end(parent).await;
+    result
+}
+
+/// `anon_vma_fork()`: the child's VMA joins every `anon_vma` of the parent's, and gets one of its own. (The reuse
+/// of an ancestor's `anon_vma` that has no VMA left, in `anon_vma_clone()`, is left out.)
+async fn anon_vma_fork(k: &Cpu, src: VmaId, dst: VmaId) {
+    let (root, av) = {
+        let s = &mut *k.s();
+        let Some(parent) = s.w.vmas[src].anon_vma else { return };
+        let root = s.w.anon_vmas[parent].root;
+        (root, s.w.anon_vmas.alloc(Some(parent)))
+    };
+    k.lock(Lock::AnonVmaWrite(root)).await;
+    {
+        let s = &mut *k.s();
+        for i in 0..s.w.vmas[src].chain.len() {
+            let a = s.w.vmas[src].chain[i];
+            s.w.vmas[dst].chain.push(a);
+            s.w.anon_vmas[a].vmas.push(dst);
+        }
+        s.w.vmas[dst].chain.push(av);
+        s.w.vmas[dst].anon_vma = Some(av);
+        s.w.anon_vmas[av].vmas.push(dst);
+    }
+    k.unlock(Lock::AnonVmaWrite(root));
+}
+
+/// `-ENOMEM`.
+struct NoMem;
+
+/// `copy_page_range()` down to `copy_pte_range()`.
+async fn copy_page_range(k: &Cpu, src: VmaId, dst: VmaId, start: u32, end: u32) -> Result<(), NoMem> {
+    let (parent, child) = {
+        let s = k.s();
+        (s.w.vmas[src].mm, s.w.vmas[dst].mm)
+    };
+    let ptrs = k.config().geometry.ptrs();
+    let mut prealloc: Option<Pfn> = None;
+    let mut vpn = start;
+    while vpn < end {
+        let next = ((vpn / ptrs + 1) * ptrs).min(end);
+        if k.pte_offset(parent, vpn).is_none() {
+            vpn = next;
+            continue;
+        }
+        let stopped = copy_pte_range(k, src, dst, child, vpn, next, &mut prealloc).await;
+        match stopped {
+            Ok(at) if at == next => vpn = next,
+            // -EAGAIN: a page that may be pinned has to be copied; the copy is allocated without locks.
+            Ok(at) => {
+                vpn = at;
+                prealloc = Some(k.folio_alloc().ok_or(NoMem)?);
+            }
+            // -EBUSY: copy_pmd_range() makes -ENOMEM of it.
+            Err(NoMem) => return Err(NoMem),
+        }
+    }
+    if let Some(unused) = prealloc {
+        k.folio_put(unused);
+    }
+    Ok(())
+}
+
+/// `copy_pte_range()`: returns where it stopped, which is before the end when it needs a page.
+async fn copy_pte_range(k: &Cpu, src: VmaId, dst: VmaId, child: u8, start: u32, end: u32, prealloc: &mut Option<Pfn>) -> Result<u32, NoMem> {
+    let arch = k.arch();
+    let parent = k.s().w.vmas[src].mm;
+    pte_alloc(k, child, start).await;
+    let Some(d0) = k.pte_offset_map_lock(child, start).await else { return Ok(end) };
+    let Some(s0) = k.pte_offset(parent, start) else {
+        k.pte_unmap_unlock(d0);
+        return Ok(end);
+    };
+    k.lock(Lock::PteNested(s0.table)).await;
+    let mut result = Ok(end);
+    let mut vpn = start;
+    while vpn < end {
+        let at = |p: PtePtr| PtePtr { index: p.index + (vpn - start), vpn, ..p };
+        let (s, d) = (at(s0), at(d0));
+        k.site(Site::ForkCopy).await;
+        if arch.pte_none(k.ptep_get(s)) {
+            vpn += 1;
+            continue;
+        }
+        if !arch.pte_present(k.ptep_get(s)) {
+            match copy_nonpresent_pte(k, src, s, d).await {
+                Copied::Done => {
+                    vpn += 1;
+                    continue;
+                }
+                Copied::Restored => {}
+                Copied::Busy => {
+                    result = Err(NoMem);
+                    break;
+                }
+            }
+        }
+        if !copy_present_pte(k, src, dst, s, d, prealloc).await {
+            result = Ok(vpn);
+            break;
+        }
+        vpn += 1;
+    }
+    k.unlock(Lock::PteNested(s0.table));
+    k.pte_unmap_unlock(d0);
+    result
+}
+
+enum Copied {
+    /// The child has its entry.
+    Done,
+    /// `-ENOENT`: a device-exclusive entry was restored; copy it as a present one.
+    Restored,
+    /// `-EBUSY`: it could not be restored now.
+    Busy,
+}
+
+/// `copy_nonpresent_pte()`.
+async fn copy_nonpresent_pte(k: &Cpu, src: VmaId, s: PtePtr, d: PtePtr) -> Copied {
+    let (arch, ec) = (k.arch(), k.entries());
+    let orig = k.ptep_get(s);
+    let entry = k.pte_to_swp_entry(orig);
+    let mut pte = orig;
+    if !ec.non_swap_entry(entry) {
+        if !k.has(Defect::S3) {
+            k.swap_duplicate(entry.offset as u32);
+        }
+        if arch.pte_swp_exclusive(orig) {
+            pte = arch.pte_swp_clear_exclusive(orig);
+            k.set_pte_at(s, pte).await;
+        }
+        k.s().w.mms[d.mm as usize].swap_ents += 1;
+    } else if ec.is_migration_entry(entry) {
+        k.s().w.mms[d.mm as usize].anon_pages += 1;
+        if !ec.is_readable_migration_entry(entry) {
+            // The page is no longer exclusive to the parent. Young and dirty of the entry go with the old type.
+            let folio = ec.swp_offset_pfn(entry);
+            let readable = ec.make_migration_entry(folio, MigrationKind::Read);
+            pte = k.carry_from_swap(orig, arch.swp_entry_to_pte(readable));
+            k.set_pte_at(s, pte).await;
+        }
+    } else if ec.is_device_exclusive_entry(entry) {
+        let folio = k.swp_offset_pfn(entry);
+        if !k.has(Defect::D13) {
+            return try_restore_exclusive_pte(k, src, folio, s, orig).await;
+        }
+        k.folio_get(folio);
+        if !k.has(Defect::D12) {
+            k.folio_add_anon_rmap_pte(folio, false);
+        }
+        k.s().w.mms[d.mm as usize].anon_pages += 1;
+    }
+    k.set_pte_at(d, arch.pte_swp_clear_uffd_wp(pte)).await;
+    Copied::Done
+}
+
+/// `try_restore_exclusive_pte()`.
+async fn try_restore_exclusive_pte(k: &Cpu, vma: VmaId, folio: Pfn, p: PtePtr, orig: Pte) -> Copied {
+    if !k.trylock(Lock::Folio(folio)).await {
+        return Copied::Busy;
+    }
+    restore_exclusive_pte(k, vma, folio, p, orig).await;
+    k.folio_unlock(folio);
+    Copied::Restored
+}
+
+/// `copy_present_ptes()` of one page. False when the page may be pinned and no page to copy it to is there yet.
+async fn copy_present_pte(k: &Cpu, src: VmaId, dst: VmaId, s: PtePtr, d: PtePtr, prealloc: &mut Option<Pfn>) -> bool {
+    let arch = k.arch();
+    let pte = k.ptep_get(s);
+    let folio = k.pte_pfn(pte);
+    if folio != ZERO_PFN {
+        k.folio_get(folio);
+        if !k.folio_try_dup_anon_rmap_pte(folio) {
+            k.folio_put(folio);
+            return copy_present_page(k, src, dst, d, folio, prealloc).await;
+        }
+        k.s().w.mms[d.mm as usize].anon_pages += 1;
+        let exclusive = k.folio_test(folio, Flags::ANON_EXCLUSIVE);
+        k.bug_on(exclusive, Rule::BugDupRmap, Evidence { pfn: Some(folio), ..Evidence::default() });
+    }
+    let mut copy = pte;
+    if k.pte_write(pte) && !k.has(Defect::S6) {
+        // ptep_set_wrprotect(): atomic, as the hardware may set bits meanwhile.
+        k.ptep_update(s, Site::PteSet, |pte| arch.pte_wrprotect(pte)).await;
+    }
+    copy = arch.pte_clear_uffd_wp(arch.pte_mkold(arch.pte_wrprotect(copy)));
+    k.set_pte_at(d, copy).await;
+    true
+}
+
+/// `copy_present_page()`: the child gets a copy of a page that may be pinned.
+async fn copy_present_page(k: &Cpu, _src: VmaId, dst: VmaId, d: PtePtr, folio: Pfn, prealloc: &mut Option<Pfn>) -> bool {
+    let Some(new) = prealloc.take() else { return false };
+    let arch = k.arch();
+    k.s().copy_page(folio, new);
+    k.note(Note::PinnedCopy, Some(folio), new, 0);
+    k.folio_add_new_anon_rmap(new, dst, d.vpn, true);
+    k.folio_add_lru(new);
+    k.s().w.mms[d.mm as usize].anon_pages += 1;
+    let prot = k.s().w.vmas[dst].page_prot();
+    let pte = arch.pte_mkdirty(arch.pfn_pte(u64::from(new), prot));
+    k.set_pte_at(d, maybe_mkwrite(k, dst, pte)).await;
+    true
+}

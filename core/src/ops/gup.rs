@@ -1,0 +1,120 @@
+//! `mm/gup.c`: getting at the page behind an address.
+
+use super::access::find_vma;
+use super::fault::{FaultResult, handle_mm_fault};
+use crate::mm::{Pinned, VmaId};
+use crate::observe::Outcome;
+use crate::phys::{Flags, GUP_PIN_COUNTING_BIAS, Pfn};
+use crate::sched::{Cpu, Lock, Site};
+
+/// Pins that one process can hold at once.
+pub const MAX_PINS: usize = 8;
+
+/// How `__get_user_pages()` takes hold of a page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Grab {
+    /// `FOLL_GET`: a plain reference.
+    Get,
+    /// `FOLL_PIN`.
+    Pin,
+}
+
+/// Why it failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GupError {
+    /// `-EFAULT`.
+    Fault,
+    /// `-ENOMEM`.
+    NoMem,
+}
+
+impl GupError {
+    /// The result of a system call.
+    pub fn outcome(self) -> Outcome {
+        match self {
+            GupError::Fault => Outcome::Fault,
+            GupError::NoMem => Outcome::NoMem,
+        }
+    }
+}
+
+/// `__get_user_pages()` of one page with `FOLL_WRITE`, `mmap_lock` held: faults it in writable and takes hold of it.
+pub async fn get_user_page(k: &Cpu, mm: u8, vpn: u32, grab: Grab) -> Result<(Pfn, VmaId), GupError> {
+    let vma = find_vma(k, mm, vpn, true).map_err(|_| GupError::Fault)?;
+    loop {
+        k.site(Site::PinLookup).await;
+        if let Some(folio) = follow_page_pte(k, mm, vpn, grab).await {
+            return Ok((folio, vma));
+        }
+        match handle_mm_fault(k, vma, vpn, true).await {
+            FaultResult::Done => {}
+            FaultResult::Oom => return Err(GupError::NoMem),
+            FaultResult::SigBus => return Err(GupError::Fault),
+        }
+    }
+}
+
+/// `follow_page_pte()` with `FOLL_WRITE`: only through a writable entry.
+async fn follow_page_pte(k: &Cpu, mm: u8, vpn: u32, grab: Grab) -> Option<Pfn> {
+    let arch = k.arch();
+    let p = k.pte_offset_map_lock(mm, vpn).await?;
+    let pte = k.ptep_get(p);
+    let mut found = None;
+    if arch.pte_present(pte) && !arch.pte_protnone(pte) && k.pte_write(pte) {
+        let folio = k.pte_pfn(pte);
+        // try_grab_folio()
+        match grab {
+            Grab::Get => k.folio_get(folio),
+            Grab::Pin => {
+                k.s().w.mem.folios[folio as usize].ghost.pins += 1;
+                k.folio_ref_add(folio, GUP_PIN_COUNTING_BIAS);
+            }
+        }
+        if !k.pte_dirty(pte) {
+            k.folio_mark_dirty(folio);
+        }
+        found = Some(folio);
+    }
+    k.pte_unmap_unlock(p);
+    found
+}
+
+/// `pin_user_pages(FOLL_WRITE)` of one page, as a driver does before DMA.
+pub async fn pin(k: &Cpu, mm: u8, vpn: u32) -> Outcome {
+    if k.s().w.mms[mm as usize].pins.len() >= MAX_PINS {
+        return Outcome::Busy;
+    }
+    k.lock(Lock::MmapRead(mm)).await;
+    let result = get_user_page(k, mm, vpn, Grab::Pin).await;
+    if let Ok((pfn, _)) = result {
+        k.s().w.mms[mm as usize].pins.push(Pinned { vpn, pfn });
+    }
+    k.unlock(Lock::MmapRead(mm));
+    result.map_or_else(GupError::outcome, |_| Outcome::Done)
+}
+
+/// `unpin_user_pages_dirty_lock()` of what was pinned at an address last; nothing when nothing was.
+pub fn unpin(k: &Cpu, mm: u8, vpn: u32) -> Outcome {
+    let pinned = {
+        let pins = &mut k.s().w.mms[mm as usize].pins;
+        pins.iter().rposition(|p| p.vpn == vpn).map(|at| pins.remove(at))
+    };
+    if let Some(p) = pinned {
+        release_pin(k, p.pfn);
+    }
+    Outcome::Done
+}
+
+/// What the driver's file does when it is closed.
+pub fn unpin_all(k: &Cpu, mm: u8) {
+    let next = |k: &Cpu| k.s().w.mms[mm as usize].pins.pop();
+    while let Some(p) = next(k) {
+        release_pin(k, p.pfn);
+    }
+}
+
+fn release_pin(k: &Cpu, pfn: Pfn) {
+    k.folio_set(pfn, Flags::DIRTY);
+    k.s().w.mem.folios[pfn as usize].ghost.pins -= 1;
+    k.folio_put_refs(pfn, GUP_PIN_COUNTING_BIAS);
+}

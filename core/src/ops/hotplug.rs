@@ -1,0 +1,95 @@
+//! `mm/memory_hotplug.c` and the range walks over `mm/migrate.c`: moving folios away.
+
+use super::migrate::{Migrated, migrate_pages};
+use super::vmscan::{mapped_folio, stuck};
+use crate::phys::{Flags, Pfn};
+use crate::rule::Rule;
+use crate::sched::{Cpu, Site};
+use crate::trace::Note;
+
+/// Passes of `offline_pages()` over a block. The kernel goes on until a signal ends it; here it gives up, and
+/// `progress.offline` says whether it had to.
+const OFFLINE_PASSES: u32 = 3;
+
+/// `offline_pages()`: isolates a movable block and migrates what is in it until nothing is left.
+pub async fn offline(k: &Cpu, block: u32) {
+    {
+        let s = &mut *k.s();
+        if block < s.w.geometry().normal_blocks() || !s.w.mem.online(block) {
+            return;
+        }
+        s.w.mem.isolate(block);
+    }
+    let mut no_target = false;
+    for pass in 1..=OFFLINE_PASSES {
+        k.site(Site::OfflinePass).await;
+        no_target |= do_migrate_range(k, block).await;
+        let left = allocated_in(k, block);
+        if left == 0 {
+            return;
+        }
+        k.note(Note::OfflineRetry, None, pass, left);
+    }
+    k.note(Note::OfflineFailed, None, OFFLINE_PASSES, allocated_in(k, block));
+    if !no_target && k.undisturbed() {
+        if let Some(folio) = movable_in(k, block) {
+            let vpn = k.folio(folio).index;
+            let mm = owner(k, folio).unwrap_or(0);
+            stuck(k, folio, Rule::ProgressOffline, mm, vpn);
+        }
+    }
+    k.s().w.mem.put_back(block);
+}
+
+/// `online_pages()`.
+pub fn online(k: &Cpu, block: u32) {
+    let s = &mut *k.s();
+    if !s.w.mem.online(block) {
+        s.w.mem.put_back(block);
+    }
+}
+
+/// `do_migrate_range()`: one pass. True when there was no frame to move something to.
+async fn do_migrate_range(k: &Cpu, block: u32) -> bool {
+    let mut no_target = false;
+    let range = k.s().w.mem.block_range(block);
+    for pfn in range {
+        if k.s().folio(pfn).flags.has(Flags::ALLOCATED) && k.folio_isolate_lru(pfn) {
+            no_target |= migrate_pages(k, pfn).await == Migrated::NoMem;
+        }
+    }
+    no_target
+}
+
+fn allocated_in(k: &Cpu, block: u32) -> u32 {
+    let s = k.s();
+    s.w.mem.block_range(block).filter(|p| s.folio(*p).flags.has(Flags::ALLOCATED)).count() as u32
+}
+
+fn movable_in(k: &Cpu, block: u32) -> Option<Pfn> {
+    let s = k.s();
+    s.w.mem.block_range(block).find(|p| s.only_mapped(*p))
+}
+
+/// A process that maps the folio at its index, for the report.
+fn owner(k: &Cpu, folio: Pfn) -> Option<u8> {
+    let vpn = k.folio(folio).index;
+    (0..crate::config::MAX_PROCS as u8).find(|mm| mapped_folio(k, *mm, vpn) == Some(folio))
+}
+
+/// `move_pages()` of what one page maps, or compaction of it: the kernel's own doing, to a frame of its choice.
+/// `progress.migrate` is judged here.
+pub async fn migrate(k: &Cpu, mm: u8, vpn: u32) {
+    let Some(folio) = mapped_folio(k, mm, vpn) else {
+        k.note(Note::NoFolio, None, 0, 0);
+        return;
+    };
+    let movable = k.s().only_mapped(folio);
+    if !k.folio_isolate_lru(folio) {
+        k.note(Note::NotOnLru, Some(folio), 0, 0);
+        return;
+    }
+    if migrate_pages(k, folio).await == Migrated::Again && movable && k.undisturbed() {
+        stuck(k, folio, Rule::ProgressMigrate, mm, vpn);
+    }
+}

@@ -1,0 +1,83 @@
+//! `mm/madvise.c`: DONTNEED and PAGEOUT.
+
+use super::mmap::vmas_in;
+use super::vmscan::shrink_folio;
+use super::zap::zap_page_range_single;
+use crate::mm::PtePtr;
+use crate::observe::Outcome;
+use crate::phys::{Flags, Pfn, ZERO_PFN};
+use crate::sched::{Cpu, Lock, Site};
+use arrayvec::ArrayVec;
+
+/// What is advised.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Advice {
+    /// `MADV_DONTNEED`.
+    DontNeed,
+    /// `MADV_PAGEOUT`.
+    PageOut,
+}
+
+/// `madvise_walk_vmas()`: the mapped parts of a range; `ENOMEM` afterwards when there was a hole.
+pub async fn madvise(k: &Cpu, mm: u8, start: u32, end: u32, advice: Advice) -> Outcome {
+    k.lock(Lock::MmapRead(mm)).await;
+    let mut covered = 0;
+    for vma in vmas_in(k, mm, start, end) {
+        let (from, to) = {
+            let s = k.s();
+            (s.w.vmas[vma].start.max(start), s.w.vmas[vma].end.min(end))
+        };
+        covered += to - from;
+        match advice {
+            Advice::DontNeed => zap_page_range_single(k, mm, from, to).await,
+            Advice::PageOut => madvise_pageout(k, mm, from, to).await,
+        }
+    }
+    k.unlock(Lock::MmapRead(mm));
+    if covered < end - start { Outcome::NoMem } else { Outcome::Done }
+}
+
+/// Folios isolated at once before they are reclaimed.
+const BATCH: usize = 16;
+
+/// `madvise_pageout_page_range()`.
+async fn madvise_pageout(k: &Cpu, mm: u8, start: u32, end: u32) {
+    let ptrs = k.config().geometry.ptrs();
+    let mut at = start;
+    while at < end {
+        let next = ((at / ptrs + 1) * ptrs).min(end).min(at + BATCH as u32);
+        let mut folios: ArrayVec<Pfn, BATCH> = ArrayVec::new();
+        madvise_cold_or_pageout_pte_range(k, mm, at, next, &mut folios).await;
+        // reclaim_pages()
+        for folio in folios {
+            shrink_folio(k, folio, true).await;
+        }
+        at = next;
+    }
+}
+
+/// `madvise_cold_or_pageout_pte_range()`: isolates what is mapped once, and makes it old.
+async fn madvise_cold_or_pageout_pte_range(k: &Cpu, mm: u8, start: u32, end: u32, folios: &mut ArrayVec<Pfn, BATCH>) {
+    let arch = k.arch();
+    let Some(first) = k.pte_offset_map_lock(mm, start).await else { return };
+    for vpn in start..end {
+        let p = PtePtr { index: first.index + (vpn - start), vpn, ..first };
+        let pte = k.ptep_get(p);
+        if !arch.pte_present(pte) {
+            continue;
+        }
+        let folio = k.pte_pfn(pte);
+        if folio == ZERO_PFN || k.folio_mapcount(folio) != 1 {
+            continue;
+        }
+        if k.pte_young(pte) {
+            k.ptep_update(p, Site::PteSet, |pte| arch.pte_mkold(pte)).await;
+        }
+        k.folio_clear(folio, Flags::REFERENCED);
+        k.site(Site::MadvisePageout).await;
+        if k.folio_isolate_lru(folio) {
+            folios.push(folio);
+        }
+    }
+    k.pte_unmap_unlock(first);
+}

@@ -1,0 +1,245 @@
+//! `mm/migrate.c` and the migration half of `mm/rmap.c`.
+
+use super::rmap::{AnonLock, Pvmw, RmapWalk, page_vma_mapped_walk};
+use super::swap::add_to_swap_cache;
+use super::unmap::carry;
+use crate::arch::{Pte, SwpEntry};
+use crate::config::Defect;
+use crate::entry::MigrationKind;
+use crate::mm::{PtePtr, VmaId};
+use crate::phys::{Flags, Pfn};
+use crate::rule::{Evidence, Rule};
+use crate::sched::{Cpu, Lock, NotifyEvent, Site};
+use crate::trace::Note;
+
+/// How `migrate_pages()` fared with one folio.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Migrated {
+    /// Moved, or freed meanwhile.
+    Done,
+    /// Not moved: somebody else holds it.
+    Again,
+    /// No frame to move it to.
+    NoMem,
+}
+
+/// `NR_MAX_MIGRATE_PAGES_RETRY`, shortened: without others at work a second try cannot end otherwise.
+const PASSES: u32 = 3;
+
+/// `migrate_pages()` of one folio that the caller has isolated from the LRU, in `MIGRATE_SYNC` mode. Gives up the
+/// reference of the isolation, or puts the folio back.
+pub async fn migrate_pages(k: &Cpu, src: Pfn) -> Migrated {
+    let mut result = Migrated::Again;
+    for _ in 0..PASSES {
+        result = migrate_folio(k, src).await;
+        if result != Migrated::Again {
+            break;
+        }
+    }
+    if result != Migrated::Done {
+        let f = k.folio(src);
+        k.note(Note::MigrateFailed, Some(src), f.refcount as u32, f.mapcount as u32);
+        k.folio_putback_lru(src);
+    }
+    result
+}
+
+/// `migrate_folio_unmap()` and `migrate_folio_move()`.
+async fn migrate_folio(k: &Cpu, src: Pfn) -> Migrated {
+    if k.folio_ref_count(src) == 1 {
+        k.folio_put(src);
+        return Migrated::Done;
+    }
+    let Some(dst) = k.folio_alloc() else {
+        k.note(Note::NoTarget, Some(src), 0, 0);
+        return Migrated::NoMem;
+    };
+    k.lock(Lock::Folio(src)).await;
+    // folio_get_anon_vma(): the mapcount goes to 0 below, and the anon_vma must outlive that.
+    let av = get_anon_vma(k, src);
+    if !k.trylock(Lock::Folio(dst)).await {
+        put_anon_vma(k, av);
+        k.folio_unlock(src);
+        k.folio_put(dst);
+        return Migrated::Again;
+    }
+    let was_mapped = k.folio_mapped(src);
+    if was_mapped {
+        k.site(Site::MigrateUnmap).await;
+        try_to_migrate(k, src).await;
+    }
+    let moved = !k.folio_mapped(src) && move_to_new_folio(k, src, dst).await;
+    if was_mapped {
+        k.site(Site::MigrateRestore).await;
+        remove_migration_ptes(k, src, if moved { dst } else { src }).await;
+    }
+    put_anon_vma(k, av);
+    k.folio_unlock(dst);
+    if moved {
+        k.note(Note::Migrated, Some(src), dst, 0);
+        k.folio_add_lru(dst);
+        k.folio_unlock(src);
+        k.folio_put(src);
+    } else {
+        k.folio_unlock(src);
+    }
+    k.folio_put(dst);
+    if moved { Migrated::Done } else { Migrated::Again }
+}
+
+fn get_anon_vma(k: &Cpu, folio: Pfn) -> Option<u32> {
+    let s = &mut *k.s();
+    let f = s.w.mem.folios[folio as usize];
+    let av = f.anon_vma.checked_sub(1).filter(|a| f.mapcount > 0 && s.w.anon_vmas.is_live(*a))?;
+    s.w.anon_vmas[av].refs += 1;
+    Some(av)
+}
+
+fn put_anon_vma(k: &Cpu, av: Option<u32>) {
+    if let Some(av) = av {
+        k.s().w.anon_vmas.put(av, true);
+    }
+}
+
+/// `migrate_folio()`: copies the folio when nobody but the caller and the swap cache refers to it, and lets the
+/// new one take its place in the swap cache.
+async fn move_to_new_folio(k: &Cpu, src: Pfn, dst: Pfn) -> bool {
+    let expected = |k: &Cpu| 1 + i32::from(k.folio_test(src, Flags::SWAPCACHE));
+    if k.folio_ref_count(src) != expected(k) {
+        return false;
+    }
+    k.site(Site::MigrateCopy).await;
+    if !k.has(Defect::S14) {
+        k.s().copy_page(src, dst);
+    }
+    // __folio_migrate_mapping(): the refcount is compared and frozen in one step.
+    if k.folio_ref_count(src) != expected(k) {
+        return false;
+    }
+    let old = k.folio(src);
+    {
+        let s = &mut *k.s();
+        let new = &mut s.w.mem.folios[dst as usize];
+        (new.anon_vma, new.index) = (old.anon_vma, old.index);
+        for flag in [Flags::UPTODATE, Flags::DIRTY, Flags::REFERENCED, Flags::ACTIVE, Flags::SWAPBACKED] {
+            if old.flags.has(flag) {
+                new.flags.set(flag);
+            }
+        }
+        s.w.mem.folios[src as usize].flags.clear(Flags::DIRTY);
+    }
+    if old.flags.has(Flags::SWAPCACHE) {
+        k.folio_clear(src, Flags::SWAPCACHE);
+        add_to_swap_cache(k, dst, old.slot);
+        k.folio_put(src);
+    }
+    true
+}
+
+/// `try_to_migrate()`.
+async fn try_to_migrate(k: &Cpu, folio: Pfn) {
+    let Some(mut walk) = RmapWalk::start(k, folio, AnonLock::IfMapped).await else { return };
+    while let Some((vma, vpn)) = walk.next(k).await {
+        if !try_to_migrate_one(k, folio, vma, vpn).await || !k.folio_mapped(folio) {
+            break;
+        }
+    }
+    walk.end(k);
+}
+
+/// `try_to_migrate_one()`.
+async fn try_to_migrate_one(k: &Cpu, folio: Pfn, vma: VmaId, vpn: u32) -> bool {
+    let mm = k.s().w.vmas[vma].mm;
+    k.mmu_notifier_invalidate_range_start(mm, vpn, vpn + 1, NotifyEvent::Clear).await;
+    let mut replaced = true;
+    if let Some(p) = page_vma_mapped_walk(k, folio, mm, vpn, Pvmw::Mapped).await {
+        replaced = replace_by_migration_entry(k, folio, p).await;
+        k.pte_unmap_unlock(p);
+    }
+    k.mmu_notifier_invalidate_range_end(mm).await;
+    replaced
+}
+
+/// The body of the loop in `try_to_migrate_one()`, for an anonymous folio that is not poisoned.
+async fn replace_by_migration_entry(k: &Cpu, folio: Pfn, p: PtePtr) -> bool {
+    let (arch, ec) = (k.arch(), k.entries());
+    let mut pteval = k.ptep_get(p);
+    // Without the repair every entry that the walk returns is taken for a present one.
+    let present = arch.pte_present(pteval) || k.has(Defect::D9);
+    let pfn = if present { k.pte_pfn(pteval) } else { k.swp_offset_pfn(k.pte_to_swp_entry(pteval)) };
+    if pfn != folio {
+        k.note(Note::WrongPfn, Some(folio), pfn, folio);
+    }
+    let anon_exclusive = k.folio_test(folio, Flags::ANON_EXCLUSIVE);
+    let writable = if present {
+        pteval = k.ptep_clear_flush(p).await;
+        if k.pte_dirty(pteval) {
+            k.folio_mark_dirty(folio);
+        }
+        k.pte_write(pteval)
+    } else {
+        pteval = k.ptep_get_and_clear(p).await;
+        ec.is_writable_device_private_entry(k.pte_to_swp_entry(pteval))
+    };
+    k.site(Site::MigrateCleared).await;
+    let evidence = Evidence { pfn: Some(folio), ..Evidence::default() };
+    k.bug_on(writable && !anon_exclusive, Rule::BugMigrateExclusive, evidence);
+    if anon_exclusive && !k.folio_try_share_anon_rmap_pte(folio) {
+        k.set_pte_at(p, pteval).await;
+        return false;
+    }
+    let kind = match (writable, anon_exclusive) {
+        (true, _) => MigrationKind::Write,
+        (false, true) => MigrationKind::ReadExclusive,
+        (false, false) => MigrationKind::Read,
+    };
+    let mut entry = ec.make_migration_entry(u64::from(folio), kind);
+    if present {
+        if k.pte_young(pteval) {
+            entry = ec.make_migration_entry_young(entry);
+        }
+        if k.pte_dirty(pteval) {
+            entry = ec.make_migration_entry_dirty(entry);
+        }
+    }
+    k.set_pte_at(p, carry(k, present, pteval, arch.swp_entry_to_pte(entry))).await;
+    k.folio_remove_rmap_pte(folio);
+    k.folio_put(folio);
+    true
+}
+
+/// `remove_migration_ptes()`: makes every migration entry for `src` map `dst`.
+async fn remove_migration_ptes(k: &Cpu, src: Pfn, dst: Pfn) {
+    let Some(mut walk) = RmapWalk::start(k, dst, AnonLock::Always).await else { return };
+    while let Some((vma, vpn)) = walk.next(k).await {
+        let mm = k.s().w.vmas[vma].mm;
+        if let Some(p) = page_vma_mapped_walk(k, src, mm, vpn, Pvmw::Migration).await {
+            remove_migration_pte(k, dst, vma, p).await;
+            k.pte_unmap_unlock(p);
+        }
+    }
+    walk.end(k);
+}
+
+/// `remove_migration_pte()`.
+async fn remove_migration_pte(k: &Cpu, new: Pfn, vma: VmaId, p: PtePtr) {
+    let (arch, ec) = (k.arch(), k.entries());
+    let old_pte = k.ptep_get(p);
+    k.folio_get(new);
+    let prot = k.s().w.vmas[vma].page_prot();
+    let mut pte: Pte = arch.pfn_pte(u64::from(new), prot);
+    let entry: SwpEntry = k.pte_to_swp_entry(old_pte);
+    pte = if ec.is_migration_entry_young(entry) { arch.pte_mkyoung(pte) } else { arch.pte_mkold(pte) };
+    if k.folio_test(new, Flags::DIRTY) && ec.is_migration_entry_dirty(entry) {
+        pte = arch.pte_mkdirty(pte);
+    }
+    // After pte_mkdirty(), which sets soft-dirty on x86-64.
+    pte = if k.pte_swp_soft_dirty(old_pte) { arch.pte_mksoft_dirty(pte) } else { arch.pte_clear_soft_dirty(pte) };
+    if ec.is_writable_migration_entry(entry) {
+        pte = arch.pte_mkwrite(pte);
+    } else if k.pte_swp_uffd_wp(old_pte) {
+        pte = arch.pte_mkuffd_wp(pte);
+    }
+    k.folio_add_anon_rmap_pte(new, !ec.is_readable_migration_entry(entry));
+    k.set_pte_at(p, pte).await;
+}

@@ -1,0 +1,26 @@
+//! The modelled kernel: one file for each area of `mm/`, each function the kernel's own.
+//!
+//! An op is an `async fn` that reads like the function it models: the same order, the same helper names, a comment
+//! where it differs. It touches shared state only through the primitives of [`crate::sched`], each of which comes
+//! to a site before it acts; between two awaits nothing can come between. Its locals hold only what the C
+//! function's locals hold.
+
+pub mod access;
+pub mod dmirror;
+pub mod exclusive;
+pub mod fault;
+pub mod fork;
+pub mod gup;
+pub mod hotplug;
+pub mod madvise;
+pub mod migrate;
+pub mod mmap;
+pub mod mprotect;
+pub mod process;
+pub mod rmap;
+pub mod swap;
+pub mod task_mmu;
+pub mod unmap;
+pub mod vmscan;
+pub mod wp;
+pub mod zap;

@@ -1,0 +1,244 @@
+//! `mm/memory.c` and `mm/swap_state.c`: faults on entries that are neither none nor present.
+
+use super::fault::{FaultResult, VmFault, can_change_pte_writable, maybe_mkwrite, pte_needs_soft_dirty_wp};
+use super::wp::do_wp_page;
+use crate::arch::{Pte, SwpEntry};
+use crate::config::{Defect, Design};
+use crate::mm::{PtePtr, VmaId};
+use crate::phys::{Flags, Pfn};
+use crate::rule::{Evidence, Rule};
+use crate::sched::{Cpu, Lock, NotifyEvent, Site};
+use crate::trace::Note;
+
+/// `do_swap_page()`.
+///
+/// Left out: `SWP_SYNCHRONOUS_IO` without the swap cache, readahead of neighbours, KSM, large folios, writeback
+/// that is still under way (writes to the device end before `pageout()` returns).
+pub async fn do_swap_page(k: &Cpu, vmf: &mut VmFault) -> FaultResult {
+    let ec = k.entries();
+    let entry = k.pte_to_swp_entry(vmf.orig_pte);
+    if ec.non_swap_entry(entry) {
+        if ec.is_migration_entry(entry) {
+            migration_entry_wait(k, vmf.mm, vmf.vpn).await;
+            return FaultResult::Done;
+        }
+        if ec.is_device_exclusive_entry(entry) {
+            return remove_device_exclusive_entry(k, vmf, entry).await;
+        }
+        // hwpoison, markers and device-private entries cannot arise from the ops there are.
+        return FaultResult::SigBus;
+    }
+    let slot = entry.offset as u32;
+    k.site(Site::SwapInLookup).await;
+    let Some(folio) = swapin(k, slot).await else {
+        // The slot is gone, or there is no memory: it matters which only if the entry is still there.
+        let mut same = false;
+        if let Some(p) = k.pte_offset_map_lock(vmf.mm, vmf.vpn).await {
+            same = k.ptep_get(p) == vmf.orig_pte;
+            k.pte_unmap_unlock(p);
+        }
+        return if same { FaultResult::Oom } else { FaultResult::Done };
+    };
+    k.lock(Lock::Folio(folio)).await;
+    if !k.folio_test(folio, Flags::SWAPCACHE) || k.folio(folio).slot != slot {
+        return out_page(k, folio);
+    }
+    let Some(p) = k.pte_offset_map_lock(vmf.mm, vmf.vpn).await else {
+        return out_page(k, folio);
+    };
+    if k.ptep_get(p) != vmf.orig_pte && !k.has(Defect::S9) {
+        k.pte_unmap_unlock(p);
+        return out_page(k, folio);
+    }
+    map_swapped_in(k, vmf, p, folio, slot).await;
+    if vmf.write {
+        return do_wp_page(k, vmf, p).await;
+    }
+    k.pte_unmap_unlock(p);
+    FaultResult::Done
+}
+
+fn out_page(k: &Cpu, folio: Pfn) -> FaultResult {
+    k.folio_unlock(folio);
+    k.folio_put(folio);
+    FaultResult::Done
+}
+
+/// The part of `do_swap_page()` from `check_folio` on: with the folio and the page-table locked. Unlocks the folio.
+async fn map_swapped_in(k: &Cpu, vmf: &mut VmFault, p: PtePtr, folio: Pfn, slot: u32) {
+    let arch = k.arch();
+    let evidence = Evidence { pfn: Some(folio), ..Evidence::default() };
+    let f = k.folio(folio);
+    k.bug_on(f.anon() && f.flags.has(Flags::ANON_EXCLUSIVE), Rule::BugSwapPageExclusive, evidence);
+    let exclusive = arch.pte_swp_exclusive(vmf.orig_pte);
+    if !k.has(Defect::S16) {
+        k.swap_free(slot);
+    }
+    // should_try_to_free_swap(): only a write gains by being the only user.
+    if vmf.write && k.folio_ref_count(folio) == 2 {
+        folio_free_swap(k, folio);
+    }
+    {
+        let m = &mut k.s().w.mms[vmf.mm as usize];
+        m.anon_pages += 1;
+        m.swap_ents -= 1;
+    }
+    let (prot, writable) = {
+        let s = k.s();
+        (s.w.vmas[vmf.vma].page_prot(), s.w.vmas[vmf.vma].writable())
+    };
+    let mut pte = arch.pfn_pte(u64::from(folio), prot);
+    if k.pte_swp_soft_dirty(vmf.orig_pte) {
+        pte = arch.pte_mksoft_dirty(pte);
+    }
+    if k.pte_swp_uffd_wp(vmf.orig_pte) {
+        pte = arch.pte_mkuffd_wp(pte);
+    }
+    let alone = exclusive || k.folio_ref_count(folio) == 1;
+    if alone && writable && !k.pte_uffd_wp(pte) && !pte_needs_soft_dirty_wp(k, vmf.vma, pte) {
+        pte = arch.pte_mkwrite(pte);
+        if vmf.write {
+            pte = arch.pte_mkdirty(pte);
+            vmf.write = false;
+        }
+    }
+    vmf.orig_pte = pte;
+    if k.folio(folio).anon() {
+        k.folio_add_anon_rmap_pte(folio, alone);
+    } else {
+        k.folio_add_new_anon_rmap(folio, vmf.vma, vmf.vpn, alone);
+    }
+    let exclusive_now = k.folio_test(folio, Flags::ANON_EXCLUSIVE);
+    k.bug_on(k.pte_write(pte) && !exclusive_now, Rule::BugSwapPageWritable, evidence);
+    k.site(Site::SwapInSet).await;
+    k.set_pte_at(p, pte).await;
+    k.folio_unlock(folio);
+}
+
+/// `swap_cache_get_folio()` and, on a miss, `swap_cluster_readahead()` without neighbours: the folio with a
+/// reference. `None` when the slot is not in use any more or no frame is free.
+async fn swapin(k: &Cpu, slot: u32) -> Option<Pfn> {
+    loop {
+        if let Some(folio) = k.slot(slot).cache {
+            if k.folio_try_get(folio) {
+                k.note(Note::SwapCacheHit, Some(folio), slot, 0);
+                return Some(folio);
+            }
+        }
+        let new = k.folio_alloc()?;
+        k.site(Site::SwapInRead).await;
+        // __read_swap_cache_async(): whoever sets SWAP_HAS_CACHE first reads the page.
+        let state = k.slot(slot);
+        if state.cache.is_some() {
+            k.folio_put(new);
+            continue;
+        }
+        if state.count == 0 {
+            k.folio_put(new);
+            return None;
+        }
+        add_to_swap_cache(k, new, slot);
+        let s = &mut *k.s();
+        s.w.mem.folios[new as usize].data = state.data;
+        s.w.mem.folios[new as usize].flags.set(Flags::UPTODATE);
+        s.w.mem.folios[new as usize].flags.set(Flags::LRU);
+        s.note(k.id, Note::SwapRead, Some(new), slot, 0);
+        return Some(new);
+    }
+}
+
+/// `add_to_swap_cache()`: folio and slot name each other, and the cache holds a reference.
+pub fn add_to_swap_cache(k: &Cpu, folio: Pfn, slot: u32) {
+    k.folio_get(folio);
+    let s = &mut *k.s();
+    s.touch_slot(slot);
+    s.w.swap.slots[slot as usize].cache = Some(folio);
+    let f = &mut s.w.mem.folios[folio as usize];
+    f.flags.set(Flags::SWAPCACHE);
+    f.flags.set(Flags::SWAPBACKED);
+    f.slot = slot;
+}
+
+/// `mm/swapfile.c: folio_free_swap()`: takes a locked folio out of the swap cache when no entry needs its slot.
+pub fn folio_free_swap(k: &Cpu, folio: Pfn) -> bool {
+    k.assert_folio_locked(folio);
+    if !k.folio_test(folio, Flags::SWAPCACHE) || k.slot(k.folio(folio).slot).count != 0 {
+        return false;
+    }
+    k.delete_from_swap_cache(folio);
+    k.folio_mark_dirty(folio);
+    k.folio_put(folio);
+    true
+}
+
+/// `mm/migrate.c: migration_entry_wait()`: waits until the folio that is being migrated is unlocked.
+pub async fn migration_entry_wait(k: &Cpu, mm: u8, vpn: u32) {
+    let Some(p) = k.pte_offset_map_lock(mm, vpn).await else { return };
+    let ec = k.entries();
+    let pte = k.ptep_get(p);
+    let folio = (ec.is_swap_pte(pte) && ec.is_migration_entry(ec.arch.pte_to_swp_entry(pte)))
+        .then(|| k.swp_offset_pfn(ec.arch.pte_to_swp_entry(pte)));
+    k.pte_unmap_unlock(p);
+    if let Some(folio) = folio {
+        k.site(Site::MigrationWait).await;
+        k.folio_wait_locked(folio).await;
+    }
+}
+
+/// `remove_device_exclusive_entry()`: a CPU access takes the page back from the device.
+async fn remove_device_exclusive_entry(k: &Cpu, vmf: &VmFault, entry: SwpEntry) -> FaultResult {
+    let folio = k.swp_offset_pfn(entry);
+    if !k.folio_try_get(folio) {
+        return FaultResult::Done;
+    }
+    k.site(Site::RemoveExclusive).await;
+    k.lock(Lock::Folio(folio)).await;
+    let event = NotifyEvent::Exclusive { owner: None };
+    k.mmu_notifier_invalidate_range_start(vmf.mm, vmf.vpn, vmf.vpn + 1, event).await;
+    if let Some(p) = k.pte_offset_map_lock(vmf.mm, vmf.vpn).await {
+        if k.ptep_get(p) == vmf.orig_pte {
+            restore_exclusive_pte(k, vmf.vma, folio, p, vmf.orig_pte).await;
+        }
+        k.pte_unmap_unlock(p);
+    }
+    k.folio_unlock(folio);
+    k.folio_put(folio);
+    k.mmu_notifier_invalidate_range_end(vmf.mm).await;
+    FaultResult::Done
+}
+
+/// `restore_exclusive_pte()`: makes a device-exclusive entry present again. Folio and page table are locked.
+pub async fn restore_exclusive_pte(k: &Cpu, vma: VmaId, folio: Pfn, p: PtePtr, orig: Pte) {
+    let (arch, ec) = (k.arch(), k.entries());
+    let (prot, writable) = {
+        let s = k.s();
+        (s.w.vmas[vma].page_prot(), s.w.vmas[vma].writable())
+    };
+    let mut pte = arch.pte_mkold(arch.pfn_pte(u64::from(folio), prot));
+    if k.pte_swp_soft_dirty(orig) {
+        pte = arch.pte_mksoft_dirty(pte);
+    }
+    let uffd_wp = k.pte_swp_uffd_wp(orig);
+    if uffd_wp {
+        pte = arch.pte_mkuffd_wp(pte);
+    }
+    if k.uses(Design::RestoreByType) {
+        if !uffd_wp && ec.is_writable_device_exclusive_entry(k.pte_to_swp_entry(orig)) {
+            pte = maybe_mkwrite(k, vma, arch.pte_mkdirty(pte));
+        }
+    } else if writable && (k.has(Defect::D5) || can_change_pte_writable(k, vma, pte)) {
+        if k.folio_test(folio, Flags::DIRTY) {
+            pte = arch.pte_mkdirty(pte);
+        }
+        pte = arch.pte_mkwrite(pte);
+    }
+    let f = k.folio(folio);
+    let evidence = Evidence { pfn: Some(folio), ..Evidence::default() };
+    let exclusive = f.anon() && f.flags.has(Flags::ANON_EXCLUSIVE);
+    k.bug_on(arch.pte_write(pte) && !exclusive, Rule::BugRestoreExclusive, evidence);
+    if k.has(Defect::D12) {
+        k.folio_add_anon_rmap_pte(folio, false);
+    }
+    k.site(Site::RestoreExclusive).await;
+    k.set_pte_at(p, pte).await;
+}

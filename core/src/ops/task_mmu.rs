@@ -1,0 +1,106 @@
+//! `fs/proc/task_mmu.c`: soft-dirty tracking.
+
+use crate::config::Defect;
+use crate::mm::{PtePtr, VmaId};
+use crate::observe::{Observation, Outcome};
+use crate::phys::ZERO_PFN;
+use crate::sched::{Cpu, Lock, NotifyEvent, Site};
+
+/// `clear_refs_write()` of `CLEAR_REFS_SOFT_DIRTY`. `EINVAL` on an architecture without soft-dirty.
+pub async fn clear_refs(k: &Cpu, mm: u8) -> Outcome {
+    if !k.arch().has_soft_dirty() {
+        return Outcome::Invalid;
+    }
+    k.lock(Lock::MmapWrite(mm)).await;
+    {
+        let s = &mut *k.s();
+        for i in 0..s.w.mms[mm as usize].vmas.len() {
+            let vma = s.w.mms[mm as usize].vmas[i];
+            s.w.vmas[vma].soft_dirty = false;
+        }
+    }
+    k.mmu_notifier_invalidate_range_start(mm, 0, u32::MAX, NotifyEvent::Clear).await;
+    let vma_at = |k: &Cpu, i: usize| k.s().w.mms[mm as usize].vmas.get(i).copied();
+    let mut i = 0;
+    while let Some(vma) = vma_at(k, i) {
+        clear_vma(k, mm, vma).await;
+        i += 1;
+    }
+    k.mmu_notifier_invalidate_range_end(mm).await;
+    k.flush_tlb_range(mm, 0, u32::MAX).await;
+    k.unlock(Lock::MmapWrite(mm));
+    Outcome::Done
+}
+
+/// `clear_refs_pte_range()` of a whole VMA.
+async fn clear_vma(k: &Cpu, mm: u8, vma: VmaId) {
+    let (start, end) = {
+        let s = k.s();
+        (s.w.vmas[vma].start, s.w.vmas[vma].end)
+    };
+    let ptrs = k.config().geometry.ptrs();
+    let mut at = start;
+    while at < end {
+        let next = ((at / ptrs + 1) * ptrs).min(end);
+        if let Some(first) = k.pte_offset_map_lock(mm, at).await {
+            for vpn in at..next {
+                clear_soft_dirty(k, PtePtr { index: first.index + (vpn - at), vpn, ..first }).await;
+            }
+            k.pte_unmap_unlock(first);
+        }
+        at = next;
+    }
+}
+
+/// `clear_soft_dirty()`.
+async fn clear_soft_dirty(k: &Cpu, p: PtePtr) {
+    let arch = k.arch();
+    let pte = k.ptep_get(p);
+    if arch.pte_none(pte) {
+        return;
+    }
+    k.site(Site::ClearRefs).await;
+    if !arch.pte_present(pte) {
+        k.set_pte_at(p, arch.pte_swp_clear_soft_dirty(pte)).await;
+        return;
+    }
+    // pte_is_pinned(): such a page stays soft-dirty, as whoever has pinned it writes without a fault.
+    let pfn = k.pte_pfn(pte);
+    if pfn != ZERO_PFN && k.pte_write(pte) && k.folio(pfn).maybe_dma_pinned() {
+        return;
+    }
+    let old = k.ptep_get_and_clear(p).await;
+    let ptent = if k.has(Defect::S13) { old } else { arch.pte_wrprotect(old) };
+    k.set_pte_at(p, arch.pte_clear_soft_dirty(ptent)).await;
+}
+
+/// `pagemap_pmd_range()`: reports the soft-dirty bit of each page of a range.
+pub async fn pagemap(k: &Cpu, mm: u8, start: u32, end: u32) -> Outcome {
+    let arch = k.arch();
+    if !arch.has_soft_dirty() {
+        return Outcome::Invalid;
+    }
+    k.lock(Lock::MmapRead(mm)).await;
+    for vpn in start..end {
+        let locked = k.pte_offset_map_lock(mm, vpn).await;
+        let op = k.op();
+        let pte = locked.map(|p| k.ptep_get(p)).unwrap_or_default();
+        let bit = if arch.pte_present(pte) {
+            arch.pte_soft_dirty(pte)
+        } else {
+            !arch.pte_none(pte) && arch.pte_swp_soft_dirty(pte)
+        };
+        {
+            let s = &mut *k.s();
+            if let Some(vma) = s.w.vma_lookup(mm, vpn) {
+                let dirty = bit || s.w.vmas[vma].soft_dirty;
+                s.observe(Observation::SoftDirty { op, proc: mm, vpn, dirty });
+            }
+        }
+        if let Some(p) = locked {
+            k.pte_unmap_unlock(p);
+        }
+    }
+    k.unlock(Lock::MmapRead(mm));
+    Outcome::Done
+}

@@ -1,0 +1,89 @@
+//! `mm/rmap.c: try_to_unmap()`: replaces the entries that map a folio by swap entries.
+
+use super::rmap::{AnonLock, Pvmw, RmapWalk, page_vma_mapped_walk};
+use crate::arch::{Pte, SwpEntry};
+use crate::config::Defect;
+use crate::mm::{PtePtr, VmaId};
+use crate::phys::{Flags, Pfn};
+use crate::sched::{Cpu, NotifyEvent, Site};
+use crate::trace::Note;
+
+/// `try_to_unmap()`. The caller holds the folio lock and a reference, and has put the folio into the swap cache.
+/// TLBs are flushed for each entry at once; deferring that (`TTU_BATCH_FLUSH`) is left out.
+pub async fn try_to_unmap(k: &Cpu, folio: Pfn) {
+    k.assert_folio_locked(folio);
+    let Some(mut walk) = RmapWalk::start(k, folio, AnonLock::IfMapped).await else { return };
+    while let Some((vma, vpn)) = walk.next(k).await {
+        if !try_to_unmap_one(k, folio, vma, vpn).await || !k.folio_mapped(folio) {
+            break;
+        }
+    }
+    walk.end(k);
+}
+
+/// `try_to_unmap_one()`.
+async fn try_to_unmap_one(k: &Cpu, folio: Pfn, vma: VmaId, vpn: u32) -> bool {
+    let mm = k.s().w.vmas[vma].mm;
+    let notify = !k.has(Defect::S10);
+    if notify {
+        k.mmu_notifier_invalidate_range_start(mm, vpn, vpn + 1, NotifyEvent::Clear).await;
+    }
+    let mut unmapped = true;
+    if let Some(p) = page_vma_mapped_walk(k, folio, mm, vpn, Pvmw::Mapped).await {
+        unmapped = replace_by_swap_entry(k, folio, mm, p).await;
+        k.pte_unmap_unlock(p);
+    }
+    if notify {
+        k.mmu_notifier_invalidate_range_end(mm).await;
+    }
+    unmapped
+}
+
+/// The body of the loop in `try_to_unmap_one()`, for an anonymous folio.
+async fn replace_by_swap_entry(k: &Cpu, folio: Pfn, mm: u8, p: PtePtr) -> bool {
+    let (arch, ec) = (k.arch(), k.entries());
+    let mut pteval = k.ptep_get(p);
+    // Without the repair every entry that the walk returns is taken for a present one.
+    let present = arch.pte_present(pteval) || k.has(Defect::D8);
+    let pfn = if present { k.pte_pfn(pteval) } else { k.swp_offset_pfn(k.pte_to_swp_entry(pteval)) };
+    if pfn != folio {
+        k.note(Note::WrongPfn, Some(folio), pfn, folio);
+    }
+    let anon_exclusive = k.folio_test(folio, Flags::ANON_EXCLUSIVE);
+    if present {
+        pteval = k.ptep_clear_flush(p).await;
+        if k.pte_dirty(pteval) {
+            k.folio_mark_dirty(folio);
+        }
+    } else {
+        pteval = k.ptep_get_and_clear(p).await;
+    }
+    k.site(Site::UnmapCleared).await;
+    let slot = k.folio(folio).slot;
+    k.swap_duplicate(slot);
+    if anon_exclusive && !k.folio_try_share_anon_rmap_pte(folio) {
+        k.swap_free(slot);
+        k.set_pte_at(p, pteval).await;
+        return false;
+    }
+    {
+        let m = &mut k.s().w.mms[mm as usize];
+        m.anon_pages -= 1;
+        m.swap_ents += 1;
+    }
+    let mut swp_pte = arch.swp_entry_to_pte(SwpEntry { ty: 0, offset: u64::from(slot) });
+    if anon_exclusive {
+        swp_pte = arch.pte_swp_mkexclusive(swp_pte);
+    }
+    swp_pte = carry(k, present, pteval, swp_pte);
+    debug_assert!(!ec.non_swap_entry(arch.pte_to_swp_entry(swp_pte)));
+    k.set_pte_at(p, swp_pte).await;
+    k.folio_remove_rmap_pte(folio);
+    k.folio_put(folio);
+    true
+}
+
+/// Soft-dirty and uffd-wp go along, read with the accessors of the kind that `pteval` is taken for.
+pub fn carry(k: &Cpu, present: bool, pteval: Pte, swp_pte: Pte) -> Pte {
+    if present { k.carry_from_present(pteval, swp_pte) } else { k.carry_from_swap(pteval, swp_pte) }
+}

@@ -1,0 +1,198 @@
+//! `mm/vmscan.c`: reclaim of one folio at a time.
+
+use super::rmap::folio_referenced;
+use super::swap::{add_to_swap_cache, folio_free_swap};
+use super::unmap::try_to_unmap;
+use crate::phys::{Flags, Pfn};
+use crate::rule::{Evidence, Rule};
+use crate::sched::{Cpu, Lock, Site};
+use crate::trace::Note;
+
+/// Passes of one `reclaim` op over a folio: as under memory pressure, where the LRU comes round again.
+const PASSES: u32 = 3;
+
+/// The job of `kswapd`, or of a write to `memory.reclaim`, on what one page maps: tries until the folio is gone
+/// or three passes are over. `progress.reclaim` is judged here: nothing that is held by its mappings alone may
+/// withstand an undisturbed reclaim with room on the swap device.
+pub async fn reclaim(k: &Cpu, mm: u8, vpn: u32) {
+    let Some(folio) = mapped_folio(k, mm, vpn) else {
+        k.note(Note::NoFolio, None, 0, 0);
+        return;
+    };
+    let reclaimable = k.s().only_mapped(folio);
+    let mut room = true;
+    for _ in 0..PASSES {
+        k.site(Site::ReclaimIsolate).await;
+        if !k.folio_isolate_lru(folio) {
+            k.note(Note::NotOnLru, Some(folio), 0, 0);
+            break;
+        }
+        room &= k.s().w.swap.has_room() || k.folio_test(folio, Flags::SWAPCACHE);
+        if shrink_folio(k, folio, false).await {
+            return;
+        }
+    }
+    if reclaimable && room && k.undisturbed() {
+        stuck(k, folio, Rule::ProgressReclaim, mm, vpn);
+    }
+}
+
+/// Reports that a folio makes no progress although nothing but its mappings holds it.
+pub fn stuck(k: &Cpu, folio: Pfn, rule: Rule, mm: u8, vpn: u32) {
+    let s = &mut *k.s();
+    let f = *s.folio(folio);
+    let site = s.ctl.cpus[k.id as usize].site;
+    let evidence = Evidence {
+        proc: Some(mm),
+        vpn: Some(vpn),
+        pfn: Some(folio),
+        expected: Some(u64::from(f.ghost.entries)),
+        found: Some(f.mapcount as u64),
+        ..Evidence::default()
+    };
+    s.violate_at(k.id, rule, [f.ghost.parted.map(|p| p.0), site], evidence);
+}
+
+/// The folio that the entry of a page refers to, as a scan of the LRU would have come upon it. Not for the zero
+/// page, nor for a folio that is only named by a migration entry.
+pub fn mapped_folio(k: &Cpu, mm: u8, vpn: u32) -> Option<Pfn> {
+    let p = k.pte_offset(mm, vpn)?;
+    let ec = k.entries();
+    let pte = k.ptep_get(p);
+    let kind = ec.kind(pte);
+    let pfn = if kind == crate::entry::EntryKind::Present {
+        ec.arch.pte_pfn(pte)
+    } else if kind.is_device_exclusive() || kind.is_device_private() {
+        ec.swp_offset_pfn(ec.arch.pte_to_swp_entry(pte))
+    } else {
+        return None;
+    };
+    let s = k.s();
+    (pfn != 0 && s.w.mem.valid(pfn) && s.folio(pfn as Pfn).refcount > 0).then_some(pfn as Pfn)
+}
+
+/// `shrink_folio_list()` for one folio that the caller has isolated. True when it was freed; otherwise it is back
+/// on the LRU. With `ignore_references`, as `reclaim_pages()` calls it, young bits do not save it.
+pub async fn shrink_folio(k: &Cpu, folio: Pfn, ignore_references: bool) -> bool {
+    if !k.trylock(Lock::Folio(folio)).await {
+        k.note(Note::FolioBusy, Some(folio), 0, 0);
+        k.folio_putback_lru(folio);
+        return false;
+    }
+    let freed = shrink_locked_folio(k, folio, ignore_references).await;
+    if !freed {
+        k.folio_unlock(folio);
+        k.folio_putback_lru(folio);
+    }
+    freed
+}
+
+async fn shrink_locked_folio(k: &Cpu, folio: Pfn, ignore_references: bool) -> bool {
+    if !ignore_references && !folio_check_references(k, folio).await {
+        return false;
+    }
+    if !k.folio_test(folio, Flags::SWAPCACHE) {
+        if !k.folio(folio).anon() || k.folio(folio).maybe_dma_pinned() {
+            return false;
+        }
+        k.site(Site::SwapOutAdd).await;
+        if !add_to_swap(k, folio) {
+            k.note(Note::NoSwap, Some(folio), 0, 0);
+            return false;
+        }
+    }
+    if k.folio_mapped(folio) {
+        try_to_unmap(k, folio).await;
+        if k.folio_mapped(folio) {
+            k.note(Note::StillMapped, Some(folio), k.folio_mapcount(folio) as u32, 0);
+            return false;
+        }
+    }
+    if k.folio(folio).maybe_dma_pinned() {
+        return false;
+    }
+    if k.folio_test(folio, Flags::DIRTY) && !pageout(k, folio).await {
+        return false;
+    }
+    k.site(Site::SwapOutFree).await;
+    remove_mapping(k, folio)
+}
+
+/// `folio_check_references()`: true when the folio may be reclaimed now.
+async fn folio_check_references(k: &Cpu, folio: Pfn) -> bool {
+    let referenced_ptes = folio_referenced(k, folio).await;
+    k.folio_clear(folio, Flags::REFERENCED);
+    if referenced_ptes != 0 {
+        k.folio_set(folio, Flags::REFERENCED);
+        k.note(Note::Referenced, Some(folio), referenced_ptes, 0);
+        return false;
+    }
+    true
+}
+
+/// `add_to_swap()`: a slot for the folio; it is dirty from then on, as the slot holds nothing yet.
+fn add_to_swap(k: &Cpu, folio: Pfn) -> bool {
+    let slot = k.s().w.swap.alloc(folio);
+    let Some(slot) = slot else { return false };
+    add_to_swap_cache(k, folio, slot);
+    k.folio_mark_dirty(folio);
+    true
+}
+
+/// `pageout()` and `swap_writepage()`: writes the folio to its slot. The write is over when this returns.
+async fn pageout(k: &Cpu, folio: Pfn) -> bool {
+    if !is_page_cache_freeable(k, folio) {
+        return false;
+    }
+    k.folio_clear(folio, Flags::DIRTY);
+    k.site(Site::SwapOutWrite).await;
+    // swap_writepage(): no need to write what nobody swaps in any more.
+    if folio_free_swap(k, folio) {
+        return false;
+    }
+    let s = &mut *k.s();
+    let f = s.w.mem.folios[folio as usize];
+    s.w.swap.slots[f.slot as usize].data = f.data;
+    true
+}
+
+/// `is_page_cache_freeable()`: the caller's reference and the cache's are the only ones.
+fn is_page_cache_freeable(k: &Cpu, folio: Pfn) -> bool {
+    let refs = k.folio_ref_count(folio);
+    if refs != 2 {
+        k.note(Note::RefsUnexpected, Some(folio), refs as u32, 2);
+    }
+    refs == 2
+}
+
+/// `__remove_mapping()`: freezes the refcount, takes the folio out of the swap cache and frees it.
+fn remove_mapping(k: &Cpu, folio: Pfn) -> bool {
+    let f = k.folio(folio);
+    if !f.flags.has(Flags::SWAPCACHE) || f.refcount != 2 || f.flags.has(Flags::DIRTY) {
+        if f.refcount != 2 {
+            k.note(Note::RefsUnexpected, Some(folio), f.refcount as u32, 2);
+        }
+        return false;
+    }
+    let evidence = Evidence { pfn: Some(folio), ..Evidence::default() };
+    k.bug_on(f.mapcount != 0, Rule::FreedInUse, evidence);
+    k.note(Note::SwappedOut, Some(folio), f.slot, 0);
+    k.delete_from_swap_cache(folio);
+    k.folio_put(folio);
+    k.folio_unlock(folio);
+    k.folio_put(folio);
+    true
+}
+
+/// The `referenced` op: ages what a page maps, as a scan of the active list does.
+pub async fn age(k: &Cpu, mm: u8, vpn: u32) {
+    let Some(folio) = mapped_folio(k, mm, vpn) else { return };
+    if !k.folio_try_get(folio) {
+        return;
+    }
+    if k.trylock(Lock::Folio(folio)).await {
+        folio_referenced(k, folio).await;
+        k.folio_unlock(folio);
+    }
+    k.folio_put(folio);
+}

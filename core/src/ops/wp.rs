@@ -1,0 +1,120 @@
+//! `mm/memory.c`: write faults on present, write-protected entries.
+
+use super::fault::{FaultResult, VmFault, maybe_mkwrite, ptep_set_access_flags};
+use super::rmap::anon_vma_prepare;
+use super::swap::folio_free_swap;
+use crate::config::Defect;
+use crate::mm::{PtePtr, VmaId};
+use crate::phys::{Flags, Pfn, ZERO_PFN};
+use crate::sched::{Cpu, Lock, NotifyEvent, Site};
+use crate::trace::Note;
+
+/// `do_wp_page()`. Called with the page-table lock, which it releases.
+pub async fn do_wp_page(k: &Cpu, vmf: &VmFault, p: PtePtr) -> FaultResult {
+    let folio = k.pte_pfn(vmf.orig_pte);
+    if folio != ZERO_PFN
+        && k.folio(folio).anon()
+        && (k.folio_test(folio, Flags::ANON_EXCLUSIVE) || wp_can_reuse_anon_folio(k, folio, vmf.vma).await)
+    {
+        k.folio_set(folio, Flags::ANON_EXCLUSIVE);
+        wp_page_reuse(k, vmf, p, folio).await;
+        return FaultResult::Done;
+    }
+    if folio != ZERO_PFN {
+        k.folio_get(folio);
+    }
+    k.pte_unmap_unlock(p);
+    wp_page_copy(k, vmf, folio).await
+}
+
+/// `wp_page_reuse()`. Releases the page-table lock.
+async fn wp_page_reuse(k: &Cpu, vmf: &VmFault, p: PtePtr, folio: Pfn) {
+    k.note(Note::Reused, Some(folio), 0, 0);
+    k.site(Site::WpReuse).await;
+    let arch = k.arch();
+    let entry = arch.pte_mkyoung(vmf.orig_pte);
+    let entry = maybe_mkwrite(k, vmf.vma, arch.pte_mkdirty(entry));
+    ptep_set_access_flags(k, p, entry, true).await;
+    k.pte_unmap_unlock(p);
+}
+
+/// `wp_can_reuse_anon_folio()`: is this mapping the only reference?
+async fn wp_can_reuse_anon_folio(k: &Cpu, folio: Pfn, vma: VmaId) -> bool {
+    let swapcache = i32::from(k.folio_test(folio, Flags::SWAPCACHE));
+    let unchecked = k.has(Defect::S5);
+    if k.folio_ref_count(folio) > 1 + swapcache && !unchecked {
+        return false;
+    }
+    if !k.trylock(Lock::Folio(folio)).await {
+        return false;
+    }
+    if k.folio_test(folio, Flags::SWAPCACHE) {
+        folio_free_swap(k, folio);
+    }
+    if k.folio_ref_count(folio) != 1 && !unchecked {
+        k.folio_unlock(folio);
+        return false;
+    }
+    k.folio_move_anon_rmap(folio, vma);
+    k.folio_unlock(folio);
+    true
+}
+
+/// `wp_page_copy()`: breaks copy-on-write. The caller has taken a reference to `old` unless it is the zero page.
+async fn wp_page_copy(k: &Cpu, vmf: &VmFault, old: Pfn) -> FaultResult {
+    let arch = k.arch();
+    anon_vma_prepare(k, vmf.vma).await;
+    let Some(new) = k.folio_alloc() else {
+        k.folio_put(old);
+        return FaultResult::Oom;
+    };
+    k.site(Site::WpCopy).await;
+    k.s().copy_page(old, new);
+    k.site(Site::WpCopied).await;
+    k.mmu_notifier_invalidate_range_start(vmf.mm, vmf.vpn, vmf.vpn + 1, NotifyEvent::Clear).await;
+    let mut put = new;
+    if let Some(p) = k.pte_offset_map_lock(vmf.mm, vmf.vpn).await {
+        if k.ptep_get(p) == vmf.orig_pte {
+            if old == ZERO_PFN {
+                k.s().w.mms[vmf.mm as usize].anon_pages += 1;
+            }
+            let prot = k.s().w.vmas[vmf.vma].page_prot();
+            let entry = arch.pte_mkyoung(arch.pfn_pte(u64::from(new), prot));
+            let entry = maybe_mkwrite(k, vmf.vma, arch.pte_mkdirty(entry));
+            // Clear and flush before the new entry is set, so that no CPU reads the old page while another
+            // writes the new one.
+            if k.has(Defect::S18) {
+                k.ptep_get_and_clear(p).await;
+            } else {
+                k.ptep_clear_flush(p).await;
+            }
+            k.folio_add_new_anon_rmap(new, vmf.vma, vmf.vpn, true);
+            k.folio_add_lru(new);
+            k.set_pte_at(p, entry).await;
+            if old != ZERO_PFN {
+                k.folio_remove_rmap_pte(old);
+            }
+            k.note(Note::Copied, Some(old), new, 0);
+            put = old;
+        }
+        k.pte_unmap_unlock(p);
+    }
+    k.mmu_notifier_invalidate_range_end(vmf.mm).await;
+    let copied = put == old;
+    k.folio_put(put);
+    if old != ZERO_PFN {
+        if copied {
+            free_swap_cache(k, old).await;
+        }
+        k.folio_put(old);
+    }
+    FaultResult::Done
+}
+
+/// `mm/swap_state.c: free_swap_cache()`: gives the swap cache's reference up when nobody maps the page any more.
+pub async fn free_swap_cache(k: &Cpu, folio: Pfn) {
+    if k.folio_test(folio, Flags::SWAPCACHE) && !k.folio_mapped(folio) && k.trylock(Lock::Folio(folio)).await {
+        folio_free_swap(k, folio);
+        k.folio_unlock(folio);
+    }
+}

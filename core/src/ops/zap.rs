@@ -1,0 +1,243 @@
+//! Page tables made and entries taken away: `mm/memory.c: zap_pte_range()`, `free_pgtables()`, `pte_alloc()`.
+
+use crate::config::Defect;
+use crate::entry::EntryKind;
+use crate::mm::{PT_PFN_BASE, PtePtr, TableId, VmaId};
+use crate::phys::{Pfn, ZERO_PFN};
+use crate::sched::{Cpu, Lock, NotifyEvent, Site};
+use arrayvec::ArrayVec;
+
+/// `__handle_mm_fault()`'s allocation of upper tables and `pte_alloc()`: makes sure that a PTE table serves `vpn`.
+pub async fn pte_alloc(k: &Cpu, mm: u8, vpn: u32) {
+    let arch = k.arch();
+    let mut table = k.s().w.mms[mm as usize].pgd;
+    for level in [3u8, 2, 1] {
+        let next = {
+            let s = k.s();
+            s.w.tables.next(arch, table, s.w.tables.index(vpn, level))
+        };
+        if let Some(next) = next {
+            table = next;
+            continue;
+        }
+        // The PMD table has a lock of its own; above it, page_table_lock.
+        let lock = if level == 1 { Lock::Pmd(table) } else { Lock::PageTable(mm) };
+        k.lock(lock).await;
+        let next = {
+            let s = &mut *k.s();
+            let index = s.w.tables.index(vpn, level);
+            s.w.tables.next(arch, table, index).unwrap_or_else(|| {
+                let id = s.w.tables.alloc(mm, level - 1);
+                s.w.tables.put(table, index, arch.mk_table(PT_PFN_BASE + u64::from(id)).0);
+                id
+            })
+        };
+        k.unlock(lock);
+        table = next;
+    }
+}
+
+/// Pages that a gather holds before it has to flush (`MMU_GATHER_BUNDLE`, shortened).
+const GATHER_PAGES: usize = 16;
+
+/// `struct mmu_gather`: pages that wait for a TLB flush before they are freed.
+pub struct MmuGather {
+    mm: u8,
+    pages: ArrayVec<Pfn, GATHER_PAGES>,
+    start: u32,
+    end: u32,
+}
+
+impl MmuGather {
+    /// `tlb_gather_mmu()`.
+    pub fn new(mm: u8) -> MmuGather {
+        MmuGather { mm, pages: ArrayVec::new(), start: u32::MAX, end: 0 }
+    }
+
+    fn range(&mut self, vpn: u32) {
+        self.start = self.start.min(vpn);
+        self.end = self.end.max(vpn + 1);
+    }
+
+    /// `tlb_flush_mmu()`: flushes, then frees.
+    pub async fn flush(&mut self, k: &Cpu) {
+        if self.start < self.end {
+            k.site(Site::GatherFlush).await;
+            let (start, end) = (self.start, self.end);
+            (self.start, self.end) = (u32::MAX, 0);
+            if k.has(Defect::S1) {
+                self.free_pages(k);
+            }
+            k.flush_tlb_range(self.mm, start, end).await;
+        }
+        self.free_pages(k);
+    }
+
+    fn free_pages(&mut self, k: &Cpu) {
+        for pfn in self.pages.drain(..) {
+            k.folio_put(pfn);
+        }
+    }
+}
+
+/// `unmap_page_range()` of a part of a VMA: table by table.
+pub async fn zap_range(k: &Cpu, tlb: &mut MmuGather, start: u32, end: u32) {
+    let ptrs = k.config().geometry.ptrs();
+    let mut at = start;
+    while at < end {
+        let next = ((at / ptrs + 1) * ptrs).min(end);
+        while at < next {
+            at = zap_pte_range(k, tlb, at, next).await;
+            if at < next {
+                tlb.flush(k).await;
+            }
+        }
+    }
+}
+
+/// `zap_pte_range()`: returns where it stopped, which is before the end when the gather is full.
+async fn zap_pte_range(k: &Cpu, tlb: &mut MmuGather, start: u32, end: u32) -> u32 {
+    let Some(first) = k.pte_offset_map_lock(tlb.mm, start).await else { return end };
+    let mut vpn = start;
+    while vpn < end && !tlb.pages.is_full() {
+        let p = PtePtr { index: first.index + (vpn - start), vpn, ..first };
+        if !k.arch().pte_none(k.ptep_get(p)) {
+            zap_pte(k, tlb, p).await;
+        }
+        vpn += 1;
+    }
+    k.site(Site::ZapCleared).await;
+    k.pte_unmap_unlock(first);
+    vpn
+}
+
+/// `zap_present_folio_ptes()` and `zap_nonpresent_ptes()` for one entry.
+async fn zap_pte(k: &Cpu, tlb: &mut MmuGather, p: PtePtr) {
+    let ec = k.entries();
+    let pte = k.ptep_get_and_clear(p).await;
+    let mm = tlb.mm as usize;
+    match ec.kind(pte) {
+        EntryKind::Present => {
+            tlb.range(p.vpn);
+            let pfn = k.pte_pfn(pte);
+            if pfn != ZERO_PFN {
+                if !k.has(Defect::S4) {
+                    k.s().w.mms[mm].anon_pages -= 1;
+                }
+                if k.pte_dirty(pte) {
+                    k.folio_mark_dirty(pfn);
+                }
+                k.folio_remove_rmap_pte(pfn);
+                tlb.pages.push(pfn);
+            }
+        }
+        kind if kind.is_device_private() || kind.is_device_exclusive() => {
+            let pfn = k.swp_offset_pfn(k.pte_to_swp_entry(pte));
+            k.s().w.mms[mm].anon_pages -= 1;
+            // Before the repair only device-private entries were counted, so only they were uncounted.
+            if kind.is_device_private() || !k.has(Defect::D12) {
+                k.folio_remove_rmap_pte(pfn);
+            }
+            k.folio_put(pfn);
+        }
+        EntryKind::Swap => {
+            k.s().w.mms[mm].swap_ents -= 1;
+            free_swap_and_cache(k, k.pte_to_swp_entry(pte).offset as u32).await;
+        }
+        kind if kind.is_migration() => k.s().w.mms[mm].anon_pages -= 1,
+        _ => {}
+    }
+}
+
+/// `mm/swapfile.c: free_swap_and_cache_nr()`: gives an entry up, and the cached page with it when it was the last.
+async fn free_swap_and_cache(k: &Cpu, slot: u32) {
+    k.swap_free(slot);
+    let state = k.slot(slot);
+    let Some(folio) = state.cache else { return };
+    if state.count != 0 || !k.folio_try_get(folio) {
+        return;
+    }
+    // __try_to_reclaim_swap(): only if the lock is free, as a page-table lock is held here.
+    if k.trylock(Lock::Folio(folio)).await {
+        if k.folio(folio).slot == slot {
+            super::swap::folio_free_swap(k, folio);
+        }
+        k.folio_unlock(folio);
+    }
+    k.folio_put(folio);
+}
+
+/// `zap_page_range_single()`.
+pub async fn zap_page_range_single(k: &Cpu, mm: u8, start: u32, end: u32) {
+    let mut tlb = MmuGather::new(mm);
+    k.mmu_notifier_invalidate_range_start(mm, start, end, NotifyEvent::Clear).await;
+    zap_range(k, &mut tlb, start, end).await;
+    k.mmu_notifier_invalidate_range_end(mm).await;
+    tlb.flush(k).await;
+}
+
+/// `unlink_anon_vmas()`.
+pub async fn unlink_anon_vmas(k: &Cpu, vma: VmaId) {
+    let mm = k.s().w.vmas[vma].mm;
+    let last = |k: &Cpu| k.s().w.vmas[vma].chain.last().copied();
+    while let Some(av) = last(k) {
+        let root = k.s().w.anon_vmas[av].root;
+        let wrongly_nested = k.has(Defect::S11);
+        if wrongly_nested {
+            k.lock(Lock::PageTable(mm)).await;
+        }
+        k.lock(Lock::AnonVmaWrite(root)).await;
+        {
+            let s = &mut *k.s();
+            s.w.vmas[vma].chain.pop();
+            s.w.anon_vmas[av].vmas.retain(|v| *v != vma);
+        }
+        k.unlock(Lock::AnonVmaWrite(root));
+        if wrongly_nested {
+            k.unlock(Lock::PageTable(mm));
+        }
+        k.s().w.anon_vmas.put(av, false);
+    }
+    k.s().w.vmas[vma].anon_vma = None;
+}
+
+/// `free_pgd_range()` for the tables of one level-1 span: gives back the PTE tables that serve only `start..end`
+/// and no VMA between `floor` and `ceiling`. Upper tables stay until the address space goes.
+pub async fn free_pte_tables(k: &Cpu, mm: u8, start: u32, end: u32, floor: u32, ceiling: u32) {
+    let arch = k.arch();
+    let ptrs = k.config().geometry.ptrs();
+    let mut at = start / ptrs * ptrs;
+    while at < end {
+        if at >= floor && at + ptrs <= ceiling {
+            let pmd = {
+                let s = k.s();
+                let pgd = s.w.mms[mm as usize].pgd;
+                let pud = s.w.tables.next(arch, pgd, s.w.tables.index(at, 3));
+                pud.and_then(|t| s.w.tables.next(arch, t, s.w.tables.index(at, 2)))
+            };
+            if let Some(pmd) = pmd {
+                free_pte_table(k, mm, pmd, at, at + ptrs).await;
+            }
+        }
+        at += ptrs;
+    }
+}
+
+async fn free_pte_table(k: &Cpu, mm: u8, pmd: TableId, start: u32, end: u32) {
+    let arch = k.arch();
+    k.lock(Lock::Pmd(pmd)).await;
+    let table = {
+        let s = &mut *k.s();
+        let index = s.w.tables.index(start, 1);
+        let table = s.w.tables.next(arch, pmd, index);
+        if table.is_some() {
+            s.w.tables.put(pmd, index, 0);
+        }
+        table
+    };
+    k.unlock(Lock::Pmd(pmd));
+    if let Some(table) = table {
+        k.flush_tlb_range(mm, start, end).await;
+        k.s().w.tables.free(table);
+    }
+}

@@ -1,0 +1,177 @@
+//! Accesses: loads, stores, the signals that end them, and what `pagemap` says of them.
+
+use super::page::{Changes, Ends, Known, Reach, State, loaded, stored};
+use super::space::Spot;
+use super::{Oracle, OracleViolation, broken};
+use crate::observe::{Agent, Signal, Token};
+use crate::program::{Case, Perm};
+use crate::rule::Rule;
+
+impl Oracle {
+    /// A load of `value` retired.
+    #[inline]
+    pub(super) fn load(&mut self, proc: u8, spot: Spot, value: Token) -> Result<(), OracleViolation> {
+        let p = &self.procs[usize::from(proc)];
+        if self.changing[usize::from(proc)] == 0
+            && let Known::One(state) = p.space.page(spot).known
+            && state.permits(false)
+            && state.value == value
+            && p.live
+        {
+            return Ok(());
+        }
+        self.load_slow(proc, spot, value)
+    }
+
+    fn load_slow(&mut self, proc: u8, spot: Spot, value: Token) -> Result<(), OracleViolation> {
+        let (known, changes) = self.look(proc, spot)?;
+        let Some(mut set) = self.procs[usize::from(proc)].space.reachable(spot, &changes) else {
+            self.settle(proc, spot, &changes, value, &[Perm::Read, Perm::ReadWrite]);
+            return Ok(());
+        };
+        if !set.iter().any(|s| s.permits(false)) {
+            return Err(broken(Rule::OracleAccess).known(known));
+        }
+        if !set.iter().any(|s| s.permits(false) && s.value == value) {
+            let mut violation = broken(Rule::OracleValue).known(known);
+            violation.evidence.found = Some(u64::from(value));
+            return Err(violation);
+        }
+        loaded(&mut set, &changes, value);
+        self.keep(proc, spot, Some(set), &changes);
+        Ok(())
+    }
+
+    /// A store of `value` retired.
+    #[inline]
+    pub(super) fn store(&mut self, proc: u8, spot: Spot, value: Token, by: Agent) -> Result<(), OracleViolation> {
+        let calm = (self.changing[usize::from(proc)] | self.forking[usize::from(proc)]) == 0;
+        let now = self.now;
+        let p = &mut self.procs[usize::from(proc)];
+        let cleared = p.cleared;
+        let live = p.live;
+        if let Some(page) = p.space.page_mut(spot) {
+            if page.stored <= cleared && matches!(by, Agent::Cpu(_)) {
+                page.stored = now;
+            }
+            if calm
+                && live
+                && let Known::One(state) = &mut page.known
+                && state.permits(true)
+            {
+                state.value = value;
+                return Ok(());
+            }
+        }
+        self.store_slow(proc, spot, value)
+    }
+
+    fn store_slow(&mut self, proc: u8, spot: Spot, value: Token) -> Result<(), OracleViolation> {
+        let (known, changes) = self.look(proc, spot)?;
+        let mut reach = self.procs[usize::from(proc)].space.reachable(spot, &changes);
+        match &mut reach {
+            None if changes.is_empty() => self.settle(proc, spot, &changes, value, &[Perm::ReadWrite]),
+            None => self.keep(proc, spot, None, &changes),
+            Some(set) => {
+                if !set.iter().any(|s| s.permits(true)) {
+                    return Err(broken(Rule::OracleAccess).known(known));
+                }
+                if stored(set, &changes, value).is_err() {
+                    reach = None;
+                }
+                self.keep(proc, spot, reach.clone(), &changes);
+            }
+        }
+        if self.forking[usize::from(proc)] != 0 {
+            self.tell(proc, spot, reach.as_ref());
+        }
+        Ok(())
+    }
+
+    /// An access ended in a signal; `past` is how it could have ended in states that were over before.
+    pub(super) fn signal(
+        &mut self,
+        proc: u8,
+        spot: Spot,
+        by: Agent,
+        write: bool,
+        signal: Signal,
+        past: Ends,
+    ) -> Result<(), OracleViolation> {
+        let p = &self.procs[usize::from(proc)];
+        let wanted = match (signal, by) {
+            (Signal::OomKill, _) => return Ok(()),
+            (Signal::Bus, _) => return Err(broken(Rule::OracleSignal).known(p.space.page(spot).known)),
+            (_, Agent::Device(_)) if p.exiting || !p.live => return Ok(()),
+            (_, Agent::Device(_)) => Ends::FAULT,
+            (Signal::SegvMapErr, _) => Ends::MAP_ERR,
+            (Signal::SegvAccErr, _) => Ends::ACC_ERR,
+        };
+        if past.meets(wanted) {
+            return Ok(());
+        }
+        let (known, changes) = self.look(proc, spot).map_err(|v| OracleViolation { rule: Rule::OracleSignal, ..v })?;
+        let Some(mut set) = self.procs[usize::from(proc)].space.reachable(spot, &changes) else { return Ok(()) };
+        if !set.iter().any(|s| s.ends(write).meets(wanted)) {
+            return Err(broken(Rule::OracleSignal).known(known));
+        }
+        if changes.is_empty() {
+            set.retain(|s| s.ends(write).meets(wanted));
+            self.keep(proc, spot, Some(set), &changes);
+        }
+        Ok(())
+    }
+
+    /// What is known of a page of a live process, and which calls in flight change it.
+    fn look(&self, proc: u8, spot: Spot) -> Result<(Known, Changes), OracleViolation> {
+        let p = &self.procs[usize::from(proc)];
+        let known = p.space.page(spot).known;
+        if !p.live {
+            let mut violation = broken(Rule::OracleAccess);
+            violation.evidence.on = Some("no such process");
+            return Err(violation);
+        }
+        Ok((known, self.changes(proc, spot, None)))
+    }
+
+    /// Learns what a page is of which nothing was known, from an access that these protections permit.
+    fn settle(&mut self, proc: u8, spot: Spot, changes: &Changes, value: Token, perms: &[Perm]) {
+        if changes.is_empty() {
+            let set: Reach = perms.iter().map(|&p| State { perm: Some(p), applied: 0, value }).collect();
+            self.procs[usize::from(proc)].space.keep(spot, Some(&set));
+        }
+    }
+
+    /// `pagemap` said that a page is not soft-dirty.
+    pub(super) fn soft_clean(
+        &self,
+        case: &Case,
+        op: u32,
+        proc: u8,
+        spot: Spot,
+        vpn: u32,
+    ) -> Result<(), OracleViolation> {
+        let p = &self.procs[usize::from(proc)];
+        let Some(flight) = self.flight(case, op) else { return Ok(()) };
+        let in_doubt = p.clearing != 0
+            || flight.contended
+            || self.changes(proc, spot, None).iter().any(|(_, e)| e.replaces())
+            || p.space.states(spot).is_none_or(|s| s.iter().any(|s| s.perm.is_none()));
+        if in_doubt || !p.live {
+            return Ok(());
+        }
+        let page = p.space.page(spot);
+        let unmarked_vma = p.cleared > 0 && p.remapped > p.cleared && p.merged > page.stored;
+        let written = page.stored > p.cleared && page.stored < flight.began && !unmarked_vma;
+        let new = page.mapped > p.cleared.max(p.merged) && page.mapped < flight.began;
+        if !written && !new {
+            return Ok(());
+        }
+        let cpu = case.ops.get(op as usize).map_or(0, |o| o.cpu);
+        let mut violation = broken(Rule::OracleSoftDirty).at(proc, vpn, Agent::Cpu(cpu), "pagemap");
+        violation.evidence.expected = Some(1);
+        violation.evidence.found = Some(0);
+        violation.evidence.on = Some(if written { "written since clear_refs" } else { "mapped since clear_refs" });
+        Err(violation)
+    }
+}

@@ -1,0 +1,120 @@
+//! Calls in flight: one for each CPU.
+
+use super::page::{Effect, Ends};
+use super::space::Spot;
+use crate::config::MAX_REGIONS;
+use crate::program::{Actor, Case, OpCode, Shape};
+
+/// A call between its start and its end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Flight {
+    /// Index of the op.
+    pub(super) op: u32,
+    /// What is done.
+    pub(super) code: OpCode,
+    /// Process that it is done to.
+    pub(super) proc: u8,
+    /// Child, device or protection.
+    pub(super) arg: u8,
+    /// Mapping window.
+    pub(super) region: u8,
+    /// First page.
+    pub(super) first: u32,
+    /// Page after the last.
+    pub(super) end: u32,
+    /// When it began.
+    pub(super) began: u32,
+    /// Accesses of it that retired.
+    pub(super) retired: u32,
+    /// Accesses of it that ended in a signal.
+    pub(super) signals: u32,
+    /// A call that makes or fills holes in its range was in flight at the same time.
+    pub(super) contended: bool,
+    /// Other calls changed its pages meanwhile, or stores to them were forgotten.
+    pub(super) disturbed: bool,
+    /// Ways in which its accesses might have ended in states that are over.
+    pub(super) past: Ends,
+}
+
+impl Flight {
+    /// The op as it begins. `None` for an op that is not in the case, or that is the kernel's own.
+    pub(super) fn of(case: &Case, index: u32, began: u32) -> Option<(usize, Flight)> {
+        let op = case.ops.get(index as usize)?;
+        if op.code.actor() == Actor::Kernel || usize::from(op.cpu) >= crate::config::MAX_CPUS {
+            return None;
+        }
+        let limit = if usize::from(op.region) < MAX_REGIONS { case.config.geometry.region_pages() } else { 0 };
+        let (first, end) = match op.code.shape() {
+            Shape::Map => (0, op.len.min(limit)),
+            Shape::Range | Shape::RangeProt | Shape::KernelRange | Shape::DeviceRange => {
+                (op.page.min(limit), op.page.saturating_add(op.len).min(limit))
+            }
+            Shape::Page => (op.page.min(limit), op.page.saturating_add(1).min(limit)),
+            Shape::Proc | Shape::ProcProc | Shape::Block | Shape::DeviceProc => (0, 0),
+        };
+        let arg = if op.code.actor() == Actor::Device { op.device() } else { op.arg };
+        let flight = Flight {
+            op: index,
+            code: op.code,
+            proc: op.proc,
+            arg,
+            region: op.region,
+            first,
+            end,
+            began,
+            retired: 0,
+            signals: 0,
+            contended: false,
+            disturbed: false,
+            past: Ends::default(),
+        };
+        Some((usize::from(op.cpu), flight))
+    }
+
+    /// What it does to each page of its range.
+    pub(super) fn effect(&self) -> Option<Effect> {
+        match self.code {
+            OpCode::Mmap => Some(Effect::Map(crate::program::Perm::from_arg(self.arg))),
+            OpCode::Munmap => Some(Effect::Unmap),
+            OpCode::Dontneed => Some(Effect::Zero),
+            OpCode::Mprotect => Some(Effect::Protect(crate::program::Perm::from_arg(self.arg))),
+            _ => None,
+        }
+    }
+
+    /// True when it makes or fills holes.
+    pub(super) fn maps(&self) -> bool {
+        self.effect().is_some_and(Effect::maps)
+    }
+
+    /// The kind of access that it makes to its pages: `Some(true)` for stores.
+    pub(super) fn access(&self) -> Option<bool> {
+        match self.code {
+            OpCode::Read | OpCode::DevRead => Some(false),
+            OpCode::Write | OpCode::DevWrite | OpCode::Pin | OpCode::Exclusive => Some(true),
+            _ => None,
+        }
+    }
+
+    /// True when the page is in its range.
+    #[inline]
+    pub(super) fn covers(&self, proc: u8, spot: Spot) -> bool {
+        self.proc == proc && self.region == spot.region && (self.first..self.end).contains(&spot.page)
+    }
+
+    /// True when the two have a page in common.
+    pub(super) fn overlaps(&self, other: &Flight) -> bool {
+        self.proc == other.proc && self.region == other.region && self.first < other.end && other.first < self.end
+    }
+
+    /// Pages of its range.
+    pub(super) fn spots(&self) -> impl Iterator<Item = Spot> + use<> {
+        let region = self.region;
+        (self.first..self.end).map(move |page| Spot { region, page })
+    }
+
+    /// Pages in its range.
+    pub(super) fn len(&self) -> u32 {
+        self.end.saturating_sub(self.first)
+    }
+}

@@ -1,0 +1,397 @@
+//! The oracle: what user space and devices must have seen, judged without knowing how the kernel does it.
+//!
+//! # Idea
+//!
+//! A textbook knows little of memory: a page is mapped or not, with some protection, and holds the value that
+//! was stored last. That is all the oracle keeps, and [`Observation`]s are all it is told. It shares no code
+//! with the model and has never heard of an entry, a folio or a TLB. Whatever the kernel does on its own
+//! account (reclaim, migration, device-exclusive access) must change nothing here.
+//!
+//! The only uncertainty comes from calls in flight. Between its start and its end, `munmap` may or may not have
+//! reached a page, and a good system may show either. So a page is not in a state but in a *set* of states.
+//! What a correct system could not show leaves the set empty, or rather would: that is the violation. This is
+//! linearizability checking, page by page.
+//!
+//! # State
+//!
+//! A page state is `(protection or unmapped, value, applied)`, where *applied* has a bit for each CPU
+//! whose call in flight has taken effect. Almost every page is in exactly one state (16 bytes, no set); a page
+//! in doubt has up to six. States that calls in flight could make of those are not stored: they are worked out
+//! when somebody looks ("closing" the set) and dropped again afterwards ("pruning").
+//!
+//! A state also belongs to a *cell*: the memory behind the page. `mmap`, `munmap` and `MADV_DONTNEED` replace
+//! the cell, `mprotect` does not. While `MADV_DONTNEED` is under way, one CPU may already read zeroes from the
+//! new cell while another, whose TLB is not yet flushed, stores to the old one; both are right.
+//!
+//! # Transfer
+//!
+//! | observation | nobody changes the page | calls that change it are in flight |
+//! |---|---|---|
+//! | load of *v* | keep states that permit it and hold *v* | some state must; if all that do are of one cell, that cell holds *v* |
+//! | store of *t* | keep states that permit it; the value is *t* | some state must; if all that do are of one cell, it holds *t*, else each of them may |
+//! | `SEGV_MAPERR` | keep unmapped states | some state must be unmapped |
+//! | `SEGV_ACCERR` | keep mapped states that forbid it | some state must forbid it |
+//! | end of a call | | keep states in which it has taken effect; forget its bit |
+//! | end, `Skipped` | | keep states in which it has not |
+//!
+//! Protection is *not* narrowed while a change is under way: until the call returns, and so its flush is done,
+//! each CPU and each device may see the old or the new, in any order.
+//!
+//! A signal is decided a little before it is seen, and a `pin` long before it returns. So what ended while such
+//! an access was in flight is remembered with it: a fault is right if at any time during the access it was.
+//!
+//! **Fork** copies the parent at its start, and adds to the child's sets every state that the parent's pages
+//! come to be in until it ends. The child's first observation settles each page.
+//!
+//! **Calls on ranges with holes**: `mprotect` changes the pages before the first hole and returns `ENOMEM`
+//! (`mm/mprotect.c: do_mprotect_pkey`); `madvise` works on all that is mapped and then returns `ENOMEM`
+//! (`mm/madvise.c: madvise_walk_vmas`); `munmap` succeeds. If holes were made or filled meanwhile, both results
+//! are right.
+//!
+//! **Soft-dirty** is one-sided, as documented: a page that a CPU stored to since the last `clear_refs`, or that
+//! was mapped since ("the kernel always marks new memory regions as soft dirty"), must read dirty. `mprotect`
+//! may merge VMAs, which until recently lost the mark of a new region, so it takes that second demand back.
+//!
+//! # What it does not check
+//!
+//! - Order between pages and between CPUs: each page is judged alone (no memory model).
+//! - Races exactly: where two cells are possible, a store may have hit either, and the history that would rule
+//!   one out is not kept; which CPU saw what is not kept either. What it accepts during a race is a superset of
+//!   what is right; once nothing is in flight, one observation settles the page.
+//! - Anything about a page with more than six possible states. Everything is believed of it until a load, a
+//!   store or the end of an undisturbed call that replaces it says what it is.
+//! - `Skipped`, and results of `unpin`, `exit`, `close`, `clear-refs` and `pagemap`; that a call ends at all.
+//! - `ENOMEM` and `EBUSY` where the manual allows them, and kills for want of memory: it does not count memory.
+//! - Clean pages that read soft-dirty, soft-dirty during races, and whether devices mark pages.
+//! - Faults of devices once the process has begun to exit.
+//! - Which of the two `SEGV` codes a device's failed fault stands for.
+//!
+//! # Cost
+//!
+//! An access to a settled page with nothing in flight on its process is a table look-up and a comparison. Calls
+//! on ranges are loops over the pages. Nothing is allocated once buffers have grown to the size of the case.
+
+mod access;
+mod flight;
+mod page;
+mod result;
+mod space;
+
+#[cfg(test)]
+mod tests;
+
+use crate::config::{MAX_CPUS, MAX_PROCS};
+use crate::observe::{Agent, Observation};
+use crate::program::{Case, OpCode};
+use crate::rule::{Evidence, Rule};
+use flight::Flight;
+use page::{Changes, Effect, Ends, Known, Reach, prune};
+use space::{Space, Spot};
+
+/// A broken rule of the oracle.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct OracleViolation {
+    /// Which: one of those with ids `oracle.*`.
+    pub rule: Rule,
+    /// What was expected, what was seen, where.
+    pub evidence: Evidence,
+}
+
+/// A process. Times are observation numbers; 0 is never.
+#[derive(Default)]
+struct Proc {
+    /// It exists.
+    live: bool,
+    /// One of its threads has begun to end it.
+    exiting: bool,
+    /// Its memory.
+    space: Space,
+    /// `clear-refs` calls in flight.
+    clearing: u8,
+    /// When the last `clear-refs` returned.
+    cleared: u32,
+    /// When an `mmap` last began or returned.
+    remapped: u32,
+    /// When an `mprotect`, which may merge VMAs, last began or returned.
+    merged: u32,
+}
+
+/// The judge of one history of observations at a time.
+#[derive(Default)]
+pub struct Oracle {
+    procs: [Proc; MAX_PROCS],
+    flights: [Option<Flight>; MAX_CPUS],
+    /// What the child of the fork in flight on each CPU will be.
+    children: [Space; MAX_CPUS],
+    /// CPUs with a call in flight that changes pages, for each process.
+    changing: [u8; MAX_PROCS],
+    /// CPUs with a fork in flight, for each parent.
+    forking: [u8; MAX_PROCS],
+    /// Number of the observation.
+    now: u32,
+}
+
+impl Oracle {
+    /// An oracle with no process; [`Oracle::reset`] gives it some.
+    pub fn new() -> Oracle {
+        Oracle::default()
+    }
+
+    /// Forgets what was seen and begins with what `case` has mapped. Buffers are kept.
+    pub fn reset(&mut self, case: &Case) {
+        for proc in &mut self.procs {
+            proc.space.clear();
+            let space = std::mem::take(&mut proc.space);
+            *proc = Proc { space, ..Proc::default() };
+        }
+        self.flights = [None; MAX_CPUS];
+        self.changing = [0; MAX_PROCS];
+        self.forking = [0; MAX_PROCS];
+        self.now = 1;
+        self.procs[0].live = true;
+        for map in &case.maps {
+            if let Some(proc) = self.procs.get_mut(usize::from(map.proc)) {
+                proc.live = true;
+                proc.space.map(case.config.geometry, map, self.now);
+            }
+        }
+    }
+
+    /// Judges one observation of `case`, in the order in which they were made.
+    ///
+    /// Observations that no machine can make (an op that is not in the case, a CPU that does not exist) are
+    /// ignored.
+    ///
+    /// # Errors
+    ///
+    /// The rule that a correct system would not have broken. The history is over then: call
+    /// [`Oracle::reset`] before the next observation.
+    pub fn observe(&mut self, case: &Case, obs: &Observation) -> Result<(), OracleViolation> {
+        self.now = self.now.saturating_add(1);
+        match *obs {
+            Observation::Start { op } => {
+                self.start(case, op);
+                Ok(())
+            }
+            Observation::End { op, outcome } => self.end(case, op, outcome),
+            Observation::Load { op, proc, vpn, by, value } => {
+                let Some(spot) = Self::spot(case, proc, vpn) else { return Err(nowhere(proc, vpn, by, "load")) };
+                self.load(proc, spot, value).map_err(|v| v.at(proc, vpn, by, "load"))?;
+                self.count(case, op, by, false);
+                Ok(())
+            }
+            Observation::Store { op, proc, vpn, by, value } => {
+                let Some(spot) = Self::spot(case, proc, vpn) else { return Err(nowhere(proc, vpn, by, "store")) };
+                self.store(proc, spot, value, by).map_err(|v| v.at(proc, vpn, by, "store"))?;
+                self.count(case, op, by, false);
+                Ok(())
+            }
+            Observation::Signal { op, proc, vpn, by, write, signal } => {
+                if let Some(spot) = Self::spot(case, proc, vpn) {
+                    let past = self.flight(case, op).map_or(Ends::default(), |f| f.past);
+                    self.signal(proc, spot, by, write, signal, past).map_err(|v| v.at(proc, vpn, by, signal.name()))?;
+                }
+                self.count(case, op, by, true);
+                Ok(())
+            }
+            Observation::SoftDirty { op, proc, vpn, dirty } => match Self::spot(case, proc, vpn) {
+                Some(spot) if !dirty => self.soft_clean(case, op, proc, spot, vpn),
+                _ => Ok(()),
+            },
+            Observation::Gone { proc } => {
+                self.gone(proc);
+                Ok(())
+            }
+        }
+    }
+
+    /// The page that a virtual page number is, in a process that can exist.
+    #[inline]
+    fn spot(case: &Case, proc: u8, vpn: u32) -> Option<Spot> {
+        let (region, page) = case.config.geometry.region_of(vpn)?;
+        (usize::from(proc) < MAX_PROCS).then_some(Spot { region, page })
+    }
+
+    /// The call in flight that is op `index`.
+    fn flight(&self, case: &Case, index: u32) -> Option<&Flight> {
+        let cpu = case.ops.get(index as usize)?.cpu;
+        self.flights.get(usize::from(cpu))?.as_ref().filter(|f| f.op == index)
+    }
+
+    /// Counts an access of op `index`, if it is by who does that op.
+    fn count(&mut self, case: &Case, index: u32, by: Agent, signal: bool) {
+        let Some(cpu) = case.ops.get(index as usize).map(|op| op.cpu) else { return };
+        let Some(flight) = self.flights.get_mut(usize::from(cpu)).and_then(Option::as_mut) else { return };
+        let own = match by {
+            Agent::Cpu(by) => by == cpu,
+            Agent::Device(by) => matches!(flight.code, OpCode::DevRead | OpCode::DevWrite) && flight.arg == by,
+        };
+        if own && flight.op == index {
+            if signal { flight.signals += 1 } else { flight.retired += 1 }
+        }
+    }
+
+    /// Calls in flight that change this page, except the one on CPU `but`.
+    fn changes(&self, proc: u8, spot: Spot, but: Option<usize>) -> Changes {
+        let mut changes = Changes::new();
+        if self.changing[usize::from(proc)] == 0 {
+            return changes;
+        }
+        for (cpu, flight) in self.flights.iter().enumerate() {
+            if let Some(flight) = flight
+                && Some(cpu) != but
+                && flight.covers(proc, spot)
+                && let Some(effect) = flight.effect()
+            {
+                changes.push((1 << cpu, effect));
+            }
+        }
+        changes
+    }
+
+    /// Begins an op.
+    fn start(&mut self, case: &Case, op: u32) {
+        let Some((cpu, mut flight)) = Flight::of(case, op, self.now) else { return };
+        if usize::from(flight.proc) >= MAX_PROCS {
+            return;
+        }
+        if self.flights[cpu].is_some() {
+            self.finish(cpu, result::Keep::Either);
+        }
+        for other in self.flights.iter_mut().flatten() {
+            if other.overlaps(&flight) {
+                other.contended |= flight.maps();
+                flight.contended |= other.maps();
+                other.disturbed |= flight.effect().is_some();
+                flight.disturbed |= other.effect().is_some();
+            }
+        }
+        let bit = 1 << cpu;
+        let parent = usize::from(flight.proc);
+        match flight.code {
+            OpCode::Exit | OpCode::ExitThread => self.procs[parent].exiting = true,
+            OpCode::ClearRefs => self.procs[parent].clearing += 1,
+            OpCode::Mmap => self.procs[parent].remapped = self.now,
+            OpCode::Mprotect => self.procs[parent].merged = self.now,
+            _ => {}
+        }
+        if let Some(Effect::Map(_)) = flight.effect() {
+            self.procs[parent].space.reach(flight.region, flight.end);
+        }
+        self.flights[cpu] = Some(flight);
+        if flight.effect().is_some() {
+            self.changing[parent] |= bit;
+            self.tell_children(&flight);
+        } else if flight.code == OpCode::Fork {
+            self.forking[parent] |= bit;
+            self.copy_parent(cpu, flight.proc);
+        }
+    }
+
+    /// Begins the child of the fork on CPU `cpu` as a copy of its parent.
+    fn copy_parent(&mut self, cpu: usize, parent: u8) {
+        self.children[cpu].copy(&self.procs[usize::from(parent)].space);
+        for i in 0..MAX_CPUS {
+            if let Some(flight) = self.flights[i].filter(|f| f.proc == parent && f.effect().is_some()) {
+                self.tell_children(&flight);
+            }
+        }
+    }
+
+    /// Tells the children being born that their parent's pages are being changed by `flight`.
+    fn tell_children(&mut self, flight: &Flight) {
+        if self.forking[usize::from(flight.proc)] == 0 {
+            return;
+        }
+        let held = self.procs[usize::from(flight.proc)].space.len(flight.region);
+        for spot in flight.spots().take_while(|s| s.page < held) {
+            let changes = self.changes(flight.proc, spot, None);
+            let reach = self.procs[usize::from(flight.proc)].space.reachable(spot, &changes);
+            self.tell(flight.proc, spot, reach.as_ref());
+            for cpu in 0..MAX_CPUS {
+                if self.forking[usize::from(flight.proc)] & (1 << cpu) != 0
+                    && let Some(page) = self.children[cpu].page_mut(spot)
+                {
+                    (page.stored, page.mapped) = (0, 0);
+                }
+            }
+        }
+    }
+
+    /// Tells the children being born what a page of their parent's can be.
+    fn tell(&mut self, parent: u8, spot: Spot, reach: Option<&Reach>) {
+        for cpu in 0..MAX_CPUS {
+            if self.forking[usize::from(parent)] & (1 << cpu) != 0 {
+                self.children[cpu].may_be(spot, reach);
+            }
+        }
+    }
+
+    /// Keeps a closed set of states of a page, less what can be found again. When that is too much, the calls
+    /// that change the page can no longer say what it is when they return.
+    fn keep(&mut self, proc: u8, spot: Spot, reach: Option<Reach>, changes: &Changes) {
+        let space = &mut self.procs[usize::from(proc)].space;
+        match reach {
+            Some(mut set) => {
+                prune(&mut set, changes);
+                space.keep(spot, Some(&set));
+            }
+            None => space.keep(spot, None),
+        }
+        if space.page(spot).known == Known::Any {
+            for flight in self.flights.iter_mut().flatten().filter(|f| f.covers(proc, spot)) {
+                flight.disturbed = true;
+            }
+        }
+    }
+
+    /// Ends a process for good.
+    fn gone(&mut self, proc: u8) {
+        let Some(p) = self.procs.get_mut(usize::from(proc)) else { return };
+        p.live = false;
+        p.exiting = false;
+        p.space.clear();
+        for flight in self.flights.iter_mut().flatten().filter(|f| f.proc == proc) {
+            flight.past = Ends::ALL;
+        }
+    }
+}
+
+/// An access to where nothing can be mapped.
+fn nowhere(proc: u8, vpn: u32, by: Agent, what: &'static str) -> OracleViolation {
+    broken(Rule::OracleAccess).at(proc, vpn, by, what)
+}
+
+/// A broken rule, with nothing said about it yet.
+fn broken(rule: Rule) -> OracleViolation {
+    OracleViolation { rule, evidence: Evidence::default() }
+}
+
+impl OracleViolation {
+    /// Says where, by whom and at what.
+    fn at(mut self, proc: u8, vpn: u32, by: Agent, what: &'static str) -> OracleViolation {
+        match by {
+            Agent::Cpu(cpu) => self.evidence.cpu = Some(cpu),
+            Agent::Device(device) => self.evidence.device = Some(device),
+        }
+        self.evidence.proc = Some(proc);
+        self.evidence.vpn = Some(vpn);
+        self.evidence.what = Some(what);
+        self
+    }
+
+    /// Says what was known of the page.
+    fn known(mut self, known: Known) -> OracleViolation {
+        self.evidence.on = Some(match known {
+            Known::One(state) => state.perm.map_or("not mapped", |p| p.name()),
+            Known::Many(_) => "one of several states",
+            Known::Any => "any state",
+        });
+        if let Known::One(state) = known
+            && self.rule == Rule::OracleValue
+        {
+            self.evidence.expected = Some(u64::from(state.value));
+        }
+        self
+    }
+}

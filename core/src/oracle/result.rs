@@ -1,0 +1,322 @@
+//! Ends of calls: whether the result is one that the manual page promises, and what holds from then on.
+
+use super::flight::Flight;
+use super::page::{Changes, Effect, Ends, Known, Reach, State, dedup, insert};
+use super::space::Spot;
+use super::{Oracle, OracleViolation, broken};
+use crate::config::MAX_CPUS;
+use crate::observe::Outcome;
+use crate::program::{Case, OpCode};
+use crate::rule::Rule;
+
+/// Which states of the pages in its range a call leaves when it returns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Keep {
+    /// Those in which it has taken effect.
+    Applied,
+    /// The same, and every page was mapped: there was no hole.
+    AppliedMapped,
+    /// Those in which it has not.
+    NotApplied,
+    /// All of them.
+    Either,
+    /// Those in which it has not, and no mapping: what a failed `mmap` leaves.
+    Failed,
+    /// `mprotect` that met a hole: taken effect before `may`, perhaps before `must`, not after.
+    UpTo {
+        /// First page that may be a hole.
+        may: u32,
+        /// First page that is one.
+        must: u32,
+    },
+}
+
+/// Holes in a range.
+#[derive(Clone, Copy)]
+struct Holes {
+    /// First page that may be one.
+    may: Option<u32>,
+    /// First page that is one.
+    must: Option<u32>,
+}
+
+impl Oracle {
+    /// Ends an op.
+    pub(super) fn end(&mut self, case: &Case, op: u32, outcome: Outcome) -> Result<(), OracleViolation> {
+        let Some(flight) = self.flight(case, op).copied() else { return Ok(()) };
+        let cpu = usize::from(case.ops[op as usize].cpu);
+        let verdict = match flight.code {
+            OpCode::Fork => self.born(cpu, &flight, outcome),
+            _ => self.judge(&flight, outcome),
+        };
+        let keep = verdict.map_err(|on| {
+            let mut violation = broken(Rule::OracleResult);
+            violation.evidence.cpu = Some(cpu as u8);
+            violation.evidence.proc = Some(flight.proc);
+            violation.evidence.what = Some(outcome.name());
+            violation.evidence.on = Some(on);
+            violation
+        })?;
+        self.finish(cpu, keep);
+        if outcome != Outcome::Skipped {
+            let now = self.now;
+            let proc = &mut self.procs[usize::from(flight.proc)];
+            match flight.code {
+                OpCode::Mmap => proc.remapped = now,
+                OpCode::Mprotect => proc.merged = now,
+                OpCode::ClearRefs => proc.cleared = now,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the result of a call other than fork is right, and which states it leaves; an error says why not.
+    fn judge(&self, flight: &Flight, outcome: Outcome) -> Result<Keep, &'static str> {
+        if outcome == Outcome::Skipped {
+            return Ok(Keep::NotApplied);
+        }
+        match flight.code {
+            OpCode::Mmap => match outcome {
+                Outcome::Done => Ok(Keep::Applied),
+                Outcome::NoMem => Ok(Keep::Failed),
+                _ => Err("mmap"),
+            },
+            OpCode::Munmap => (outcome == Outcome::Done).then_some(Keep::Applied).ok_or("munmap"),
+            OpCode::Mprotect | OpCode::Dontneed | OpCode::Pageout => self.judge_holes(flight, outcome),
+            OpCode::Read | OpCode::Write => match outcome {
+                Outcome::Done if flight.retired < flight.len() => Err("an access is missing"),
+                Outcome::Done => Ok(Keep::Either),
+                Outcome::Signal if flight.signals == 0 => Err("no signal was seen"),
+                Outcome::Signal => Ok(Keep::Either),
+                _ => Err("an access"),
+            },
+            OpCode::DevRead | OpCode::DevWrite => {
+                let missing = flight.retired.saturating_add(flight.signals) < flight.len();
+                if outcome == Outcome::Done && missing { Err("an access is missing") } else { Ok(Keep::Either) }
+            }
+            OpCode::Pin | OpCode::Exclusive => self.judge_write_fault(flight, outcome),
+            _ => Ok(Keep::Either),
+        }
+    }
+
+    /// Calls that skip holes and tell of them.
+    fn judge_holes(&self, flight: &Flight, outcome: Outcome) -> Result<Keep, &'static str> {
+        let stops = flight.code == OpCode::Mprotect;
+        match outcome {
+            Outcome::Done if flight.contended => Ok(Keep::Applied),
+            Outcome::NoMem if flight.contended => Ok(if stops { Keep::Either } else { Keep::Applied }),
+            Outcome::Done if self.holes(flight).must.is_some() => Err("the range has a hole"),
+            Outcome::Done => Ok(Keep::AppliedMapped),
+            Outcome::NoMem => match self.holes(flight) {
+                Holes { may: None, .. } => Err("the range has no hole"),
+                Holes { may: Some(may), must } if stops => Ok(Keep::UpTo { may, must: must.unwrap_or(u32::MAX) }),
+                _ => Ok(Keep::Applied),
+            },
+            _ => Err(flight.code.name()),
+        }
+    }
+
+    /// Calls that fault a page in for writing: for a range, one page is enough.
+    fn judge_write_fault(&self, flight: &Flight, outcome: Outcome) -> Result<Keep, &'static str> {
+        let proc = &self.procs[usize::from(flight.proc)];
+        let (wanted, on) = match outcome {
+            Outcome::Done => (Ends::WELL, "no page may be written"),
+            Outcome::Fault => (Ends::FAULT, "every page may be written"),
+            _ => return Ok(Keep::Either),
+        };
+        let right = flight.len() == 0
+            || !proc.live
+            || (proc.exiting && outcome == Outcome::Fault)
+            || flight.past.meets(wanted)
+            || flight.spots().any(|spot| self.may_end(flight.proc, spot, wanted));
+        if right { Ok(Keep::Either) } else { Err(on) }
+    }
+
+    /// True when a store to the page could end so now.
+    fn may_end(&self, proc: u8, spot: Spot, wanted: Ends) -> bool {
+        let space = &self.procs[usize::from(proc)].space;
+        let changes = self.changes(proc, spot, None);
+        if changes.is_empty() {
+            return space.states(spot).is_none_or(|s| s.iter().any(|s| s.ends(true).meets(wanted)));
+        }
+        space.reachable(spot, &changes).is_none_or(|s| s.iter().any(|s| s.ends(true).meets(wanted)))
+    }
+
+    /// Holes in the range of a call, while none was made or filled.
+    fn holes(&self, flight: &Flight) -> Holes {
+        let space = &self.procs[usize::from(flight.proc)].space;
+        let mut holes = Holes { may: None, must: None };
+        for spot in flight.spots() {
+            let (may, must) = match space.states(spot) {
+                None => (true, false),
+                Some(s) => (s.iter().any(|s| s.perm.is_none()), s.iter().all(|s| s.perm.is_none())),
+            };
+            if may && holes.may.is_none() {
+                holes.may = Some(spot.page);
+            }
+            if must {
+                holes.must = Some(spot.page);
+                break;
+            }
+        }
+        holes
+    }
+
+    /// Ends a fork: the child is born, or never was.
+    fn born(&mut self, cpu: usize, flight: &Flight, outcome: Outcome) -> Result<Keep, &'static str> {
+        match outcome {
+            Outcome::Done => {}
+            Outcome::NoMem | Outcome::Busy | Outcome::Skipped => return Ok(Keep::Either),
+            _ => return Err("fork"),
+        }
+        let (parent, child) = (usize::from(flight.proc), usize::from(flight.arg));
+        if child >= self.procs.len() {
+            return Err("no such child");
+        }
+        if !self.procs[parent].live || self.procs[child].live {
+            return Err("no parent, or the child's name is in use");
+        }
+        let from = &self.procs[parent];
+        let cleared_meanwhile = from.clearing != 0 || from.cleared > flight.began;
+        let merging = self.flights.iter().flatten().any(|f| f.proc == flight.proc && f.code == OpCode::Mprotect);
+        let (cleared, merged) =
+            (if cleared_meanwhile { self.now } else { from.cleared }, if merging { self.now } else { from.merged });
+        let remapped = from.remapped;
+        let to = &mut self.procs[child];
+        std::mem::swap(&mut to.space, &mut self.children[cpu]);
+        (to.live, to.exiting) = (true, false);
+        (to.cleared, to.remapped, to.merged) = (cleared, remapped, merged);
+        self.catch_up(child as u8);
+        Ok(Keep::Either)
+    }
+
+    /// Calls that began before their process was born see it now.
+    fn catch_up(&mut self, child: u8) {
+        for cpu in 0..MAX_CPUS {
+            let Some(flight) = self.flights[cpu].filter(|f| f.proc == child) else { continue };
+            if matches!(flight.effect(), Some(Effect::Map(_))) {
+                self.procs[usize::from(child)].space.reach(flight.region, flight.end);
+            }
+            if flight.code == OpCode::Fork {
+                self.copy_parent(cpu, child);
+            }
+        }
+    }
+
+    /// Takes the call on CPU `cpu` out of flight.
+    pub(super) fn finish(&mut self, cpu: usize, keep: Keep) {
+        let Some(flight) = self.flights[cpu] else { return };
+        let bit = 1 << cpu;
+        let proc = usize::from(flight.proc);
+        if let Some(effect) = flight.effect() {
+            self.finish_pages(cpu, &flight, effect, keep);
+        }
+        if flight.code == OpCode::ClearRefs {
+            self.procs[proc].clearing = self.procs[proc].clearing.saturating_sub(1);
+        }
+        self.changing[proc] &= !bit;
+        self.forking[proc] &= !bit;
+        self.flights[cpu] = None;
+    }
+
+    /// Lets a call have its effect on each page of its range.
+    fn finish_pages(&mut self, cpu: usize, flight: &Flight, effect: Effect, keep: Keep) {
+        let proc = usize::from(flight.proc);
+        let alone = !self.flights.iter().enumerate().any(|(other, f)| {
+            other != cpu && f.is_some_and(|f| f.overlaps(flight) && (f.effect().is_some() || f.access().is_some()))
+        });
+        let held = self.procs[proc].space.len(flight.region);
+        for spot in flight.spots().take_while(|s| s.page < held) {
+            let keep = match keep {
+                Keep::UpTo { may, .. } if spot.page < may => Keep::Applied,
+                Keep::UpTo { must, .. } if spot.page >= must => Keep::NotApplied,
+                Keep::UpTo { .. } => Keep::Either,
+                keep => keep,
+            };
+            if let Some(page) = self.procs[proc].space.page_mut(spot)
+                && alone
+                && let Known::One(state) = &mut page.known
+                && state.applied == 0
+                && matches!(keep, Keep::Applied | Keep::AppliedMapped | Keep::NotApplied)
+            {
+                if keep != Keep::NotApplied {
+                    *state = State { applied: 0, ..effect.apply(*state, 0) };
+                }
+            } else {
+                self.finish_page(cpu, flight, effect, keep, spot);
+            }
+            if keep != Keep::NotApplied {
+                self.procs[proc].space.stamp(spot, effect, flight.began);
+            }
+        }
+    }
+
+    /// Lets a call have its effect on a page that is in doubt, or that others look at.
+    fn finish_page(&mut self, cpu: usize, flight: &Flight, effect: Effect, keep: Keep, spot: Spot) {
+        let bit = 1u8 << cpu;
+        let changes = self.changes(flight.proc, spot, None);
+        let others = self.changes(flight.proc, spot, Some(cpu));
+        let reach = self.procs[usize::from(flight.proc)].space.reachable(spot, &changes);
+        self.remember(cpu, flight.proc, spot, reach.as_ref());
+        let Some(mut set) = reach else {
+            let alone = !flight.disturbed && self.procs[usize::from(flight.proc)].space.states(spot).is_none();
+            let left = if alone { Self::replaced(effect, keep, &others) } else { None };
+            return self.keep(flight.proc, spot, left, &others);
+        };
+        match keep {
+            Keep::Applied | Keep::UpTo { .. } => set.retain(|s| s.applied & bit != 0),
+            Keep::AppliedMapped => set.retain(|s| s.applied & bit != 0 && s.perm.is_some()),
+            Keep::NotApplied => set.retain(|s| s.applied & bit == 0),
+            Keep::Either => {}
+            Keep::Failed => {
+                set.retain(|s| s.applied & bit == 0);
+                for state in set.clone() {
+                    if insert(&mut set, State { perm: None, value: 0, ..state }).is_err() {
+                        return self.keep(flight.proc, spot, None, &others);
+                    }
+                }
+            }
+        }
+        set.iter_mut().for_each(|s| s.applied &= !bit);
+        dedup(&mut set);
+        if keep == Keep::Failed && self.forking[usize::from(flight.proc)] != 0 {
+            self.tell(flight.proc, spot, Some(&set));
+        }
+        self.keep(flight.proc, spot, Some(set), &others);
+    }
+
+    /// What a page of which nothing was known is after a call during which no store was forgotten and no other
+    /// call changed the page. `None`: still nothing.
+    fn replaced(effect: Effect, keep: Keep, others: &Changes) -> Option<Reach> {
+        if !others.is_empty() || !matches!(keep, Keep::Applied | Keep::AppliedMapped) {
+            return None;
+        }
+        let unmapped = State::UNMAPPED;
+        match effect {
+            Effect::Map(_) | Effect::Unmap => {
+                Some([State { applied: 0, ..effect.apply(unmapped, 0) }].into_iter().collect())
+            }
+            Effect::Zero => {
+                let perms = crate::program::Perm::ALL.map(|perm| State { perm: Some(perm), ..unmapped });
+                Some(perms.into_iter().chain([unmapped]).collect())
+            }
+            Effect::Protect(_) => None,
+        }
+    }
+
+    /// Notes with the accesses in flight how they could have ended before the call on CPU `cpu` returned.
+    fn remember(&mut self, cpu: usize, proc: u8, spot: Spot, reach: Option<&Reach>) {
+        for (other, flight) in self.flights.iter_mut().enumerate() {
+            let Some(flight) = flight else { continue };
+            let Some(write) = flight.access() else { continue };
+            if other == cpu || !flight.covers(proc, spot) {
+                continue;
+            }
+            match reach {
+                Some(set) => set.iter().for_each(|s| flight.past.add(s.ends(write))),
+                None => flight.past = Ends::ALL,
+            }
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! The address space of a process as the oracle sees it: pages by window, and the sets of those in doubt.
+
+use super::page::{Changes, Effect, Known, Overflow, Page, Reach, Set, State, close, insert};
+use crate::config::{Geometry, MAX_REGIONS};
+use crate::program::Map;
+
+/// A page of an address space.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Spot {
+    /// Mapping window.
+    pub(super) region: u8,
+    /// Page in it.
+    pub(super) page: u32,
+}
+
+/// Pages of one address space. Buffers are kept over [`Space::clear`].
+#[derive(Default)]
+pub(super) struct Space {
+    /// Pages of each window, up to the last that was ever mapped.
+    windows: [Vec<Page>; MAX_REGIONS],
+    /// Sets of the pages that are in doubt.
+    sets: Vec<Set>,
+    /// Sets that no page uses.
+    unused: Vec<u32>,
+}
+
+impl Space {
+    /// Forgets every page.
+    pub(super) fn clear(&mut self) {
+        self.windows.iter_mut().for_each(Vec::clear);
+        self.sets.clear();
+        self.unused.clear();
+    }
+
+    /// Becomes a copy of `other`.
+    pub(super) fn copy(&mut self, other: &Space) {
+        for (mine, theirs) in self.windows.iter_mut().zip(&other.windows) {
+            mine.clone_from(theirs);
+        }
+        self.sets.clone_from(&other.sets);
+        self.unused.clone_from(&other.unused);
+    }
+
+    /// Maps what a case has mapped from the start; `now` is when that was.
+    pub(super) fn map(&mut self, geometry: Geometry, map: &Map, now: u32) {
+        let end = map.pages.min(geometry.region_pages());
+        self.reach(map.region, end);
+        if let Some(window) = self.windows.get_mut(usize::from(map.region)) {
+            let state = State { perm: Some(map.perm), applied: 0, value: 0 };
+            window[..end as usize].fill(Page { known: Known::One(state), stored: 0, mapped: now });
+        }
+    }
+
+    /// Makes a window hold at least `end` pages.
+    pub(super) fn reach(&mut self, region: u8, end: u32) {
+        if let Some(window) = self.windows.get_mut(usize::from(region))
+            && window.len() < end as usize
+        {
+            window.resize(end as usize, Page::UNMAPPED);
+        }
+    }
+
+    /// Pages that a window holds; those after are not mapped and never were.
+    pub(super) fn len(&self, region: u8) -> u32 {
+        self.windows.get(usize::from(region)).map_or(0, |w| w.len() as u32)
+    }
+
+    /// A page.
+    #[inline]
+    pub(super) fn page(&self, spot: Spot) -> &Page {
+        self.windows.get(usize::from(spot.region)).and_then(|w| w.get(spot.page as usize)).unwrap_or(&Page::UNMAPPED)
+    }
+
+    /// A page that the window holds.
+    #[inline]
+    pub(super) fn page_mut(&mut self, spot: Spot) -> Option<&mut Page> {
+        self.windows.get_mut(usize::from(spot.region))?.get_mut(spot.page as usize)
+    }
+
+    /// States that a page is kept in. `None`: any.
+    pub(super) fn states(&self, spot: Spot) -> Option<&[State]> {
+        match &self.page(spot).known {
+            Known::One(state) => Some(std::slice::from_ref(state)),
+            Known::Many(set) => self.sets.get(*set as usize).map(|s| s.as_slice()),
+            Known::Any => None,
+        }
+    }
+
+    /// States that a page can be in while `changes` are in flight. `None`: any.
+    pub(super) fn reachable(&self, spot: Spot, changes: &Changes) -> Option<Reach> {
+        let mut set = Reach::new();
+        set.try_extend_from_slice(self.states(spot)?).ok()?;
+        close(&mut set, changes).ok()?;
+        Some(set)
+    }
+
+    /// Keeps these states of a page, or none in particular when they are too many (or there are none, which no
+    /// caller makes on purpose).
+    pub(super) fn keep(&mut self, spot: Spot, states: Option<&[State]>) {
+        let Some(page) = self.page_mut(spot) else { return };
+        let old = page.known;
+        let set = states.and_then(|s| Set::try_from(s).ok()).filter(|s| !s.is_empty());
+        let new = match (set, old) {
+            (None, _) => Known::Any,
+            (Some(set), _) if set.len() == 1 => Known::One(set[0]),
+            (Some(set), Known::Many(at)) => {
+                self.sets[at as usize] = set;
+                return;
+            }
+            (Some(set), _) => Known::Many(self.add(set)),
+        };
+        if let Known::Many(at) = old {
+            self.unused.push(at);
+        }
+        if let Some(page) = self.page_mut(spot) {
+            page.known = new;
+        }
+    }
+
+    /// Puts a set into the table.
+    fn add(&mut self, set: Set) -> u32 {
+        match self.unused.pop() {
+            Some(at) => {
+                self.sets[at as usize] = set;
+                at
+            }
+            None => {
+                self.sets.push(set);
+                self.sets.len() as u32 - 1
+            }
+        }
+    }
+
+    /// A child's page may have been copied from any of these states of its parent's.
+    pub(super) fn may_be(&mut self, spot: Spot, parent: Option<&Reach>) {
+        self.reach(spot.region, spot.page + 1);
+        let mut set = Reach::new();
+        let joined = match (self.states(spot), parent) {
+            (Some(mine), Some(theirs)) => {
+                mine.iter().chain(theirs).try_for_each(|s| insert(&mut set, State { applied: 0, ..*s }))
+            }
+            _ => Err(Overflow),
+        };
+        self.keep(spot, joined.ok().map(|()| set.as_slice()));
+    }
+
+    /// Notes when a page was made or lost, once `effect` has taken effect.
+    pub(super) fn stamp(&mut self, spot: Spot, effect: Effect, began: u32) {
+        let Some(page) = self.page_mut(spot) else { return };
+        match effect {
+            Effect::Map(_) => (page.stored, page.mapped) = (0, began),
+            Effect::Unmap => (page.stored, page.mapped) = (0, 0),
+            Effect::Zero => page.stored = 0,
+            Effect::Protect(_) => {}
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Frames, zones and memory blocks.
+
+use super::folio::{Flags, Folio};
+use crate::config::Geometry;
+
+/// Page frame number of a user frame. [`ZERO_PFN`] is the zero page.
+pub type Pfn = u32;
+
+/// The zero page: always there, never freed, never written.
+pub const ZERO_PFN: Pfn = 0;
+
+/// All user frames. Blocks 0 to `normal_blocks() - 1` are `ZONE_NORMAL`, the rest `ZONE_MOVABLE`.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Memory {
+    /// Folio of each frame, the zero page first.
+    pub folios: Vec<Folio>,
+    free_movable: Vec<Pfn>,
+    free_normal: Vec<Pfn>,
+    offline: u32,
+    geometry: Geometry,
+    allocated: u32,
+}
+
+impl Memory {
+    /// Memory of a machine of this geometry, all of it free and online.
+    pub fn new(geometry: Geometry) -> Memory {
+        let mut m = Memory {
+            folios: Vec::new(),
+            free_movable: Vec::new(),
+            free_normal: Vec::new(),
+            offline: 0,
+            geometry,
+            allocated: 0,
+        };
+        m.reset(geometry);
+        m
+    }
+
+    /// Frees everything and puts every block online, keeping the allocation.
+    pub fn reset(&mut self, geometry: Geometry) {
+        self.geometry = geometry;
+        self.offline = 0;
+        self.allocated = 0;
+        let frames = geometry.frames();
+        self.folios.clear();
+        self.folios.resize(frames as usize + 1, Folio::default());
+        self.folios[ZERO_PFN as usize].flags.set(Flags::UPTODATE);
+        let normal = geometry.normal_blocks() * geometry.block_frames();
+        self.free_normal.clear();
+        self.free_normal.extend((1..=normal).rev());
+        self.free_movable.clear();
+        self.free_movable.extend((normal + 1..=frames).rev());
+    }
+
+    /// Number of user frames; PFNs run from 1 to this.
+    pub fn frames(&self) -> u32 {
+        self.folios.len() as u32 - 1
+    }
+
+    /// True for the PFN of a user frame or the zero page.
+    #[inline]
+    pub fn valid(&self, pfn: u64) -> bool {
+        pfn < self.folios.len() as u64
+    }
+
+    /// Frames in use.
+    pub fn allocated(&self) -> u32 {
+        self.allocated
+    }
+
+    /// Free frames that could be allocated now.
+    pub fn nr_free(&self) -> usize {
+        self.free_movable.len() + self.free_normal.len()
+    }
+
+    /// Memory block of a user frame.
+    #[inline]
+    pub fn block_of(&self, pfn: Pfn) -> u32 {
+        (pfn - 1) / self.geometry.block_frames()
+    }
+
+    /// PFNs of a block.
+    pub fn block_range(&self, block: u32) -> std::ops::Range<Pfn> {
+        let n = self.geometry.block_frames();
+        block * n + 1..(block + 1) * n + 1
+    }
+
+    /// True when the block is online (and not isolated for going offline).
+    pub fn online(&self, block: u32) -> bool {
+        self.offline & (1 << block) == 0
+    }
+
+    /// Allocates a frame for a movable user page: `ZONE_MOVABLE` first, most recently freed first.
+    /// The folio is blank, with no reference.
+    pub fn alloc(&mut self) -> Option<Pfn> {
+        let pfn = self.free_movable.pop().or_else(|| self.free_normal.pop())?;
+        self.allocated += 1;
+        let folio = &mut self.folios[pfn as usize];
+        let ghost = folio.ghost;
+        *folio = Folio { ghost, ..Folio::default() };
+        folio.flags.set(Flags::ALLOCATED);
+        Some(pfn)
+    }
+
+    /// Gives a frame back. A frame of an isolated block stays with the block.
+    pub fn free(&mut self, pfn: Pfn) {
+        self.allocated -= 1;
+        let folio = &mut self.folios[pfn as usize];
+        folio.flags = Flags::default();
+        folio.anon_vma = 0;
+        folio.refcount = 0;
+        if self.online(self.block_of(pfn)) {
+            self.list(pfn).push(pfn);
+        }
+    }
+
+    /// `start_isolate_page_range()`: from now on nothing is allocated from the block.
+    pub fn isolate(&mut self, block: u32) {
+        let range = self.block_range(block);
+        self.offline |= 1 << block;
+        self.list(range.start).retain(|p| !range.contains(p));
+    }
+
+    /// `undo_isolate_page_range()` or onlining: what is free in the block can be allocated again.
+    pub fn put_back(&mut self, block: u32) {
+        self.offline &= !(1 << block);
+        for pfn in self.block_range(block).rev() {
+            if !self.folios[pfn as usize].flags.has(Flags::ALLOCATED) {
+                self.list(pfn).push(pfn);
+            }
+        }
+    }
+
+    fn list(&mut self, pfn: Pfn) -> &mut Vec<Pfn> {
+        if self.block_of(pfn) < self.geometry.normal_blocks() { &mut self.free_normal } else { &mut self.free_movable }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn movable_frames_are_used_first_and_the_last_freed_is_reused_first() {
+        let mut m = Memory::new(Geometry::Tiny);
+        let a = m.alloc().unwrap();
+        assert!(m.block_of(a) >= Geometry::Tiny.normal_blocks());
+        let b = m.alloc().unwrap();
+        m.free(a);
+        assert_eq!(m.alloc(), Some(a));
+        assert_ne!(a, b);
+    }
+
+    #[test]
+    fn nothing_is_allocated_from_an_isolated_block_and_what_is_freed_stays_there() {
+        let mut m = Memory::new(Geometry::Tiny);
+        let a = m.alloc().unwrap();
+        let block = m.block_of(a);
+        let total = m.nr_free();
+        m.isolate(block);
+        m.free(a);
+        assert_eq!(m.nr_free(), total - (Geometry::Tiny.block_frames() as usize - 1));
+        for _ in 0..m.nr_free() {
+            let p = m.alloc().unwrap();
+            assert_ne!(m.block_of(p), block);
+        }
+        assert_eq!(m.alloc(), None);
+        m.put_back(block);
+        assert_eq!(m.nr_free(), Geometry::Tiny.block_frames() as usize);
+    }
+
+    #[test]
+    fn a_reset_memory_equals_a_new_one() {
+        let mut m = Memory::new(Geometry::Tiny);
+        m.alloc();
+        m.isolate(2);
+        m.reset(Geometry::Tiny);
+        assert_eq!(m, Memory::new(Geometry::Tiny));
+    }
+}

@@ -1,0 +1,18 @@
+//! Physical memory: frames and the folios on them, zones and memory blocks, the swap device.
+//!
+//! Only order-0 folios exist, so a folio is named by its frame. Frame 0 is the zero page; user frames are
+//! 1 to [`Memory::frames`]. A folio carries what the kernel keeps in `struct folio` and, apart from it, *ghost*
+//! counts that the kernel does not have: how many entries, TLBs and devices really refer to the frame. Ghosts
+//! are maintained by the primitives that change entries and caches, never by the modelled kernel, so an
+//! invariant that compares the two does not believe what it checks.
+
+mod folio;
+mod memory;
+mod swap;
+
+pub use folio::{Flags, Folio, Ghost};
+pub use memory::{Memory, Pfn, ZERO_PFN};
+pub use swap::{Slot, Swap};
+
+/// `GUP_PIN_COUNTING_BIAS`: references that one `FOLL_PIN` of a small folio takes.
+pub const GUP_PIN_COUNTING_BIAS: i32 = 1024;

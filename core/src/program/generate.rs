@@ -1,0 +1,243 @@
+//! Generation: random cases that are likely to mean something.
+//!
+//! What finds bugs is several ops on one page. So the domains are small (mostly process `A` and its child,
+//! mostly the first window, mostly its first pages and those beside the border between two page tables), and
+//! an op mostly stays on the page of the one before it. The op table says how often each op is picked.
+
+#[cfg(test)]
+mod tests;
+
+use crate::config::{Config, Kernel, MAX_DEVICES, MAX_PROCS, MAX_REGIONS};
+use crate::program::case::{Action, Case, Interrupt, MAX_FUZZ_INTERRUPTS, MAX_FUZZ_OPS, Map};
+use crate::program::codec::normalize;
+use crate::program::op::{Op, OpCode, Perm, Shape};
+use crate::program::rng::Rng;
+use crate::sched::Site;
+
+/// Pages that ops mostly name: this many from the start of a window.
+const NEAR_PAGES: u32 = 4;
+
+/// What to generate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GenConfig {
+    /// Machine and kernel. [`generate()`] copies it, save for the CPUs of a sequential case.
+    pub config: Config,
+    /// Most ops, 1 to [`MAX_FUZZ_OPS`].
+    pub max_ops: usize,
+    /// One CPU and no interruptions.
+    pub sequential: bool,
+}
+
+impl Default for GenConfig {
+    /// 16 ops on the fixed model of the newest release.
+    fn default() -> Self {
+        GenConfig { config: Config::fixed(Kernel::NEWEST), max_ops: 16, sequential: false }
+    }
+}
+
+/// Fills `case` with a random case, always normalised. The same state of `rng` gives the same case.
+pub fn generate(rng: &mut Rng, case: &mut Case, cfg: &GenConfig) {
+    case.config = cfg.config;
+    if cfg.sequential {
+        case.config.cpus = 1;
+    }
+    case.maps.clear();
+    case.ops.clear();
+    case.interrupts.clear();
+    generate_maps(rng, case);
+    let max = cfg.max_ops.clamp(1, MAX_FUZZ_OPS);
+    let n = 1 + rng.index(max);
+    let mut focus = Focus::of(case);
+    for _ in 0..n {
+        let op = generate_op(rng, case, &mut focus);
+        case.ops.push(op);
+    }
+    if !cfg.sequential {
+        for _ in 0..interrupt_count(rng) {
+            let interrupt = generate_interrupt(rng, case);
+            case.interrupts.push(interrupt);
+        }
+    }
+    normalize(case);
+}
+
+/// Most bugs need none, one or two; now and then a crowd.
+fn interrupt_count(rng: &mut Rng) -> u32 {
+    match rng.below(10) {
+        0..=3 => 0,
+        4..=8 => 1 + rng.below(3),
+        _ => rng.below(MAX_FUZZ_INTERRUPTS as u32 + 1),
+    }
+}
+
+fn generate_maps(rng: &mut Rng, case: &mut Case) {
+    let ptrs = case.config.geometry.ptrs();
+    let pages = if rng.percent(70) { NEAR_PAGES + rng.below(5) } else { ptrs + 1 + rng.below(NEAR_PAGES) };
+    case.maps.push(Map { proc: 0, region: 0, pages, perm: Perm::ReadWrite });
+    if rng.percent(20) {
+        let perm = if rng.percent(80) { Perm::ReadWrite } else { Perm::from_arg(rng.below(2) as u8) };
+        let (proc, region) = (rng.below(2) as u8, 1 + rng.below(MAX_REGIONS as u32 - 1) as u8);
+        case.maps.push(Map { proc, region, pages: 1 + rng.below(8), perm });
+    }
+}
+
+/// What ops that are generated one after another have in common.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Focus {
+    cpu: u8,
+    proc: u8,
+    region: u8,
+    page: u32,
+    /// Processes that probably exist, one bit each.
+    live: u8,
+}
+
+impl Focus {
+    /// After the ops that the case has: their last page, CPU and process.
+    pub(super) fn of(case: &Case) -> Focus {
+        let mut focus = Focus { cpu: 0, proc: 0, region: 0, page: 0, live: 1 };
+        focus.live |= case.maps.iter().fold(0, |l, m| l | 1 << m.proc);
+        case.ops.iter().for_each(|op| focus.follow(op));
+        focus
+    }
+
+    /// After one op more.
+    pub(super) fn follow(&mut self, op: &Op) {
+        self.cpu = op.cpu;
+        match op.code.shape() {
+            Shape::Proc | Shape::Block | Shape::DeviceProc => {}
+            Shape::ProcProc => self.live |= 1 << (op.arg % MAX_PROCS as u8),
+            _ => (self.proc, self.region, self.page) = (op.proc, op.region, op.page),
+        }
+        if op.code == OpCode::Exit {
+            self.live &= !(1 << op.proc);
+        }
+    }
+}
+
+/// An op that suits those before it, and the focus after it. Normalised.
+pub(super) fn generate_op(rng: &mut Rng, case: &Case, focus: &mut Focus) -> Op {
+    let config = &case.config;
+    let mut op = Op::new(pick_code(rng), focus.cpu);
+    if rng.percent(40) {
+        op.cpu = rng.below(u32::from(config.cpus)) as u8;
+    }
+    op.proc = pick_proc(rng, focus);
+    op.region = match rng.below(20) {
+        0 => rng.below(MAX_REGIONS as u32) as u8,
+        1..=3 => 0,
+        _ => focus.region,
+    };
+    op.page = if rng.percent(65) { focus.page } else { pick_page(rng, config) };
+    op.len = match rng.below(20) {
+        0 => 1 + rng.below(config.geometry.ptrs() * 2),
+        1..=6 => 1 + rng.below(NEAR_PAGES),
+        _ => 1,
+    };
+    op.arg = pick_arg(rng, op.code, op.proc, config);
+    if op.code == OpCode::Mmap && rng.percent(60) {
+        (op.page, op.len) = (0, NEAR_PAGES + rng.below(5));
+    }
+    super::codec::repair_op(&mut op, config);
+    focus.follow(&op);
+    op
+}
+
+/// An op code, by the weights of the table.
+fn pick_code(rng: &mut Rng) -> OpCode {
+    const TOTAL: u32 = total_weight();
+    let mut left = rng.below(TOTAL);
+    for code in OpCode::ALL {
+        match left.checked_sub(code.weight()) {
+            Some(rest) => left = rest,
+            None => return code,
+        }
+    }
+    OpCode::Read
+}
+
+const fn total_weight() -> u32 {
+    let (mut sum, mut i) = (0, 0);
+    while i < OpCode::ALL.len() {
+        sum += OpCode::ALL[i].weight();
+        i += 1;
+    }
+    sum
+}
+
+fn pick_proc(rng: &mut Rng, focus: &Focus) -> u8 {
+    match rng.below(20) {
+        0 => rng.below(MAX_PROCS as u32) as u8,
+        1..=10 => focus.proc,
+        _ => {
+            let nth = rng.below(focus.live.count_ones()) as usize;
+            (0..MAX_PROCS as u8).filter(|p| focus.live & 1 << p != 0).nth(nth).unwrap_or(0)
+        }
+    }
+}
+
+/// A page near the start of a window or beside the border of two page tables, seldom any page.
+fn pick_page(rng: &mut Rng, config: &Config) -> u32 {
+    match rng.below(20) {
+        0 => rng.below(config.geometry.region_pages()),
+        1..=3 => config.geometry.ptrs() - 1 + rng.below(2),
+        _ => rng.below(NEAR_PAGES),
+    }
+}
+
+fn pick_arg(rng: &mut Rng, code: OpCode, proc: u8, config: &Config) -> u8 {
+    match code.shape() {
+        // Mostly what lets the next ops go on.
+        Shape::Map => {
+            if rng.percent(80) {
+                Perm::ReadWrite as u8
+            } else {
+                rng.below(3) as u8
+            }
+        }
+        Shape::RangeProt => rng.below(3) as u8,
+        Shape::ProcProc => {
+            if rng.percent(75) {
+                proc + 1
+            } else {
+                rng.below(MAX_PROCS as u32) as u8
+            }
+        }
+        Shape::Block => rng.below(config.geometry.movable_blocks()) as u8,
+        Shape::DeviceRange | Shape::DeviceProc => {
+            if rng.percent(75) {
+                0
+            } else {
+                rng.below(MAX_DEVICES as u32) as u8
+            }
+        }
+        _ => 0,
+    }
+}
+
+/// An interruption of some CPU that touches a page which the ops use. Not yet normalised.
+pub(super) fn generate_interrupt(rng: &mut Rng, case: &Case) -> Interrupt {
+    let cpus = u32::from(case.config.cpus.max(1));
+    let interrupted = case.ops.get(rng.index(case.ops.len()));
+    let cpu = interrupted.map_or(0, |op| op.cpu);
+    let site = rng.pick(&Site::ALL).unwrap_or(Site::OpStart);
+    let nth = 1 + if rng.percent(65) { 0 } else { rng.below(4) as u8 };
+    Interrupt { cpu, site, nth, action: generate_action(rng, interrupted, cpus) }
+}
+
+/// An action that is likely to be in the way of `op`.
+pub(super) fn generate_action(rng: &mut Rng, op: Option<&Op>, cpus: u32) -> Action {
+    let (proc, region, page) = op.map_or((0, 0, 0), |op| (op.proc, op.region, op.page));
+    let page = page + if rng.percent(80) { 0 } else { rng.below(NEAR_PAGES) };
+    let cpu = rng.below(cpus) as u8;
+    let kind = if cpus > 1 { rng.below(20) } else { 12 + rng.below(8) };
+    match kind {
+        0..=11 => Action::Switch { cpu },
+        12..=14 => Action::TlbFill { cpu, region, page },
+        15 => Action::TlbEvict { cpu, region, page },
+        _ => {
+            let device = if rng.percent(75) { 0 } else { rng.below(MAX_DEVICES as u32) as u8 };
+            Action::Device { device, proc, region, page, write: rng.percent(60) }
+        }
+    }
+}

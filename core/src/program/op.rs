@@ -1,0 +1,174 @@
+//! The table of ops: everything a thread, the kernel or a device can do in a case.
+//!
+//! One row gives an op its code, its name in text, its operands, the kernel function behind it and how often
+//! the generator picks it. All ops share one fixed-size record, so decoding and mutation never allocate.
+
+pub use crate::observe::Perm;
+
+/// Who does an op, and so who may notice it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Actor {
+    /// A thread of a process: visible to the oracle.
+    User,
+    /// The kernel on its own account: must change nothing that anybody can see.
+    Kernel,
+    /// A device that mirrors a process: visible to the oracle.
+    Device,
+}
+
+/// Which operands an op has, and in which order its text form writes them.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Shape {
+    /// `A op`: a process.
+    Proc,
+    /// `A fork B`: a process and the name of another (in `arg`).
+    ProcProc,
+    /// `A mmap heap 4 rw`: process, window, number of pages (in `len`), protection (in `arg`).
+    Map,
+    /// `A op heap[0..4]`: process, window, first page, number of pages.
+    Range,
+    /// `A mprotect heap[0..4] ro`: a range and a protection (in `arg`).
+    RangeProt,
+    /// `A op heap[0]`: process, window, page.
+    Page,
+    /// `op A heap[0..4]`: a job of the kernel on what is mapped there.
+    KernelRange,
+    /// `op block 1`: a job of the kernel on a memory block (in `arg`).
+    Block,
+    /// `gpu0 op A heap[0..4]`: a device (in `arg`), then a range.
+    DeviceRange,
+    /// `gpu0 op A`: a device (in `arg`) and a process.
+    DeviceProc,
+}
+
+macro_rules! ops {
+    ($($name:ident = $text:literal, $actor:ident, $shape:ident, weight $weight:literal, $function:literal, $doc:literal;)*) => {
+        /// What is done.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum OpCode { $(#[doc = $doc] $name),* }
+
+        impl OpCode {
+            /// Every op, in table order.
+            pub const ALL: [OpCode; [$($text),*].len()] = [$(OpCode::$name),*];
+
+            /// Name in the text form.
+            pub fn name(self) -> &'static str {
+                match self { $(OpCode::$name => $text),* }
+            }
+
+            /// Who does it.
+            pub fn actor(self) -> Actor {
+                match self { $(OpCode::$name => Actor::$actor),* }
+            }
+
+            /// Its operands.
+            pub const fn shape(self) -> Shape {
+                match self { $(OpCode::$name => Shape::$shape),* }
+            }
+
+            /// How often the generator picks it, relative to the others.
+            pub const fn weight(self) -> u32 {
+                match self { $(OpCode::$name => $weight),* }
+            }
+
+            /// Kernel function behind it.
+            pub fn function(self) -> &'static str {
+                match self { $(OpCode::$name => $function),* }
+            }
+
+            /// What it does, in one line.
+            pub fn summary(self) -> &'static str {
+                match self { $(OpCode::$name => $doc),* }
+            }
+        }
+    };
+}
+
+ops! {
+    Mmap = "mmap", User, Map, weight 4, "mm/mmap.c: mmap_region()",
+        "Maps private anonymous memory at a window, with MAP_FIXED: what was mapped in these pages is gone.";
+    Munmap = "munmap", User, Range, weight 4, "mm/vma.c: do_vmi_munmap()",
+        "Unmaps a range.";
+    Read = "read", User, Range, weight 16, "arch/x86/mm/fault.c: do_user_addr_fault()",
+        "Loads from each page of a range.";
+    Write = "write", User, Range, weight 20, "arch/x86/mm/fault.c: do_user_addr_fault()",
+        "Stores a token of its own to each page of a range.";
+    Mprotect = "mprotect", User, RangeProt, weight 8, "mm/mprotect.c: mprotect_fixup()",
+        "Changes the protection of a range.";
+    Dontneed = "dontneed", User, Range, weight 4, "mm/madvise.c: madvise_dontneed_single_vma()",
+        "Drops the contents of a range: reads give zero again.";
+    Pageout = "pageout", User, Range, weight 8, "mm/madvise.c: madvise_cold_or_pageout_pte_range()",
+        "Asks the kernel to reclaim a range now.";
+    Fork = "fork", User, ProcProc, weight 6, "kernel/fork.c: dup_mmap()",
+        "Makes a child with a copy of the address space.";
+    Exit = "exit", User, Proc, weight 2, "mm/mmap.c: exit_mmap()",
+        "Ends all threads of a process; its address space goes when the last op in it has ended.";
+    ExitThread = "exit-thread", User, Proc, weight 1, "kernel/exit.c: exit_mm()",
+        "Ends the process's thread on this CPU; the last thread ends the process.";
+    Pin = "pin", User, Page, weight 3, "mm/gup.c: pin_user_pages()",
+        "Pins a page for writing, as a driver does for DMA.";
+    Unpin = "unpin", User, Page, weight 3, "mm/gup.c: unpin_user_pages()",
+        "Gives up what the process pinned at this page.";
+    ClearRefs = "clear-refs", User, Proc, weight 3, "fs/proc/task_mmu.c: clear_refs_write()",
+        "Starts soft-dirty tracking of the whole address space (echo 4 > clear_refs).";
+    Pagemap = "pagemap", User, Range, weight 3, "fs/proc/task_mmu.c: pagemap_pmd_range()",
+        "Reads the soft-dirty bit of each page of a range.";
+    Reclaim = "reclaim", Kernel, KernelRange, weight 10, "mm/vmscan.c: shrink_folio_list()",
+        "Tries to reclaim the folios that a range maps, as kswapd would on meeting them.";
+    Referenced = "referenced", Kernel, KernelRange, weight 3, "mm/rmap.c: folio_referenced()",
+        "Ages the folios that a range maps.";
+    Mkclean = "mkclean", Kernel, KernelRange, weight 2, "mm/rmap.c: page_vma_mkclean_one()",
+        "Write-protects and cleans the entries that map a folio.";
+    Migrate = "migrate", Kernel, KernelRange, weight 8, "mm/migrate.c: migrate_pages()",
+        "Moves the folios that a range maps to other frames.";
+    Offline = "offline", Kernel, Block, weight 4, "mm/memory_hotplug.c: offline_pages()",
+        "Takes a movable memory block out of use, moving what is in it elsewhere.";
+    Online = "online", Kernel, Block, weight 3, "mm/memory_hotplug.c: online_pages()",
+        "Puts a memory block back into use.";
+    Exclusive = "exclusive", Device, DeviceRange, weight 12, "lib/test_hmm.c: dmirror_exclusive()",
+        "Makes pages device-exclusive and programs the device, one call for each page table's worth.";
+    DevRead = "read", Device, DeviceRange, weight 6, "lib/test_hmm.c: dmirror_read()",
+        "The device loads from each page, faulting it into its mirror when needed.";
+    DevWrite = "write", Device, DeviceRange, weight 8, "lib/test_hmm.c: dmirror_write()",
+        "The device stores to each page, faulting it into its mirror when needed.";
+    DevClose = "close", Device, DeviceProc, weight 1, "lib/test_hmm.c: dmirror_fops_release()",
+        "The device stops mirroring the process.";
+}
+
+/// One op with its operands. Which of them mean something is told by [`OpCode::shape`]; the others are zero
+/// in a normalised case.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Op {
+    /// What is done.
+    pub code: OpCode,
+    /// CPU that does it.
+    pub cpu: u8,
+    /// Process (0 = `A`).
+    pub proc: u8,
+    /// Mapping window.
+    pub region: u8,
+    /// First page in the window.
+    pub page: u32,
+    /// Number of pages, at least 1 where the shape has a range.
+    pub len: u32,
+    /// Protection, child, block or device, by shape.
+    pub arg: u8,
+}
+
+impl Op {
+    /// An op with every operand zero and one page.
+    pub fn new(code: OpCode, cpu: u8) -> Op {
+        Op { code, cpu, proc: 0, region: 0, page: 0, len: 1, arg: 0 }
+    }
+
+    /// Device of a device op.
+    pub fn device(&self) -> u8 {
+        self.arg % crate::config::MAX_DEVICES as u8
+    }
+
+    /// Protection of `mmap` and `mprotect`.
+    pub fn perm(&self) -> Perm {
+        Perm::from_arg(self.arg)
+    }
+}

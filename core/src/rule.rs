@@ -1,0 +1,252 @@
+//! Rules: every invariant, every oracle check and every assertion of the modelled kernel, as one table.
+//!
+//! A row gives a stable id, a one-line summary, where the rule comes from and when it must hold. What checks
+//! the rule stands in [`crate::invariant`], [`crate::oracle`] or beside the primitive that notices it; what it
+//! found is a [`Violation`]: a typed value with evidence, never a string.
+
+use crate::sched::Site;
+
+/// When a rule must hold.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum When {
+    /// At every step, at the very access.
+    Always,
+    /// Whenever no page-table lock of the entry's table is held.
+    PtlReleased,
+    /// After the flush or invalidation that takes a translation away has completed.
+    AfterFlush,
+    /// When a frame, slot or table is given back.
+    AtFree,
+    /// When no operation is in flight on any CPU.
+    Quiescent,
+    /// When an operation returns.
+    AtReturn,
+    /// After every process has exited.
+    AtExit,
+}
+
+impl When {
+    /// Words for a table.
+    pub fn name(self) -> &'static str {
+        match self {
+            When::Always => "every step",
+            When::PtlReleased => "page-table lock released",
+            When::AfterFlush => "after flush",
+            When::AtFree => "at free",
+            When::Quiescent => "nothing in flight",
+            When::AtReturn => "at return",
+            When::AtExit => "after exit",
+        }
+    }
+}
+
+macro_rules! rules {
+    ($($name:ident = $id:literal, $when:ident, $summary:literal, $source:literal;)*) => {
+        /// A rule of the judge.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum Rule { $(#[doc = $summary] $name),* }
+
+        impl Rule {
+            /// Every rule, in table order.
+            pub const ALL: [Rule; [$($id),*].len()] = [$(Rule::$name),*];
+
+            /// Stable id.
+            pub fn id(self) -> &'static str {
+                match self { $(Rule::$name => $id),* }
+            }
+
+            /// The rule in one line.
+            pub fn summary(self) -> &'static str {
+                match self { $(Rule::$name => $summary),* }
+            }
+
+            /// Where the rule comes from.
+            pub fn source(self) -> &'static str {
+                match self { $(Rule::$name => $source),* }
+            }
+
+            /// When it must hold.
+            pub fn when(self) -> When {
+                match self { $(Rule::$name => When::$when),* }
+            }
+        }
+    };
+}
+
+rules! {
+    // What user space and devices can notice: judged by the oracle.
+    OracleValue = "oracle.value", Always,
+        "a load returns the value of the last store", "program order and coherence of one memory cell";
+    OracleAccess = "oracle.access", Always,
+        "an access succeeds exactly where the mapping permits it", "mmap(2), mprotect(2)";
+    OracleSignal = "oracle.signal", Always,
+        "a signal is delivered exactly where the mapping forbids the access", "mmap(2), signal(7)";
+    OracleResult = "oracle.result", AtReturn,
+        "a system call returns what its manual page promises", "mmap(2), munmap(2), mprotect(2), madvise(2), fork(2)";
+    OracleSoftDirty = "oracle.soft-dirty", AtReturn,
+        "a page written since clear_refs reads soft-dirty", "Documentation/admin-guide/mm/soft-dirty.rst";
+
+    // Counts.
+    Mapcount = "accounting.mapcount", PtlReleased,
+        "a folio's mapcount is the number of entries that its release counts as mappings",
+        "include/linux/rmap.h; before 6.15 a device-exclusive entry held a reference but was not counted";
+    Refcount = "accounting.refcount", Quiescent,
+        "a folio's refcount is its entries, its swap cache slot and its pins", "mm/migrate.c: folio_expected_refs()";
+    FreedInUse = "accounting.freed-in-use", AtFree,
+        "a folio is freed only when no entry, cache or pin refers to it", "mm/swap.c: __folio_put()";
+    AnonExclusive = "accounting.anon-exclusive", PtlReleased,
+        "a PageAnonExclusive page is referred to by one entry only, and only such a page is mapped writable",
+        "include/linux/page-flags.h: PG_anon_exclusive; mm/memory.c: do_wp_page()";
+    SwapMap = "accounting.swap-map", Quiescent,
+        "a slot's count is the number of swap entries that name it", "mm/swapfile.c: swap_duplicate(), swap_free()";
+    Rss = "accounting.rss", Quiescent,
+        "MM_ANONPAGES and MM_SWAPENTS are the numbers of such entries", "include/linux/mm.h: mm_counter()";
+
+    // Entries.
+    Accessor = "entry.accessor", Always,
+        "an entry is read with an accessor of its own kind", "include/linux/pgtable.h, include/linux/swapops.h";
+    Transition = "entry.transition", Always,
+        "an entry changes only from one kind to another that some kernel function makes of it",
+        "the table in core/src/entry";
+    BadPfn = "entry.bad-pfn", Always,
+        "a PFN read from an entry names a frame of the machine", "include/linux/mm.h: pfn_to_page()";
+    WalkKind = "entry.walk-kind", Always,
+        "page_vma_mapped_walk() returns an entry of the kind it was asked for", "mm/page_vma_mapped.c: check_pte()";
+    WritableSoftDirty = "entry.writable-soft-dirty", PtlReleased,
+        "an entry that waits for its first write is not writable",
+        "include/linux/mm.h: pte_needs_soft_dirty_wp()";
+    WritableVma = "entry.writable-vma", PtlReleased,
+        "an entry is writable only in a VMA that may be written", "mm/memory.c: maybe_mkwrite()";
+
+    // Cached translations.
+    StaleTlb = "tlb.stale-after-flush", AfterFlush,
+        "no CPU can use a translation that grants more than the entry does", "Documentation/core-api/cachetlb.rst";
+    TlbFreedFrame = "tlb.freed-frame", AtFree,
+        "no CPU can use a translation to a frame that is given back", "Documentation/core-api/cachetlb.rst";
+    StaleDevice = "device.stale-after-invalidate", AfterFlush,
+        "no device can use a translation that grants more than the entry does", "Documentation/mm/hmm.rst";
+    DeviceFreedFrame = "device.freed-frame", AtFree,
+        "no device can use a translation to a frame that is given back", "Documentation/mm/mmu_notifier.rst";
+    TwoExclusive = "device.two-exclusive", Quiescent,
+        "at most one device has exclusive access to a page, and then no CPU has any", "Documentation/mm/hmm.rst";
+    NotifierUnbalanced = "device.notifier-unbalanced", AtReturn,
+        "every invalidate_range_start has its invalidate_range_end", "include/linux/mmu_notifier.h";
+
+    // Locks.
+    EntryUnlocked = "lock.entry-unlocked", Always,
+        "an entry is changed only under the lock of its table", "Documentation/mm/split_page_table_lock.rst";
+    LockOrder = "lock.order", Always,
+        "locks are taken in the documented order", "mm/rmap.c: lock ordering; mm/filemap.c";
+    SleepInAtomic = "lock.sleep-in-atomic", Always,
+        "nothing sleeps while it holds a spinlock", "include/linux/kernel.h: might_sleep()";
+    Deadlock = "lock.deadlock", Always,
+        "somebody can always go on", "Documentation/locking/lockdep-design.rst";
+    NotOwner = "lock.not-owner", Always,
+        "a lock is released by the CPU that holds it", "Documentation/locking/lockdep-design.rst";
+    HeldAtReturn = "lock.held-at-return", AtReturn,
+        "an operation returns with no lock held", "kernel/locking/lockdep.c: lockdep_sys_exit()";
+
+    // Progress.
+    ProgressReclaim = "progress.reclaim", AtReturn,
+        "a folio that is held by nothing but its mappings can be reclaimed", "mm/vmscan.c: shrink_folio_list()";
+    ProgressMigrate = "progress.migrate", AtReturn,
+        "a folio that is held by nothing but its mappings can be migrated", "mm/migrate.c: migrate_pages()";
+    ProgressOffline = "progress.offline", AtReturn,
+        "a memory block whose folios are held by nothing but their mappings can be offlined",
+        "mm/memory_hotplug.c: offline_pages()";
+    ProgressSteps = "progress.steps", Always,
+        "an operation ends within its budget of steps", "DESIGN: every unbounded loop has a budget";
+
+    // Leaks.
+    LeakFolio = "leak.folio", AtExit, "every folio is given back", "mm/page_alloc.c";
+    LeakSwap = "leak.swap", AtExit, "every swap slot is given back", "mm/swapfile.c";
+    LeakTable = "leak.table", AtExit, "every page-table page is given back", "mm/memory.c: free_pgtables()";
+    LeakAnonVma = "leak.anon-vma", AtExit, "every anon_vma is given back", "mm/rmap.c: unlink_anon_vmas()";
+
+    // The modelled kernel's own assertions.
+    BugRestoreExclusive = "bug.restore_exclusive_pte", Always,
+        "a restored writable page is an exclusive anonymous page", "mm/memory.c: VM_BUG_ON_FOLIO in restore_exclusive_pte()";
+    BugSwapPageExclusive = "bug.do_swap_page", Always,
+        "a page in the swap cache that a swap entry names is not PageAnonExclusive", "mm/memory.c: BUG_ON in do_swap_page()";
+    BugSwapPageWritable = "bug.do_swap_page-writable", Always,
+        "a page swapped in writable is PageAnonExclusive", "mm/memory.c: VM_BUG_ON in do_swap_page()";
+    BugMigrateExclusive = "bug.try_to_migrate_one", Always,
+        "a writable anonymous PTE maps a PageAnonExclusive page", "mm/rmap.c: VM_WARN_ON_FOLIO in try_to_migrate_one()";
+    BugDupRmap = "bug.folio_try_dup_anon_rmap", Always,
+        "a page that fork shares is not PageAnonExclusive afterwards", "mm/memory.c: VM_WARN_ON_FOLIO in copy_present_ptes()";
+    BugSwapCount = "bug.swap_free", Always,
+        "a slot that is given back is in use", "mm/swapfile.c: swap_entry_free()";
+    BugRmapUnderflow = "bug.folio_remove_rmap", Always,
+        "a mapcount never falls below zero", "include/linux/rmap.h: __folio_rmap_sanity_checks()";
+    BugRefUnderflow = "bug.folio_put", Always,
+        "a refcount never falls below zero", "include/linux/mm.h: put_page_testzero()";
+    BugUnlocked = "bug.folio_unlocked", Always,
+        "a function that needs the folio lock is called with it", "VM_BUG_ON_FOLIO(!folio_test_locked)";
+    BugTlbWritableZero = "bug.writable-zero-page", PtlReleased,
+        "the zero page is never mapped writable", "mm/memory.c: do_anonymous_page(); include/linux/pgtable.h: is_zero_pfn()";
+}
+
+impl Rule {
+    /// The rule with this id.
+    pub fn from_id(id: &str) -> Option<Rule> {
+        Rule::ALL.into_iter().find(|r| r.id() == id)
+    }
+
+    /// True for what user space or a device can notice: the checks of the oracle.
+    pub fn visible(self) -> bool {
+        self.id().starts_with("oracle.")
+    }
+}
+
+/// What was seen when a rule was broken. Fields that do not apply are `None`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Evidence {
+    /// CPU on whose behalf the step ran.
+    pub cpu: Option<u8>,
+    /// Process (0 = `A`).
+    pub proc: Option<u8>,
+    /// Virtual page number.
+    pub vpn: Option<u32>,
+    /// Frame.
+    pub pfn: Option<u32>,
+    /// Device.
+    pub device: Option<u8>,
+    /// What the rule wants, where it is a number or a token.
+    pub expected: Option<u64>,
+    /// What was found.
+    pub found: Option<u64>,
+    /// Name of what was done: an accessor, a lock, an entry kind.
+    pub what: Option<&'static str>,
+    /// A second name, for example the kind of the entry that the accessor was used on.
+    pub on: Option<&'static str>,
+}
+
+/// A broken rule.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Violation {
+    /// Which rule.
+    pub rule: Rule,
+    /// Index of the op during which it was noticed, in the order of the case. `None`: after the last.
+    pub op: Option<u32>,
+    /// Step count at which it was noticed.
+    pub step: u32,
+    /// Where in the modelled kernel: the causal site first (where the state went wrong, when that is known),
+    /// then the site at which it was noticed.
+    pub sites: [Option<Site>; 2],
+    /// What was seen.
+    pub evidence: Evidence,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_unique_and_round_trip() {
+        for r in Rule::ALL {
+            assert_eq!(Rule::from_id(r.id()), Some(r));
+            assert!(!r.summary().is_empty() && !r.source().is_empty());
+        }
+    }
+}

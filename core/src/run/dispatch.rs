@@ -1,0 +1,98 @@
+//! From an op of a case to the function of the modelled kernel.
+
+use crate::config::Geometry;
+use crate::observe::{Observation, Outcome};
+use crate::ops::madvise::{Advice, madvise};
+use crate::ops::{access, dmirror, fork, gup, hotplug, mmap, mprotect, process, rmap, task_mmu, vmscan};
+use crate::program::{Actor, Op, OpCode};
+use crate::sched::{Cpu, Site};
+use crate::trace::Event;
+
+/// Steps that an op may take: far more than any op needs that makes progress.
+pub(super) fn budget(op: &Op, geometry: Geometry) -> u32 {
+    let pages = match op.code.actor() {
+        Actor::Kernel if matches!(op.code, OpCode::Offline | OpCode::Online) => geometry.block_frames(),
+        // Whole address spaces: what is mapped is bounded by what there is.
+        _ if matches!(op.code, OpCode::Fork | OpCode::Exit | OpCode::ExitThread | OpCode::ClearRefs) => geometry.frames() * 4,
+        _ => op.len,
+    };
+    20_000 + pages.saturating_mul(2_000)
+}
+
+/// Runs one op to its end, on behalf of a CPU.
+pub(super) async fn run_op(k: &Cpu, index: u32, op: Op) {
+    k.s().log(|| Event::OpStart { op: index, cpu: k.id });
+    let visible = op.code.actor() != Actor::Kernel;
+    let held = match op.code.actor() {
+        Actor::User => process::mmget(&mut k.s(), k.id, op.proc, true),
+        Actor::Device => process::mmget(&mut k.s(), k.id, op.proc, false),
+        Actor::Kernel => true,
+    };
+    if visible && held {
+        k.s().observe(Observation::Start { op: index });
+    }
+    k.site(Site::OpStart).await;
+    let outcome = if held { call(k, &op).await } else { Outcome::Skipped };
+    if visible && held {
+        k.s().observe(Observation::End { op: index, outcome });
+        process::mmput(k, op.proc).await;
+    }
+    k.s().log(|| Event::OpEnd { op: index, cpu: k.id, outcome });
+}
+
+async fn call(k: &Cpu, op: &Op) -> Outcome {
+    let g = k.config().geometry;
+    let mm = op.proc;
+    let start = g.region_base(op.region) + op.page;
+    let end = start + op.len;
+    match op.code {
+        OpCode::Mmap => mmap::mmap(k, mm, start, end, op.perm()).await,
+        OpCode::Munmap => mmap::munmap(k, mm, start, end).await,
+        OpCode::Read => access::access_range(k, mm, start, end, false).await,
+        OpCode::Write => access::access_range(k, mm, start, end, true).await,
+        OpCode::Mprotect => mprotect::mprotect(k, mm, start, end, op.perm()).await,
+        OpCode::Dontneed => madvise(k, mm, start, end, Advice::DontNeed).await,
+        OpCode::Pageout => madvise(k, mm, start, end, Advice::PageOut).await,
+        OpCode::Fork => fork::fork(k, mm, op.arg).await,
+        OpCode::Exit => process::exit(k, mm),
+        OpCode::ExitThread => process::exit_thread(k, mm),
+        OpCode::Pin => gup::pin(k, mm, start).await,
+        OpCode::Unpin => gup::unpin(k, mm, start),
+        OpCode::ClearRefs => task_mmu::clear_refs(k, mm).await,
+        OpCode::Pagemap => task_mmu::pagemap(k, mm, start, end).await,
+        OpCode::Exclusive => dmirror::exclusive(k, op.device(), mm, start, end).await,
+        OpCode::DevRead => dmirror::access(k, op.device(), mm, start, end, false).await,
+        OpCode::DevWrite => dmirror::access(k, op.device(), mm, start, end, true).await,
+        OpCode::DevClose => dmirror::close(k, op.device(), mm).await,
+        OpCode::Offline => {
+            hotplug::offline(k, g.normal_blocks() + u32::from(op.arg)).await;
+            Outcome::Done
+        }
+        OpCode::Online => {
+            hotplug::online(k, g.normal_blocks() + u32::from(op.arg));
+            Outcome::Done
+        }
+        OpCode::Reclaim | OpCode::Referenced | OpCode::Mkclean | OpCode::Migrate => {
+            for vpn in start..end {
+                kernel_job(k, op.code, mm, vpn).await;
+            }
+            Outcome::Done
+        }
+    }
+}
+
+async fn kernel_job(k: &Cpu, code: OpCode, mm: u8, vpn: u32) {
+    match code {
+        OpCode::Reclaim => vmscan::reclaim(k, mm, vpn).await,
+        OpCode::Referenced => vmscan::age(k, mm, vpn).await,
+        OpCode::Migrate => hotplug::migrate(k, mm, vpn).await,
+        _ => {
+            if let Some(folio) = vmscan::mapped_folio(k, mm, vpn) {
+                if k.folio_try_get(folio) {
+                    rmap::folio_mkclean(k, folio).await;
+                    k.folio_put(folio);
+                }
+            }
+        }
+    }
+}

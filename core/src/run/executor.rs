@@ -1,0 +1,269 @@
+//! The executor: one task for each simulated CPU, a waker that does nothing, and a fixed rule for who goes on.
+
+use super::dispatch::{budget, run_op};
+use super::verdict::Verdict;
+use crate::config::{Config, MAX_CPUS, MAX_PROCS};
+use crate::invariant;
+use crate::mm::Life;
+use crate::ops::process::{exit_mmap, mm_alloc};
+use crate::oracle::Oracle;
+use crate::program::{Case, Op};
+use crate::rule::{Evidence, Rule, Violation};
+use crate::sched::{Cpu, Run, Sim};
+use crate::trace::{Event, Trace};
+use std::cell::RefCell;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::atomic::AtomicU8;
+use std::task::{Context, Poll, Waker};
+
+/// Index that stands for "take down what is left" instead of an op of the case.
+const TEARDOWN: u32 = u32::MAX;
+
+type Task = Pin<Box<dyn Future<Output = ()>>>;
+
+/// A machine that runs cases, one after the other.
+pub struct Machine {
+    sim: Rc<RefCell<Sim>>,
+    ops: Rc<RefCell<Vec<Op>>>,
+    tasks: Vec<Task>,
+    oracle: Oracle,
+    // For each CPU the ops it has still to do, last first.
+    queues: [Vec<u32>; MAX_CPUS],
+    steps: u32,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Machine::new()
+    }
+}
+
+impl Machine {
+    /// A machine that has run nothing yet.
+    pub fn new() -> Machine {
+        let sim = Rc::new(RefCell::new(Sim::new(Config::fixed(crate::config::Kernel::NEWEST))));
+        let ops = Rc::new(RefCell::new(Vec::new()));
+        let tasks = tasks(&sim, &ops);
+        Machine { sim, ops, tasks, oracle: Oracle::new(), queues: Default::default(), steps: 0 }
+    }
+
+    /// State counters of a fuzzing engine; the length must be a power of two.
+    pub fn set_coverage(&mut self, map: Option<&'static [AtomicU8]>) {
+        debug_assert!(map.is_none_or(|m| m.len().is_power_of_two()));
+        self.sim.borrow_mut().coverage = map;
+    }
+
+    /// Sites passed in the last run.
+    pub fn steps(&self) -> u64 {
+        u64::from(self.steps)
+    }
+
+    /// Runs a normalised case.
+    pub fn run(&mut self, case: &Case) -> Verdict {
+        self.prepare(case);
+        self.execute(case);
+        let mut sim = self.sim.borrow_mut();
+        self.steps = sim.ctl.step;
+        let verdict = sim.ctl.violation.map_or(Verdict::Clean, Verdict::Violation);
+        let disturbed = verdict != Verdict::Clean;
+        sim.observations.clear();
+        drop(sim);
+        if disturbed {
+            // Tasks may be stopped anywhere; their locals hold state of this case.
+            self.tasks = tasks(&self.sim, &self.ops);
+        }
+        verdict
+    }
+
+    /// The same, with the trace of what happened.
+    pub fn run_traced(&mut self, case: &Case) -> (Verdict, Trace) {
+        self.sim.borrow_mut().trace = Some(Trace::default());
+        let verdict = self.run(case);
+        let trace = self.sim.borrow_mut().trace.take().unwrap_or_default();
+        (verdict, trace)
+    }
+
+    fn prepare(&mut self, case: &Case) {
+        let mut ops = self.ops.borrow_mut();
+        ops.clear();
+        ops.extend_from_slice(&case.ops);
+        self.queues.iter_mut().for_each(Vec::clear);
+        for (i, op) in case.ops.iter().enumerate().rev() {
+            self.queues[usize::from(op.cpu) % MAX_CPUS].push(i as u32);
+        }
+        let s = &mut *self.sim.borrow_mut();
+        s.w.reset(case.config);
+        s.ctl.reset(&case.interrupts);
+        s.observations.clear();
+        self.oracle.reset(case);
+        mm_alloc(s, 0, Life::Alive);
+        for map in &case.maps {
+            if s.w.mms[usize::from(map.proc)].life == Life::Unborn {
+                mm_alloc(s, map.proc, Life::Alive);
+            }
+            let start = s.w.geometry().region_base(map.region);
+            let vma = s.w.vmas.alloc(map.proc, start, start + map.pages, map.perm, true);
+            let at = s.w.mms[usize::from(map.proc)].vmas.iter().position(|v| s.w.vmas[*v].start > start);
+            let list = &mut s.w.mms[usize::from(map.proc)].vmas;
+            list.insert(at.unwrap_or(list.len()), vma);
+        }
+    }
+
+    fn execute(&mut self, case: &Case) {
+        let mut current: Option<usize> = None;
+        loop {
+            let next = self.pick(current.take());
+            let Some(cpu) = next else {
+                if self.stopped() || !self.start_teardown(case) {
+                    break;
+                }
+                continue;
+            };
+            self.begin_op(case, cpu);
+            self.poll(cpu);
+            self.after_poll(case, cpu);
+            if self.stopped() {
+                break;
+            }
+            let s = &mut *self.sim.borrow_mut();
+            if let Some(to) = s.ctl.switch_to.take() {
+                let site = s.ctl.cpus[cpu].site;
+                s.log(|| Event::Switch { from: cpu as u8, to, site });
+                current = Some(usize::from(to));
+            }
+        }
+    }
+
+    fn stopped(&self) -> bool {
+        self.sim.borrow().ctl.violation.is_some()
+    }
+
+    /// Who goes on: the CPU that was asked for, if it can; else the one in the middle of the earliest op; else the
+    /// one whose next op comes first. `None` when nobody can.
+    fn pick(&mut self, wanted: Option<usize>) -> Option<usize> {
+        let s = &mut *self.sim.borrow_mut();
+        let runnable = |c: usize| match s.ctl.cpus[c].run {
+            Run::Ready => true,
+            Run::Idle => !self.queues[c].is_empty() || s.ctl.cpus[c].assigned.is_some(),
+            Run::Waiting(_) | Run::WaitingForNotifier(_) => false,
+        };
+        if let Some(c) = wanted.filter(|c| runnable(*c)) {
+            return Some(c);
+        }
+        let order = |c: &usize| match s.ctl.cpus[*c].op {
+            Some(op) => (0, op),
+            None => (1, self.queues[*c].last().copied().unwrap_or(TEARDOWN)),
+        };
+        let chosen = (0..MAX_CPUS).filter(|c| runnable(*c)).min_by_key(order);
+        if chosen.is_none() {
+            let waiting = (0..MAX_CPUS).find(|c| s.ctl.cpus[*c].op.is_some());
+            if let Some(c) = waiting {
+                let what = match s.ctl.cpus[c].run {
+                    Run::Waiting(lock) => lock.class().name(),
+                    _ => "mmu_interval_read_begin",
+                };
+                s.violate(c as u8, Rule::Deadlock, Evidence { what: Some(what), ..Evidence::default() });
+            }
+        }
+        chosen
+    }
+
+    fn begin_op(&mut self, case: &Case, cpu: usize) {
+        let s = &mut *self.sim.borrow_mut();
+        let c = &mut s.ctl.cpus[cpu];
+        if c.run != Run::Idle || c.assigned.is_some() {
+            return;
+        }
+        if let Some(index) = self.queues[cpu].pop() {
+            let op = &case.ops[index as usize];
+            c.assigned = Some(index);
+            c.code = op.code as u8;
+            c.op_steps = 0;
+            c.budget = budget(op, case.config.geometry);
+        }
+    }
+
+    fn poll(&mut self, cpu: usize) {
+        let mut cx = Context::from_waker(Waker::noop());
+        let done = self.tasks[cpu].as_mut().poll(&mut cx);
+        debug_assert!(matches!(done, Poll::Pending), "a CPU's task never ends");
+    }
+
+    /// Tells the oracle what was seen meanwhile, and asks the invariants when the op has ended.
+    fn after_poll(&mut self, case: &Case, cpu: usize) {
+        let s = &mut *self.sim.borrow_mut();
+        judge(&mut self.oracle, case, s, cpu);
+        let c = &mut s.ctl.cpus[cpu];
+        if c.run == Run::Idle && c.op.take().is_some() && s.ctl.violation.is_none() {
+            s.check_return(cpu as u8);
+        }
+    }
+
+    /// When every op of the case is done: lets the processes that are left exit, one after the other, then looks
+    /// for leaks. False when nothing is left to do.
+    fn start_teardown(&mut self, case: &Case) -> bool {
+        let s = &mut *self.sim.borrow_mut();
+        let next = (0..MAX_PROCS).find(|p| s.w.mms[*p].life == Life::Alive);
+        if next.is_none() {
+            if let Some(f) = invariant::leaks(&s.w) {
+                s.ctl.violation =
+                    Some(Violation { rule: f.rule, op: None, step: s.ctl.step, sites: [None; 2], evidence: f.evidence });
+            }
+            return false;
+        }
+        let c = &mut s.ctl.cpus[0];
+        c.assigned = Some(TEARDOWN);
+        c.op_steps = 0;
+        c.budget = 20_000 + case.config.geometry.frames().saturating_mul(2_000);
+        true
+    }
+}
+
+/// Shows the oracle what was observed. Of an invariant's violation and the oracle's the earlier one counts.
+fn judge(oracle: &mut Oracle, case: &Case, s: &mut Sim, cpu: usize) {
+    for i in 0..s.observations.len() {
+        let (step, o) = s.observations[i];
+        if s.ctl.violation.is_some_and(|v| v.step < step) {
+            break;
+        }
+        if let Err(v) = oracle.observe(case, &o) {
+            let op = s.ctl.cpus[cpu].op.filter(|o| *o != TEARDOWN);
+            let sites = [None, s.ctl.cpus[cpu].site];
+            s.ctl.violation = Some(Violation { rule: v.rule, op, step, sites, evidence: v.evidence });
+            break;
+        }
+    }
+    s.observations.clear();
+}
+
+fn tasks(sim: &Rc<RefCell<Sim>>, ops: &Rc<RefCell<Vec<Op>>>) -> Vec<Task> {
+    (0..MAX_CPUS as u8).map(|id| Box::pin(cpu_main(Cpu::new(sim.clone(), id), ops.clone())) as Task).collect()
+}
+
+/// What a simulated CPU does for ever.
+async fn cpu_main(k: Cpu, ops: Rc<RefCell<Vec<Op>>>) {
+    loop {
+        let index = k.next_op().await;
+        if index == TEARDOWN {
+            teardown(&k).await;
+        } else {
+            let op = ops.borrow()[index as usize];
+            run_op(&k, index, op).await;
+        }
+        k.s().ctl.cpus[k.id as usize].run = Run::Idle;
+    }
+}
+
+async fn teardown(k: &Cpu) {
+    let next = |k: &Cpu| {
+        let s = &mut *k.s();
+        let proc = (0..MAX_PROCS as u8).find(|p| s.w.mms[*p as usize].life == Life::Alive)?;
+        s.w.mms[proc as usize].life = Life::Exiting;
+        Some(proc)
+    };
+    while let Some(proc) = next(k) {
+        exit_mmap(k, proc).await;
+    }
+}

@@ -1,0 +1,128 @@
+//! When the invariants are asked: at the release of page-table locks, at the return of an op, and when nothing is
+//! in flight.
+
+use super::{Cpu, Sim, Site};
+use crate::config::MAX_PROCS;
+use crate::invariant::{self, Finding};
+use crate::mm::Life;
+use crate::phys::{Flags, Pfn};
+use crate::rule::{Evidence, Rule};
+
+impl Sim {
+    /// Records a finding as this CPU's violation.
+    pub fn found(&mut self, cpu: u8, f: Finding) {
+        let site = self.ctl.cpus[cpu as usize].site;
+        self.violate_at(cpu, f.rule, [f.cause, site], f.evidence);
+    }
+
+    /// No PTE-table lock is held any more: the entries that changed are as others will find them.
+    pub(super) fn check_ptl_released(&mut self, cpu: u8) {
+        let mut list = std::mem::take(&mut self.ctl.touched_ptl);
+        for pfn in list.drain(..) {
+            self.note_parted(cpu, pfn);
+            let found = invariant::mapcount(&self.w, pfn).or_else(|| invariant::anon_exclusive(&self.w, pfn));
+            if let Some(f) = found {
+                self.found(cpu, f);
+                break;
+            }
+        }
+        self.ctl.touched_ptl = list;
+    }
+
+    /// Remembers where a folio's mapcount and the number of its entries parted.
+    fn note_parted(&mut self, cpu: u8, pfn: Pfn) {
+        let c = &self.ctl.cpus[cpu as usize];
+        let (site, op) = (c.site.unwrap_or(Site::OpStart), c.op.unwrap_or(0));
+        let f = &mut self.w.mem.folios[pfn as usize];
+        if f.mapcount == i32::from(f.ghost.entries) {
+            f.ghost.parted = None;
+        } else if f.ghost.parted.is_none() {
+            f.ghost.parted = Some((site, op));
+        }
+    }
+
+    /// An op returns: nothing it took may be left, and nothing it weakened may still be cached as it was.
+    pub fn check_return(&mut self, cpu: u8) {
+        let c = &self.ctl.cpus[cpu as usize];
+        if let Some(l) = c.held.last() {
+            let e = Evidence { what: Some(l.class().name()), ..Evidence::default() };
+            self.violate(cpu, Rule::HeldAtReturn, e);
+        } else if c.notifiers_open != 0 {
+            self.violate(cpu, Rule::NotifierUnbalanced, Evidence::default());
+        }
+        self.check_weakened(cpu);
+        if self.ctl.quiescent() {
+            self.check_quiescent(cpu);
+        }
+    }
+
+    fn check_weakened(&mut self, cpu: u8) {
+        let mut i = 0;
+        while i < self.ctl.weakened.len() {
+            let e = self.ctl.weakened[i];
+            if e.cpu != cpu {
+                i += 1;
+                continue;
+            }
+            self.ctl.weakened.swap_remove(i);
+            // Somebody else may be between the change and the flush of the same entry: then it is judged there.
+            if self.ctl.weakened.iter().any(|o| o.mm == e.mm && o.vpn == e.vpn && o.cpu != cpu) {
+                continue;
+            }
+            let found = invariant::stale_translation(&self.w, e.mm, e.vpn);
+            if let Some(f) = found.or_else(|| invariant::stale_mirror(&self.w, e.mm, e.vpn)) {
+                self.found(cpu, f);
+            }
+        }
+    }
+
+    fn check_quiescent(&mut self, cpu: u8) {
+        let mut folios = std::mem::take(&mut self.ctl.touched_folios);
+        for pfn in folios.drain(..) {
+            self.w.mem.folios[pfn as usize].ghost.touched = false;
+            if let Some(f) = invariant::refcount(&self.w, pfn) {
+                self.found(cpu, f);
+            }
+        }
+        self.ctl.touched_folios = folios;
+        let mut slots = std::mem::take(&mut self.ctl.touched_slots);
+        for slot in slots.drain(..) {
+            self.w.swap.slots[slot as usize].touched = false;
+            if let Some(f) = invariant::swap_map(&self.w, slot) {
+                self.found(cpu, f);
+            }
+        }
+        self.ctl.touched_slots = slots;
+        for mm in 0..MAX_PROCS as u8 {
+            if std::mem::take(&mut self.w.mms[mm as usize].touched) {
+                if let Some(f) = invariant::rss(&self.w, mm) {
+                    self.found(cpu, f);
+                }
+            }
+        }
+    }
+
+    /// Is the folio held by nothing but its mappings (and perhaps its swap cache slot)?
+    pub fn only_mapped(&self, pfn: Pfn) -> bool {
+        let f = self.folio(pfn);
+        f.flags.has(Flags::ALLOCATED)
+            && f.ghost.pins == 0
+            && f.locked_by == 0
+            && f.ghost.entries > 0
+            && f.refcount == i32::from(f.ghost.entries) + i32::from(f.flags.has(Flags::SWAPCACHE))
+    }
+}
+
+impl Cpu {
+    /// True when nobody else is in an op and nothing has interrupted this case so far, so that a failure to make
+    /// progress cannot be somebody else's doing.
+    pub fn undisturbed(&self) -> bool {
+        let s = self.s();
+        s.ctl.interrupted == 0 && s.ctl.cpus.iter().enumerate().all(|(i, c)| i == self.id as usize || c.op.is_none())
+    }
+
+    /// True when the process exists and its ops may begin.
+    pub fn alive(&self, proc: u8) -> bool {
+        self.s().w.mms[proc as usize].life == Life::Alive
+    }
+}

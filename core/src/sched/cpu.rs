@@ -1,0 +1,208 @@
+//! A simulated CPU, as the modelled kernel sees it.
+
+use super::ctl::Run;
+use super::{Action, Sim, Site};
+use crate::arch::{Arch, Pte};
+use crate::config::{Config, Defect, Design};
+use crate::entry::{Accessor, EntryConfig, accessor_legal};
+use crate::observe::Agent;
+use crate::rule::{Evidence, Rule};
+use crate::trace::Note;
+use std::cell::{RefCell, RefMut};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+
+/// A handle to the simulation on behalf of one CPU. Cheap to clone.
+#[derive(Clone)]
+pub struct Cpu {
+    sim: Rc<RefCell<Sim>>,
+    /// Which CPU.
+    pub id: u8,
+}
+
+impl Cpu {
+    /// A handle for CPU `id`.
+    pub fn new(sim: Rc<RefCell<Sim>>, id: u8) -> Cpu {
+        Cpu { sim, id }
+    }
+
+    /// The simulation. Never held across an await.
+    #[inline]
+    pub fn s(&self) -> RefMut<'_, Sim> {
+        self.sim.borrow_mut()
+    }
+
+    /// Machine and kernel.
+    #[inline]
+    pub fn config(&self) -> Config {
+        self.sim.borrow().w.config
+    }
+
+    /// Entry layout.
+    #[inline]
+    pub fn arch(&self) -> Arch {
+        self.sim.borrow().w.config.arch
+    }
+
+    /// Entry encoding.
+    #[inline]
+    pub fn entries(&self) -> EntryConfig {
+        self.sim.borrow().w.entries()
+    }
+
+    /// True when a defect is on.
+    #[inline]
+    pub fn has(&self, defect: Defect) -> bool {
+        self.sim.borrow().w.config.has(defect)
+    }
+
+    /// True when the release follows a design.
+    #[inline]
+    pub fn uses(&self, design: Design) -> bool {
+        self.sim.borrow().w.config.uses(design)
+    }
+
+    /// Records that a rule is broken.
+    #[cold]
+    pub fn violate(&self, rule: Rule, evidence: Evidence) {
+        self.s().violate(self.id, rule, evidence);
+    }
+
+    /// An assertion of the modelled kernel.
+    #[inline]
+    pub fn bug_on(&self, broken: bool, rule: Rule, evidence: Evidence) {
+        if broken {
+            self.violate(rule, evidence);
+        }
+    }
+
+    /// Adds a note to the trace.
+    #[inline]
+    pub fn note(&self, note: Note, pfn: Option<u32>, a: u32, b: u32) {
+        self.s().note(self.id, note, pfn, a, b);
+    }
+
+    /// Index of the op that this CPU is in.
+    pub fn op(&self) -> u32 {
+        self.sim.borrow().ctl.cpus[self.id as usize].op.unwrap_or(0)
+    }
+
+    /// Notices a path that reads an entry with an accessor of another kind. The model goes on with whatever
+    /// bits the real accessor would have read.
+    #[inline]
+    pub fn accessor(&self, accessor: Accessor, pte: Pte) {
+        let kind = self.entries().kind(pte);
+        if !accessor_legal(kind, accessor) {
+            let e = Evidence { what: Some(accessor.name()), on: Some(kind.name()), ..Evidence::default() };
+            self.violate(Rule::Accessor, e);
+        }
+    }
+
+    /// A place where somebody else may act. Yields before the caller does what comes next.
+    #[inline]
+    pub async fn site(&self, site: Site) {
+        let mut passed = false;
+        poll_fn(|_| {
+            let s = &mut *self.s();
+            if s.ctl.violation.is_some() {
+                return Poll::Pending;
+            }
+            if passed || s.pass(self.id, site) {
+                return Poll::Ready(());
+            }
+            passed = true;
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Waits for the next op to do.
+    pub async fn next_op(&self) -> u32 {
+        poll_fn(|_| {
+            let c = &mut self.s().ctl.cpus[self.id as usize];
+            match c.assigned.take() {
+                Some(op) => {
+                    c.op = Some(op);
+                    c.run = Run::Ready;
+                    Poll::Ready(op)
+                }
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
+}
+
+impl Sim {
+    /// Passes a site. False when the CPU has to stop there for now.
+    #[inline]
+    fn pass(&mut self, cpu: u8, site: Site) -> bool {
+        self.ctl.step += 1;
+        let c = &mut self.ctl.cpus[cpu as usize];
+        c.site = Some(site);
+        c.op_steps += 1;
+        if c.op_steps > c.budget {
+            let e = Evidence { found: Some(u64::from(c.op_steps)), ..Evidence::default() };
+            self.violate(cpu, Rule::ProgressSteps, e);
+            return false;
+        }
+        if self.ctl.armed & (1 << site as u8) == 0 { true } else { self.interrupted_at(cpu, site) }
+    }
+
+    #[cold]
+    fn interrupted_at(&mut self, cpu: u8, site: Site) -> bool {
+        let mut next = self.ctl.take_interrupt(cpu, site);
+        while let Some(i) = next {
+            let code = self.ctl.cpus[cpu as usize].code;
+            self.cover(7 << 60 | u64::from(code) << 16 | u64::from(site as u8) << 8 | action_kind(i.action));
+            match i.action {
+                Action::Switch { cpu: to } => {
+                    self.ctl.switch_to = Some(to);
+                }
+                Action::TlbFill { cpu: who, region, page } => {
+                    let vpn = self.w.geometry().region_base(region) + page;
+                    self.tlb_speculate(who, vpn);
+                }
+                Action::TlbEvict { cpu: who, region, page } => {
+                    let vpn = self.w.geometry().region_base(region) + page;
+                    self.tlb_evict(who, vpn);
+                }
+                Action::Device { device, proc, region, page, write } => {
+                    let vpn = self.w.geometry().region_base(region) + page;
+                    let op = self.ctl.cpus[cpu as usize].op.unwrap_or(0);
+                    self.device_access(op, device, proc, vpn, write);
+                }
+            }
+            next = self.ctl.another_interrupt(cpu, site, i.nth);
+        }
+        self.ctl.violation.is_none() && self.ctl.switch_to.is_none()
+    }
+
+    /// A device uses its own table. False when it has no translation that permits the access.
+    pub fn device_access(&mut self, op: u32, device: u8, proc: u8, vpn: u32, write: bool) -> bool {
+        let offset = self.w.mirror_offset(vpn);
+        let Some(mut m) = self.w.mirrors[device as usize][proc as usize].lookup(offset) else { return false };
+        if write && !m.write {
+            return false;
+        }
+        let by = Agent::Device(device);
+        let value = self.retire(by, proc, vpn, m.pfn, write);
+        if write && !m.written {
+            m.written = true;
+            self.w.mirrors[device as usize][proc as usize].store(offset, Some(m));
+        }
+        self.observe_access(op, by, proc, vpn, write, value);
+        true
+    }
+}
+
+fn action_kind(action: Action) -> u64 {
+    match action {
+        Action::Switch { .. } => 0,
+        Action::TlbFill { .. } => 1,
+        Action::TlbEvict { .. } => 2,
+        Action::Device { write: false, .. } => 3,
+        Action::Device { write: true, .. } => 4,
+    }
+}

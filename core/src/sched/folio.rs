@@ -1,0 +1,303 @@
+//! Folios: references, the reverse map's counts, and giving them back.
+//!
+//! These are the inline functions of `include/linux/{mm,rmap,page_ref}.h`: atomic, so without a site of their own.
+
+use super::{Cpu, Lock, Sim};
+use crate::mm::VmaId;
+use crate::phys::{Flags, Folio, Pfn, Slot, ZERO_PFN};
+use crate::rule::{Evidence, Rule};
+use crate::trace::{Event, Note};
+
+impl Sim {
+    /// States a folio's counts in the trace.
+    pub(crate) fn log_counts(&mut self, pfn: Pfn) {
+        if self.trace.is_some() && pfn != ZERO_PFN {
+            let f = &self.w.mem.folios[pfn as usize];
+            let event = Event::Counts { pfn, mapcount: f.mapcount, refcount: f.refcount };
+            self.log(|| event);
+        }
+    }
+
+    /// `free_unref_folios()`: the last reference is gone.
+    fn free_folio(&mut self, cpu: u8, pfn: Pfn) {
+        let f = self.w.mem.folios[pfn as usize];
+        let e = Evidence { pfn: Some(pfn), ..Evidence::default() };
+        let in_use = f.ghost.entries != 0
+            || f.ghost.migration_entries != 0
+            || f.ghost.pins != 0
+            || f.flags.has(Flags::SWAPCACHE)
+            || f.locked_by != 0;
+        if in_use || f.mapcount != 0 {
+            self.violate(cpu, Rule::FreedInUse, Evidence { found: Some(u64::from(f.ghost.entries)), ..e });
+        } else if f.ghost.tlbs != 0 {
+            self.violate(cpu, Rule::TlbFreedFrame, e);
+        } else if f.ghost.mirrors != 0 {
+            self.violate(cpu, Rule::DeviceFreedFrame, e);
+        }
+        self.w.mem.free(pfn);
+    }
+
+    fn add_refs(&mut self, pfn: Pfn, n: i32) {
+        if pfn == ZERO_PFN {
+            return;
+        }
+        self.w.mem.folios[pfn as usize].refcount += n;
+        self.touch_folio(pfn);
+        self.log_counts(pfn);
+    }
+
+    fn sub_refs(&mut self, cpu: u8, pfn: Pfn, n: i32) {
+        if pfn == ZERO_PFN {
+            return;
+        }
+        let f = &mut self.w.mem.folios[pfn as usize];
+        f.refcount -= n;
+        let left = f.refcount;
+        self.touch_folio(pfn);
+        self.log_counts(pfn);
+        if left < 0 {
+            self.violate(cpu, Rule::BugRefUnderflow, Evidence { pfn: Some(pfn), ..Evidence::default() });
+        } else if left == 0 {
+            self.free_folio(cpu, pfn);
+        }
+    }
+
+    fn add_mapcount(&mut self, pfn: Pfn, n: i32) {
+        self.w.mem.folios[pfn as usize].mapcount += n;
+        self.touch_folio(pfn);
+        self.log_counts(pfn);
+    }
+
+    /// Is the folio named by its flags in the swap cache of slot?
+    pub(crate) fn folio(&self, pfn: Pfn) -> &Folio {
+        &self.w.mem.folios[pfn as usize]
+    }
+}
+
+impl Cpu {
+    /// A copy of what the kernel knows of a folio.
+    #[inline]
+    pub fn folio(&self, pfn: Pfn) -> Folio {
+        *self.s().folio(pfn)
+    }
+
+    /// Sets flags.
+    pub fn folio_set(&self, pfn: Pfn, flags: Flags) {
+        self.s().w.mem.folios[pfn as usize].flags.set(flags);
+    }
+
+    /// Clears flags.
+    pub fn folio_clear(&self, pfn: Pfn, flags: Flags) {
+        self.s().w.mem.folios[pfn as usize].flags.clear(flags);
+    }
+
+    /// `folio_test_*()`.
+    #[inline]
+    pub fn folio_test(&self, pfn: Pfn, flags: Flags) -> bool {
+        self.s().folio(pfn).flags.has(flags)
+    }
+
+    /// `folio_ref_count()`.
+    pub fn folio_ref_count(&self, pfn: Pfn) -> i32 {
+        self.s().folio(pfn).refcount
+    }
+
+    /// `folio_mapcount()`.
+    pub fn folio_mapcount(&self, pfn: Pfn) -> i32 {
+        self.s().folio(pfn).mapcount
+    }
+
+    /// `folio_mapped()`.
+    pub fn folio_mapped(&self, pfn: Pfn) -> bool {
+        self.folio_mapcount(pfn) > 0
+    }
+
+    /// Allocates a movable folio with one reference. `None` when no frame is free.
+    pub fn folio_alloc(&self) -> Option<Pfn> {
+        let s = &mut *self.s();
+        let Some(pfn) = s.w.mem.alloc() else {
+            s.note(self.id, Note::OutOfMemory, None, 0, 0);
+            return None;
+        };
+        s.add_refs(pfn, 1);
+        Some(pfn)
+    }
+
+    /// `folio_get()`.
+    #[inline]
+    pub fn folio_get(&self, pfn: Pfn) {
+        self.s().add_refs(pfn, 1);
+    }
+
+    /// `folio_try_get()`: false when the folio is free.
+    pub fn folio_try_get(&self, pfn: Pfn) -> bool {
+        let s = &mut *self.s();
+        if pfn != ZERO_PFN && s.folio(pfn).refcount <= 0 {
+            return false;
+        }
+        s.add_refs(pfn, 1);
+        true
+    }
+
+    /// `folio_put()`.
+    #[inline]
+    pub fn folio_put(&self, pfn: Pfn) {
+        self.s().sub_refs(self.id, pfn, 1);
+    }
+
+    /// `folio_ref_add()`.
+    pub fn folio_ref_add(&self, pfn: Pfn, n: i32) {
+        self.s().add_refs(pfn, n);
+    }
+
+    /// `folio_put_refs()`.
+    pub fn folio_put_refs(&self, pfn: Pfn, n: i32) {
+        self.s().sub_refs(self.id, pfn, n);
+    }
+
+    /// `folio_unlock()`.
+    pub fn folio_unlock(&self, pfn: Pfn) {
+        self.unlock(Lock::Folio(pfn));
+    }
+
+    /// `VM_BUG_ON_FOLIO(!folio_test_locked(folio))`.
+    pub fn assert_folio_locked(&self, pfn: Pfn) {
+        let locked = self.s().folio(pfn).locked_by != 0;
+        self.bug_on(!locked, Rule::BugUnlocked, Evidence { pfn: Some(pfn), ..Evidence::default() });
+    }
+
+    /// `folio_mark_dirty()`.
+    pub fn folio_mark_dirty(&self, pfn: Pfn) {
+        if pfn != ZERO_PFN {
+            self.folio_set(pfn, Flags::DIRTY);
+        }
+    }
+
+    /// `folio_add_lru()`: at once; the per-CPU batches, which would hold a reference for a while, are left out.
+    pub fn folio_add_lru(&self, pfn: Pfn) {
+        self.folio_set(pfn, Flags::LRU);
+    }
+
+    /// `folio_isolate_lru()`: takes the folio off its list, with a reference.
+    pub fn folio_isolate_lru(&self, pfn: Pfn) -> bool {
+        let s = &mut *self.s();
+        let f = &mut s.w.mem.folios[pfn as usize];
+        if !f.flags.has(Flags::LRU) || f.refcount <= 0 {
+            return false;
+        }
+        f.flags.clear(Flags::LRU);
+        s.add_refs(pfn, 1);
+        true
+    }
+
+    /// `folio_putback_lru()`.
+    pub fn folio_putback_lru(&self, pfn: Pfn) {
+        self.folio_add_lru(pfn);
+        self.folio_put(pfn);
+    }
+
+    /// `folio_add_new_anon_rmap()`: the first mapping of a folio.
+    pub fn folio_add_new_anon_rmap(&self, pfn: Pfn, vma: VmaId, vpn: u32, exclusive: bool) {
+        let s = &mut *self.s();
+        let Some(av) = s.w.vmas[vma].anon_vma else { return };
+        let av = if exclusive { av } else { s.w.anon_vmas[av].root };
+        let f = &mut s.w.mem.folios[pfn as usize];
+        f.flags.set(Flags::SWAPBACKED);
+        (f.anon_vma, f.index) = (av + 1, vpn);
+        if exclusive {
+            f.flags.set(Flags::ANON_EXCLUSIVE);
+        }
+        s.add_mapcount(pfn, 1);
+    }
+
+    /// `folio_add_anon_rmap_pte()`: another mapping of an anonymous folio.
+    pub fn folio_add_anon_rmap_pte(&self, pfn: Pfn, exclusive: bool) {
+        let s = &mut *self.s();
+        if exclusive {
+            s.w.mem.folios[pfn as usize].flags.set(Flags::ANON_EXCLUSIVE);
+        }
+        s.add_mapcount(pfn, 1);
+    }
+
+    /// `folio_remove_rmap_pte()`.
+    pub fn folio_remove_rmap_pte(&self, pfn: Pfn) {
+        if pfn == ZERO_PFN {
+            return;
+        }
+        let s = &mut *self.s();
+        s.add_mapcount(pfn, -1);
+        if s.folio(pfn).mapcount < 0 {
+            s.violate(self.id, Rule::BugRmapUnderflow, Evidence { pfn: Some(pfn), ..Evidence::default() });
+        }
+    }
+
+    /// `folio_move_anon_rmap()`: the folio now belongs to one VMA alone.
+    pub fn folio_move_anon_rmap(&self, pfn: Pfn, vma: VmaId) {
+        let s = &mut *self.s();
+        if let Some(av) = s.w.vmas[vma].anon_vma {
+            s.w.mem.folios[pfn as usize].anon_vma = av + 1;
+        }
+    }
+
+    /// `folio_try_dup_anon_rmap_pte()`: fork maps the page a second time. False when the page may be pinned and
+    /// has to be copied instead.
+    pub fn folio_try_dup_anon_rmap_pte(&self, pfn: Pfn) -> bool {
+        let s = &mut *self.s();
+        let f = &mut s.w.mem.folios[pfn as usize];
+        if f.flags.has(Flags::ANON_EXCLUSIVE) {
+            if f.maybe_dma_pinned() {
+                return false;
+            }
+            f.flags.clear(Flags::ANON_EXCLUSIVE);
+        }
+        s.add_mapcount(pfn, 1);
+        true
+    }
+
+    /// `folio_try_share_anon_rmap_pte()`: the page is about to become unmapped. False when it may be pinned.
+    pub fn folio_try_share_anon_rmap_pte(&self, pfn: Pfn) -> bool {
+        let s = &mut *self.s();
+        let f = &mut s.w.mem.folios[pfn as usize];
+        if f.maybe_dma_pinned() {
+            return false;
+        }
+        f.flags.clear(Flags::ANON_EXCLUSIVE);
+        true
+    }
+
+    /// A copy of what the kernel knows of a swap slot.
+    pub fn slot(&self, slot: u32) -> Slot {
+        self.s().w.swap.slots[slot as usize]
+    }
+
+    /// `swap_duplicate()`.
+    pub fn swap_duplicate(&self, slot: u32) {
+        let s = &mut *self.s();
+        s.touch_slot(slot);
+        s.w.swap.slots[slot as usize].count += 1;
+    }
+
+    /// `swap_free()`.
+    pub fn swap_free(&self, slot: u32) {
+        let s = &mut *self.s();
+        s.touch_slot(slot);
+        let n = &mut s.w.swap.slots[slot as usize].count;
+        if *n == 0 {
+            s.violate(self.id, Rule::BugSwapCount, Evidence { found: Some(u64::from(slot)), ..Evidence::default() });
+            return;
+        }
+        *n -= 1;
+        s.w.swap.release_if_unused(slot);
+    }
+
+    /// `delete_from_swap_cache()` without the reference that the cache held.
+    pub fn delete_from_swap_cache(&self, pfn: Pfn) {
+        let s = &mut *self.s();
+        let f = &mut s.w.mem.folios[pfn as usize];
+        f.flags.clear(Flags::SWAPCACHE);
+        let slot = f.slot;
+        s.touch_slot(slot);
+        s.w.swap.slots[slot as usize].cache = None;
+        s.w.swap.release_if_unused(slot);
+    }
+}

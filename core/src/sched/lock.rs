@@ -1,0 +1,292 @@
+//! Locks: objects in the world, taken and released explicitly, and checked.
+//!
+//! The order is that of the comments at the top of `mm/rmap.c` and `mm/filemap.c`, as far as these locks go:
+//! `mmap_lock`, folio lock, `anon_vma->rwsem`, the driver's mutex (its notifier is called under all of these),
+//! `page_table_lock`, PMD lock, PTE-table lock. Two PTE-table locks nest only where the kernel says so
+//! (`SINGLE_DEPTH_NESTING` in `copy_pte_range()`).
+
+use super::ctl::Run;
+use super::{Cpu, Sim, Site};
+use crate::config::MAX_CPUS;
+use crate::mm::{AnonVmaId, TableId};
+use crate::phys::Pfn;
+use crate::rule::{Evidence, Rule};
+use crate::trace::Event;
+use std::future::poll_fn;
+use std::task::Poll;
+
+/// One lock, and how it is taken.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Lock {
+    /// `mmap_read_lock()` of a process.
+    MmapRead(u8),
+    /// `mmap_write_lock()` of a process.
+    MmapWrite(u8),
+    /// `folio_lock()`.
+    Folio(Pfn),
+    /// `anon_vma_lock_read()` of a root.
+    AnonVmaRead(AnonVmaId),
+    /// `anon_vma_lock_write()` of a root.
+    AnonVmaWrite(AnonVmaId),
+    /// `dmirror->mutex` of a device and a process.
+    Mirror(u8, u8),
+    /// `mm->page_table_lock`.
+    PageTable(u8),
+    /// `pmd_lock()` of a PMD table.
+    Pmd(TableId),
+    /// `ptl` of a PTE table.
+    Pte(TableId),
+    /// `ptl` of a second PTE table, below another one.
+    PteNested(TableId),
+}
+
+/// Kind of a lock.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub enum LockClass {
+    /// `mmap_lock`.
+    Mmap,
+    /// The folio lock.
+    Folio,
+    /// `anon_vma->rwsem`.
+    AnonVma,
+    /// The driver's mutex.
+    Mirror,
+    /// `page_table_lock`.
+    PageTable,
+    /// The lock of a PMD table.
+    Pmd,
+    /// The lock of a PTE table.
+    Pte,
+    /// The lock of a second PTE table.
+    PteNested,
+}
+
+impl LockClass {
+    /// Name as lockdep would give it.
+    pub fn name(self) -> &'static str {
+        match self {
+            LockClass::Mmap => "mmap_lock",
+            LockClass::Folio => "folio_lock",
+            LockClass::AnonVma => "anon_vma->rwsem",
+            LockClass::Mirror => "dmirror->mutex",
+            LockClass::PageTable => "page_table_lock",
+            LockClass::Pmd => "pmd_lock",
+            LockClass::Pte => "ptlock_ptr(page)",
+            LockClass::PteNested => "ptlock_ptr(page)/1",
+        }
+    }
+}
+
+impl Lock {
+    /// Its kind.
+    pub fn class(self) -> LockClass {
+        match self {
+            Lock::MmapRead(_) | Lock::MmapWrite(_) => LockClass::Mmap,
+            Lock::Folio(_) => LockClass::Folio,
+            Lock::AnonVmaRead(_) | Lock::AnonVmaWrite(_) => LockClass::AnonVma,
+            Lock::Mirror(..) => LockClass::Mirror,
+            Lock::PageTable(_) => LockClass::PageTable,
+            Lock::Pmd(_) => LockClass::Pmd,
+            Lock::Pte(_) => LockClass::Pte,
+            Lock::PteNested(_) => LockClass::PteNested,
+        }
+    }
+
+    /// True for spinlocks.
+    pub fn spins(self) -> bool {
+        self.class() >= LockClass::PageTable
+    }
+}
+
+fn take(owner: &mut u8, cpu: u8) -> bool {
+    let free = *owner == 0;
+    if free {
+        *owner = cpu + 1;
+    }
+    free
+}
+
+fn take_shared(readers: &mut u8, writer: u8, cpu: u8) -> bool {
+    let free = writer == 0;
+    if free {
+        *readers |= 1 << cpu;
+    }
+    free
+}
+
+fn give(owner: &mut u8, cpu: u8) -> bool {
+    let mine = *owner == cpu + 1;
+    if mine {
+        *owner = 0;
+    }
+    mine
+}
+
+fn give_shared(readers: &mut u8, cpu: u8) -> bool {
+    let mine = *readers & (1 << cpu) != 0;
+    *readers &= !(1 << cpu);
+    mine
+}
+
+impl Sim {
+    fn try_take(&mut self, lock: Lock, cpu: u8) -> bool {
+        let w = &mut self.w;
+        match lock {
+            Lock::MmapRead(m) => {
+                let m = &mut w.mms[m as usize];
+                take_shared(&mut m.mmap_readers, m.mmap_writer, cpu)
+            }
+            Lock::MmapWrite(m) => {
+                let m = &mut w.mms[m as usize];
+                m.mmap_readers == 0 && take(&mut m.mmap_writer, cpu)
+            }
+            Lock::Folio(p) => take(&mut w.mem.folios[p as usize].locked_by, cpu),
+            Lock::AnonVmaRead(a) => {
+                let a = &mut w.anon_vmas[a];
+                take_shared(&mut a.readers, a.writer, cpu)
+            }
+            Lock::AnonVmaWrite(a) => {
+                let a = &mut w.anon_vmas[a];
+                a.readers == 0 && take(&mut a.writer, cpu)
+            }
+            Lock::Mirror(d, m) => take(&mut w.mirrors[d as usize][m as usize].mutex, cpu),
+            Lock::PageTable(m) => take(&mut w.mms[m as usize].page_table_lock, cpu),
+            Lock::Pmd(t) | Lock::Pte(t) | Lock::PteNested(t) => take(&mut w.tables.info[t as usize].lock, cpu),
+        }
+    }
+
+    fn give_back(&mut self, lock: Lock, cpu: u8) -> bool {
+        let w = &mut self.w;
+        match lock {
+            Lock::MmapRead(m) => give_shared(&mut w.mms[m as usize].mmap_readers, cpu),
+            Lock::MmapWrite(m) => give(&mut w.mms[m as usize].mmap_writer, cpu),
+            Lock::Folio(p) => give(&mut w.mem.folios[p as usize].locked_by, cpu),
+            Lock::AnonVmaRead(a) => give_shared(&mut w.anon_vmas[a].readers, cpu),
+            Lock::AnonVmaWrite(a) => give(&mut w.anon_vmas[a].writer, cpu),
+            Lock::Mirror(d, m) => give(&mut w.mirrors[d as usize][m as usize].mutex, cpu),
+            Lock::PageTable(m) => give(&mut w.mms[m as usize].page_table_lock, cpu),
+            Lock::Pmd(t) | Lock::Pte(t) | Lock::PteNested(t) => give(&mut w.tables.info[t as usize].lock, cpu),
+        }
+    }
+
+    fn try_acquire(&mut self, lock: Lock, cpu: u8) -> bool {
+        if !self.try_take(lock, cpu) {
+            return false;
+        }
+        let c = &mut self.ctl.cpus[cpu as usize];
+        if c.held.is_full() {
+            self.violate(cpu, Rule::LockOrder, Evidence { what: Some("too many locks"), ..Evidence::default() });
+            return true;
+        }
+        c.held.push(lock);
+        c.spinning += u8::from(lock.spins());
+        if matches!(lock.class(), LockClass::Pte | LockClass::PteNested) {
+            self.ctl.pte_locks += 1;
+        }
+        true
+    }
+
+    /// What lockdep would say before a CPU blocks on a lock.
+    fn lockdep(&mut self, lock: Lock, cpu: u8) {
+        let c = &self.ctl.cpus[cpu as usize];
+        let class = lock.class();
+        if c.spinning != 0 && !lock.spins() {
+            let e = Evidence { what: Some(class.name()), on: c.held.last().map(|l| l.class().name()), ..Evidence::default() };
+            self.violate(cpu, Rule::SleepInAtomic, e);
+        } else if let Some(worst) = c.held.iter().map(|l| l.class()).filter(|h| *h >= class).max() {
+            let e = Evidence { what: Some(class.name()), on: Some(worst.name()), ..Evidence::default() };
+            self.violate(cpu, Rule::LockOrder, e);
+        }
+    }
+
+    fn release(&mut self, lock: Lock, cpu: u8) {
+        if !self.give_back(lock, cpu) {
+            let e = Evidence { what: Some(lock.class().name()), ..Evidence::default() };
+            self.violate(cpu, Rule::NotOwner, e);
+            return;
+        }
+        let c = &mut self.ctl.cpus[cpu as usize];
+        if let Some(at) = c.held.iter().rposition(|h| *h == lock) {
+            c.held.remove(at);
+        }
+        c.spinning -= u8::from(lock.spins());
+        if matches!(lock.class(), LockClass::Pte | LockClass::PteNested) {
+            c.cleared = None;
+            self.ctl.pte_locks -= 1;
+            if self.ctl.pte_locks == 0 && !self.ctl.touched_ptl.is_empty() {
+                self.check_ptl_released(cpu);
+            }
+        }
+        self.wake(|run| matches!(run, Run::Waiting(_)));
+    }
+
+    /// Lets everybody who waits look again.
+    pub(crate) fn wake(&mut self, which: impl Fn(Run) -> bool) {
+        for i in 0..MAX_CPUS {
+            let c = &mut self.ctl.cpus[i];
+            if which(c.run) {
+                c.run = Run::Ready;
+            }
+        }
+    }
+}
+
+impl Cpu {
+    /// Takes a lock, waiting for it.
+    #[inline]
+    pub async fn lock(&self, lock: Lock) {
+        self.site(Site::Lock).await;
+        self.s().lockdep(lock, self.id);
+        poll_fn(|_| {
+            let s = &mut *self.s();
+            if s.ctl.violation.is_some() {
+                return Poll::Pending;
+            }
+            if s.try_acquire(lock, self.id) {
+                return Poll::Ready(());
+            }
+            s.ctl.cpus[self.id as usize].run = Run::Waiting(lock);
+            s.log(|| Event::Wait { cpu: self.id, lock: lock.class().name() });
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Takes a lock if it is free. Others may act just before.
+    #[inline]
+    pub async fn trylock(&self, lock: Lock) -> bool {
+        self.site(Site::Lock).await;
+        self.s().try_acquire(lock, self.id)
+    }
+
+    /// Gives a lock back.
+    #[inline]
+    pub fn unlock(&self, lock: Lock) {
+        self.s().release(lock, self.id);
+    }
+
+    /// Turns a write lock of `mmap_lock` into a read lock (`mmap_write_downgrade()`).
+    pub fn mmap_write_downgrade(&self, mm: u8) {
+        self.unlock(Lock::MmapWrite(mm));
+        let taken = self.s().try_acquire(Lock::MmapRead(mm), self.id);
+        debug_assert!(taken, "nobody can come between in one step");
+    }
+}
+
+impl Cpu {
+    /// `folio_wait_locked()`: waits until nobody holds the folio lock, without taking it.
+    pub async fn folio_wait_locked(&self, pfn: Pfn) {
+        poll_fn(|_| {
+            let s = &mut *self.s();
+            if s.ctl.violation.is_some() {
+                return Poll::Pending;
+            }
+            if s.folio(pfn).locked_by == 0 {
+                return Poll::Ready(());
+            }
+            s.ctl.cpus[self.id as usize].run = Run::Waiting(Lock::Folio(pfn));
+            Poll::Pending
+        })
+        .await;
+    }
+}

@@ -1,0 +1,387 @@
+//! Entries: reading, setting and clearing them, and keeping the ghost counts true while that happens.
+
+use super::ctl::Weakened;
+use super::{Cpu, Lock, Sim, Site};
+use crate::arch::{Arch, Pte, SwpEntry};
+use crate::entry::{Accessor, EntryConfig, EntryKind, transition_legal};
+use crate::mm::PtePtr;
+use crate::phys::{Flags, Pfn, ZERO_PFN};
+use crate::rule::{Evidence, Rule};
+use crate::trace::Event;
+
+/// What an entry refers to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Target {
+    Nothing,
+    /// Present or device entry of a user frame: one reference.
+    Page { pfn: Pfn, write: bool, exclusive: bool },
+    /// The zero page.
+    Zero,
+    /// Migration entry.
+    Migrating(Pfn),
+    /// Swap entry.
+    Slot(u32),
+    /// A frame or slot that does not exist.
+    Bad(u64),
+}
+
+impl Sim {
+    fn target(&self, ec: EntryConfig, kind: EntryKind, pte: Pte) -> Target {
+        let arch = ec.arch;
+        let page = |pfn: u64, write, exclusive| {
+            if pfn == u64::from(ZERO_PFN) {
+                Target::Zero
+            } else if self.w.mem.valid(pfn) {
+                Target::Page { pfn: pfn as Pfn, write, exclusive }
+            } else {
+                Target::Bad(pfn)
+            }
+        };
+        match kind {
+            EntryKind::Present => page(arch.pte_pfn(pte), arch.pte_write(pte), false),
+            EntryKind::Swap => {
+                let offset = arch.pte_to_swp_entry(pte).offset;
+                if self.w.swap.valid(offset) { Target::Slot(offset as u32) } else { Target::Bad(offset) }
+            }
+            k if k.is_device_private() || k.is_device_exclusive() => {
+                page(ec.swp_offset_pfn(arch.pte_to_swp_entry(pte)), false, k.is_device_exclusive())
+            }
+            k if k.is_migration() => {
+                let pfn = ec.swp_offset_pfn(arch.pte_to_swp_entry(pte));
+                if self.w.mem.valid(pfn) { Target::Migrating(pfn as Pfn) } else { Target::Bad(pfn) }
+            }
+            _ => Target::Nothing,
+        }
+    }
+
+    /// Queues a folio for the checks of counts.
+    #[inline]
+    pub(crate) fn touch_folio(&mut self, pfn: Pfn) {
+        let g = &mut self.w.mem.folios[pfn as usize].ghost;
+        if !g.touched {
+            g.touched = true;
+            self.ctl.touched_folios.push(pfn);
+        }
+        if self.ctl.touched_ptl.last() != Some(&pfn) {
+            self.ctl.touched_ptl.push(pfn);
+        }
+    }
+
+    /// Queues a slot for the check of counts.
+    #[inline]
+    pub(crate) fn touch_slot(&mut self, slot: u32) {
+        let s = &mut self.w.swap.slots[slot as usize];
+        if !s.touched {
+            s.touched = true;
+            self.ctl.touched_slots.push(slot);
+        }
+    }
+
+    fn count_target(&mut self, cpu: u8, mm: u8, target: Target, add: bool) {
+        let d: i32 = if add { 1 } else { -1 };
+        let bump = |n: &mut u16| *n = n.wrapping_add_signed(d as i16);
+        match target {
+            Target::Nothing | Target::Zero => return,
+            Target::Page { pfn, write, exclusive } => {
+                self.touch_folio(pfn);
+                let g = &mut self.w.mem.folios[pfn as usize].ghost;
+                bump(&mut g.entries);
+                if exclusive {
+                    bump(&mut g.exclusive_entries);
+                }
+                if write {
+                    bump(&mut g.writable);
+                }
+                self.w.mms[mm as usize].ghost_anon += d;
+            }
+            Target::Migrating(pfn) => {
+                self.touch_folio(pfn);
+                bump(&mut self.w.mem.folios[pfn as usize].ghost.migration_entries);
+                self.w.mms[mm as usize].ghost_anon += d;
+            }
+            Target::Slot(slot) => {
+                self.touch_slot(slot);
+                bump(&mut self.w.swap.slots[slot as usize].entries);
+                self.w.mms[mm as usize].ghost_swap += d;
+            }
+            Target::Bad(n) => {
+                let e = Evidence { proc: Some(mm), found: Some(n), ..Evidence::default() };
+                self.violate(cpu, Rule::BadPfn, e);
+                return;
+            }
+        }
+        self.w.mms[mm as usize].touched = true;
+    }
+
+    /// Writes an entry on behalf of the kernel, and checks that it may.
+    pub(crate) fn install(&mut self, cpu: u8, p: PtePtr, new: Pte) -> Pte {
+        let old = self.w.tables.pte(p);
+        if self.w.tables.info[p.table as usize].lock != cpu + 1 {
+            let e = Evidence { proc: Some(p.mm), vpn: Some(p.vpn), ..Evidence::default() };
+            self.violate(cpu, Rule::EntryUnlocked, e);
+        }
+        if old == new {
+            return old;
+        }
+        let ec = self.w.entries();
+        let (from, to) = (ec.kind(old), ec.kind(new));
+        self.check_transition(cpu, p, from, to);
+        let (was, is) = (self.target(ec, from, old), self.target(ec, to, new));
+        if was != is {
+            self.count_target(cpu, p.mm, was, false);
+            self.count_target(cpu, p.mm, is, true);
+        }
+        self.w.tables.put(p.table, p.index, new.0);
+        if from == EntryKind::Present && weaker(ec.arch, old, new) || from.is_device_exclusive() {
+            self.ctl.weakened.push(Weakened { cpu, mm: p.mm, vpn: p.vpn });
+        }
+        if to == EntryKind::Present && ec.arch.pte_write(new) {
+            self.check_writable(cpu, ec.arch, p, new);
+        }
+        self.cover_entry(cpu, ec, p, old, new);
+        self.log_entry(Some(cpu), ec, p, old, new);
+        old
+    }
+
+    fn check_transition(&mut self, cpu: u8, p: PtePtr, from: EntryKind, to: EntryKind) {
+        let c = &mut self.ctl.cpus[cpu as usize];
+        let origin = match c.cleared.take() {
+            Some((q, kind)) if q == p && from == EntryKind::None => kind,
+            _ => from,
+        };
+        if to == EntryKind::None {
+            c.cleared = Some((p, origin));
+        }
+        if origin != to && !transition_legal(origin, to) {
+            let e = Evidence {
+                proc: Some(p.mm),
+                vpn: Some(p.vpn),
+                what: Some(to.name()),
+                on: Some(origin.name()),
+                ..Evidence::default()
+            };
+            self.violate(cpu, Rule::Transition, e);
+        }
+    }
+
+    /// A writable entry needs a VMA that may be written and that does not wait for the first write.
+    fn check_writable(&mut self, cpu: u8, arch: Arch, p: PtePtr, new: Pte) {
+        let e = Evidence { proc: Some(p.mm), vpn: Some(p.vpn), ..Evidence::default() };
+        if arch.pte_pfn(new) == u64::from(ZERO_PFN) {
+            self.violate(cpu, Rule::BugTlbWritableZero, e);
+        }
+        let Some(vma) = self.w.vma_lookup(p.mm, p.vpn).map(|v| &self.w.vmas[v]) else { return };
+        if !vma.writable() {
+            self.violate(cpu, Rule::WritableVma, e);
+        } else if arch.has_soft_dirty() && !vma.soft_dirty && !arch.pte_soft_dirty(new) {
+            self.violate(cpu, Rule::WritableSoftDirty, e);
+        }
+    }
+
+    #[inline]
+    fn cover_entry(&self, cpu: u8, ec: EntryConfig, p: PtePtr, old: Pte, new: Pte) {
+        if self.coverage.is_some() {
+            let c = &self.ctl.cpus[cpu as usize];
+            let site = c.site.map_or(63, |s| s as u64);
+            let key = digest(ec, old) << 8 | digest(ec, new);
+            let exclusive = match self.target(ec, ec.kind(new), new) {
+                Target::Page { pfn, .. } => self.w.mem.folios[pfn as usize].flags.has(Flags::ANON_EXCLUSIVE),
+                _ => false,
+            };
+            self.cover(1 << 60 | key << 24 | site << 16 | u64::from(c.code) << 8 | u64::from(exclusive) << 4 | u64::from(p.vpn & 7));
+        }
+    }
+
+    pub(super) fn log_entry(&mut self, cpu: Option<u8>, ec: EntryConfig, p: PtePtr, old: Pte, new: Pte) {
+        if self.trace.is_some() {
+            let site = cpu.and_then(|c| self.ctl.cpus[c as usize].site);
+            let event = Event::Entry { cpu, site, proc: p.mm, vpn: p.vpn, old: ec.decode(old), new: ec.decode(new) };
+            self.log(|| event);
+        }
+    }
+}
+
+/// Kind and the bits that matter, in one byte.
+fn digest(ec: EntryConfig, pte: Pte) -> u64 {
+    let kind = ec.kind(pte);
+    let bits = if kind == EntryKind::Present {
+        u64::from(ec.arch.pte_write(pte)) | u64::from(ec.arch.pte_dirty(pte)) << 1 | u64::from(ec.arch.pte_soft_dirty(pte)) << 2
+    } else if kind == EntryKind::Swap {
+        u64::from(ec.arch.pte_swp_exclusive(pte)) | u64::from(ec.arch.pte_swp_soft_dirty(pte)) << 2
+    } else {
+        0
+    };
+    kind as u64 | bits << 5
+}
+
+/// Would a translation cached from `old` grant more than `new` does?
+fn weaker(arch: Arch, old: Pte, new: Pte) -> bool {
+    let access = |pte, write| arch.pte_present(pte) && arch.hw_access(pte, write).is_some();
+    let same_page = arch.pte_present(new) && arch.pte_pfn(old) == arch.pte_pfn(new);
+    access(old, false)
+        && (!same_page
+            || !access(new, false)
+            || access(old, true) && !access(new, true)
+            || arch.pte_dirty(old) && !arch.pte_dirty(new))
+}
+
+impl Cpu {
+    /// `ptep_get()`.
+    #[inline]
+    pub fn ptep_get(&self, p: PtePtr) -> Pte {
+        self.s().w.tables.pte(p)
+    }
+
+    /// `set_pte_at()`.
+    #[inline]
+    pub async fn set_pte_at(&self, p: PtePtr, pte: Pte) {
+        self.site(Site::PteSet).await;
+        self.s().install(self.id, p, pte);
+    }
+
+    /// `ptep_get_and_clear()`, and `pte_clear()`.
+    #[inline]
+    pub async fn ptep_get_and_clear(&self, p: PtePtr) -> Pte {
+        self.site(Site::PteClear).await;
+        self.s().install(self.id, p, Pte(0))
+    }
+
+    /// An atomic read-modify-write of an entry (`ptep_set_wrprotect()` and the like): bits that the hardware sets
+    /// meanwhile are not lost.
+    pub async fn ptep_update(&self, p: PtePtr, site: Site, f: impl FnOnce(Pte) -> Pte) -> Pte {
+        self.site(site).await;
+        let s = &mut *self.s();
+        let old = s.w.tables.pte(p);
+        s.install(self.id, p, f(old))
+    }
+
+    /// `ptep_clear_flush()`.
+    pub async fn ptep_clear_flush(&self, p: PtePtr) -> Pte {
+        let old = self.ptep_get_and_clear(p).await;
+        self.flush_tlb_range(p.mm, p.vpn, p.vpn + 1).await;
+        old
+    }
+
+    /// `pte_offset_map_nolock()`: where the PTE is, if a table serves the address.
+    #[inline]
+    pub fn pte_offset(&self, mm: u8, vpn: u32) -> Option<PtePtr> {
+        self.s().w.pte_ptr(mm, vpn)
+    }
+
+    /// `pte_offset_map_lock()`: the PTE with its table locked, looked up again once the lock is held.
+    pub async fn pte_offset_map_lock(&self, mm: u8, vpn: u32) -> Option<PtePtr> {
+        loop {
+            let p = self.pte_offset(mm, vpn)?;
+            self.lock(Lock::Pte(p.table)).await;
+            if self.pte_offset(mm, vpn) == Some(p) {
+                return Some(p);
+            }
+            self.unlock(Lock::Pte(p.table));
+        }
+    }
+
+    /// `pte_unmap_unlock()`.
+    #[inline]
+    pub fn pte_unmap_unlock(&self, p: PtePtr) {
+        self.unlock(Lock::Pte(p.table));
+    }
+
+    /// `pte_pfn()` as a frame of the machine. A PFN that names none is noticed, and the zero page returned.
+    pub fn pte_pfn(&self, pte: Pte) -> Pfn {
+        self.accessor(Accessor::PtePfn, pte);
+        self.frame(self.arch().pte_pfn(pte))
+    }
+
+    /// `swp_offset_pfn()`, likewise.
+    pub fn swp_offset_pfn(&self, entry: SwpEntry) -> Pfn {
+        self.frame(self.entries().swp_offset_pfn(entry))
+    }
+
+    fn frame(&self, pfn: u64) -> Pfn {
+        if self.s().w.mem.valid(pfn) {
+            return pfn as Pfn;
+        }
+        self.violate(Rule::BadPfn, Evidence { found: Some(pfn), ..Evidence::default() });
+        ZERO_PFN
+    }
+
+    /// `pte_write()`, noticed when the entry is not present.
+    #[inline]
+    pub fn pte_write(&self, pte: Pte) -> bool {
+        self.accessor(Accessor::PteWrite, pte);
+        self.arch().pte_write(pte)
+    }
+
+    /// `pte_dirty()`, noticed when the entry is not present.
+    #[inline]
+    pub fn pte_dirty(&self, pte: Pte) -> bool {
+        self.accessor(Accessor::PteDirty, pte);
+        self.arch().pte_dirty(pte)
+    }
+
+    /// `pte_young()`, noticed when the entry is not present.
+    #[inline]
+    pub fn pte_young(&self, pte: Pte) -> bool {
+        self.accessor(Accessor::PteYoung, pte);
+        self.arch().pte_young(pte)
+    }
+
+    /// `pte_soft_dirty()`, noticed when the entry is not present.
+    #[inline]
+    pub fn pte_soft_dirty(&self, pte: Pte) -> bool {
+        self.accessor(Accessor::PteSoftDirty, pte);
+        self.arch().pte_soft_dirty(pte)
+    }
+
+    /// `pte_uffd_wp()`, noticed when the entry is not present.
+    #[inline]
+    pub fn pte_uffd_wp(&self, pte: Pte) -> bool {
+        self.accessor(Accessor::PteUffdWp, pte);
+        self.arch().pte_uffd_wp(pte)
+    }
+
+    /// `pte_swp_soft_dirty()`, noticed when the entry is present or none.
+    #[inline]
+    pub fn pte_swp_soft_dirty(&self, pte: Pte) -> bool {
+        self.accessor(Accessor::PteSwpSoftDirty, pte);
+        self.arch().pte_swp_soft_dirty(pte)
+    }
+
+    /// `pte_swp_uffd_wp()`, noticed when the entry is present or none.
+    #[inline]
+    pub fn pte_swp_uffd_wp(&self, pte: Pte) -> bool {
+        self.accessor(Accessor::PteSwpUffdWp, pte);
+        self.arch().pte_swp_uffd_wp(pte)
+    }
+
+    /// `pte_to_swp_entry()`, noticed when the entry is present or none.
+    #[inline]
+    pub fn pte_to_swp_entry(&self, pte: Pte) -> SwpEntry {
+        self.accessor(Accessor::PteToSwpEntry, pte);
+        self.arch().pte_to_swp_entry(pte)
+    }
+
+    /// Copies soft-dirty and uffd-wp into a swap-format entry: from a present one.
+    pub fn carry_from_present(&self, from: Pte, mut to: Pte) -> Pte {
+        let arch = self.arch();
+        if self.pte_soft_dirty(from) {
+            to = arch.pte_swp_mksoft_dirty(to);
+        }
+        if self.pte_uffd_wp(from) {
+            to = arch.pte_swp_mkuffd_wp(to);
+        }
+        to
+    }
+
+    /// Copies soft-dirty and uffd-wp into a swap-format entry: from another swap-format entry.
+    pub fn carry_from_swap(&self, from: Pte, mut to: Pte) -> Pte {
+        let arch = self.arch();
+        if self.pte_swp_soft_dirty(from) {
+            to = arch.pte_swp_mksoft_dirty(to);
+        }
+        if self.pte_swp_uffd_wp(from) {
+            to = arch.pte_swp_mkuffd_wp(to);
+        }
+        to
+    }
+}

@@ -1,0 +1,107 @@
+//! Sites: named places in the modelled kernel where another CPU or a device may act.
+//!
+//! A name is `function:what-has-just-been-or-is-about-to-be-done`. Names are public and stable: saved cases
+//! refer to them. A case that names an unknown site is an error, never silent drift.
+
+macro_rules! sites {
+    ($($name:ident = $text:literal, $doc:literal;)*) => {
+        /// A named place at which somebody else may act.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum Site { $(#[doc = $doc] $name),* }
+
+        impl Site {
+            /// Every site, in table order.
+            pub const ALL: [Site; [$($text),*].len()] = [$(Site::$name),*];
+
+            /// Stable name.
+            pub fn name(self) -> &'static str {
+                match self { $(Site::$name => $text),* }
+            }
+
+            /// What is about to happen there.
+            pub fn summary(self) -> &'static str {
+                match self { $(Site::$name => $doc),* }
+            }
+        }
+    };
+}
+
+sites! {
+    OpStart = "op:start", "An op is about to begin.";
+    Access = "access:retire", "A load or store is about to look up its translation and retire.";
+    Lock = "lock:acquire", "A lock is about to be taken.";
+    FaultEntry = "handle_pte_fault:read", "The entry is about to be read without its lock.";
+    AnonFaultAlloc = "do_anonymous_page:alloc", "A zeroed folio is about to be allocated.";
+    AnonFaultSet = "do_anonymous_page:set", "The new entry is about to be set.";
+    WpCopy = "wp_page_copy:copy", "The old page is about to be copied, without the page-table lock.";
+    WpCopied = "wp_page_copy:copied", "The copy is made; the entry is about to be looked at again.";
+    WpReuse = "wp_page_reuse:set", "The entry is about to be made writable in place.";
+    SwapInLookup = "do_swap_page:lookup", "The swap cache is about to be searched.";
+    SwapInRead = "do_swap_page:read", "The page is about to be read from the swap device.";
+    SwapInSet = "do_swap_page:set", "The entry is about to be made present.";
+    MigrationWait = "migration_entry_wait:wait", "A fault waits for a migration to end.";
+    RestoreExclusive = "restore_exclusive_pte:set", "A device-exclusive entry is about to be made present.";
+    RemoveExclusive = "remove_device_exclusive_entry:lock", "A fault is about to lock a device-exclusive folio.";
+    PteClear = "ptep_get_and_clear:clear", "An entry is about to be cleared.";
+    PteSet = "set_pte_at:set", "An entry is about to be set.";
+    TlbFlush = "flush_tlb_range:ipi", "A CPU is about to drop its translations.";
+    ZapCleared = "zap_pte_range:cleared", "Entries are cleared; the pages are not yet freed.";
+    GatherFlush = "tlb_finish_mmu:flush", "The gathered pages are about to be flushed and freed.";
+    UnmapCleared = "try_to_unmap_one:cleared", "The entry is cleared; the swap entry is not yet set.";
+    MigrateCleared = "try_to_migrate_one:cleared", "The entry is cleared; the migration entry is not yet set.";
+    RmapWalk = "rmap_walk:next", "The next VMA of the anon_vma is about to be looked at.";
+    PvmwLock = "page_vma_mapped_walk:lock", "The page-table lock is about to be taken.";
+    SwapOutAdd = "add_to_swap:add", "The folio is about to be put into the swap cache.";
+    SwapOutWrite = "pageout:write", "The folio is about to be written to the swap device.";
+    SwapOutFree = "__remove_mapping:freeze", "The refcount is about to be frozen and the folio freed.";
+    ReclaimIsolate = "shrink_folio_list:isolate", "A folio is about to be taken off the LRU.";
+    ForkCopy = "copy_pte_range:entry", "The next entry is about to be copied.";
+    ForkFlush = "dup_mmap:flush", "The parent's translations are about to be flushed.";
+    ProtectChange = "change_pte_range:entry", "The next entry is about to be changed.";
+    ProtectFlush = "change_protection:flush", "Entries are changed; the flush is not yet done.";
+    MadvisePageout = "madvise_pageout:isolate", "The next page is about to be isolated.";
+    MigrateUnmap = "migrate_folio_unmap:unmap", "A folio is about to be replaced by migration entries.";
+    MigrateCopy = "migrate_folio_move:copy", "The contents are about to be copied.";
+    MigrateRestore = "remove_migration_ptes:restore", "Migration entries are about to be made present.";
+    OfflinePass = "offline_pages:pass", "Another pass over the block is about to begin.";
+    ExclusiveGup = "make_device_exclusive:gup", "The page is about to be faulted in writable.";
+    ExclusiveLock = "make_device_exclusive:lock", "The folio is about to be locked.";
+    ExclusiveConvert = "make_device_exclusive:convert", "The PTE is about to be converted.";
+    ExclusiveProgram = "dmirror_atomic_map:program", "The device's table is about to be programmed.";
+    NotifierStart = "mmu_notifier:start", "The subscribers of an address space are about to be told.";
+    NotifierEnd = "mmu_notifier:end", "The subscribers are about to be told that it is over.";
+    DeviceAccess = "device:access", "A device is about to use its own table.";
+    HmmFault = "hmm_range_fault:walk", "The CPU's entry is about to be read for the device.";
+    HmmProgram = "dmirror_fault:program", "The mirror is about to be programmed, if the sequence still holds.";
+    ExitMmap = "exit_mmap:begin", "The last user of an address space is gone.";
+    ClearRefs = "clear_refs:entry", "The next entry is about to be made clean.";
+    PinLookup = "gup:lookup", "The entry is about to be looked up for a pin.";
+    Mkclean = "page_vma_mkclean_one:entry", "An entry is about to be cleaned.";
+    ReferencedEntry = "folio_referenced_one:entry", "The young bit is about to be tested.";
+}
+
+impl Site {
+    /// The site with this name.
+    pub fn from_name(name: &str) -> Option<Site> {
+        Site::ALL.into_iter().find(|s| s.name() == name)
+    }
+
+    /// The site of an index byte; any byte is one.
+    pub fn from_index(index: u8) -> Site {
+        Site::ALL[usize::from(index) % Site::ALL.len()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_round_trip() {
+        for s in Site::ALL {
+            assert_eq!(Site::from_name(s.name()), Some(s));
+            assert_eq!(Site::from_index(s as u8), s);
+        }
+    }
+}

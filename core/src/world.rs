@@ -1,0 +1,96 @@
+//! The world: everything that is modelled, as plain data.
+
+use crate::config::{Config, Geometry, MAX_CPUS, MAX_DEVICES, MAX_PROCS};
+use crate::entry::EntryConfig;
+use crate::hw::{Mirror, Tlb};
+use crate::mm::{AnonVmas, Mm, PtePtr, Tables, VmaId, Vmas};
+use crate::phys::{Memory, Swap};
+
+/// All modelled state. Two equal worlds behave alike for ever.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct World {
+    /// Machine and kernel.
+    pub config: Config,
+    /// Frames and folios.
+    pub mem: Memory,
+    /// Swap device.
+    pub swap: Swap,
+    /// Processes `A` to `D`.
+    pub mms: [Mm; MAX_PROCS],
+    /// All VMAs.
+    pub vmas: Vmas,
+    /// All `anon_vma`s.
+    pub anon_vmas: AnonVmas,
+    /// All page tables.
+    pub tables: Tables,
+    /// TLB of each CPU.
+    pub tlbs: [Tlb; MAX_CPUS],
+    /// What each device knows of each process.
+    pub mirrors: [[Mirror; MAX_PROCS]; MAX_DEVICES],
+}
+
+impl World {
+    /// A machine on which nothing runs.
+    pub fn new(config: Config) -> World {
+        let g = config.geometry;
+        World {
+            config,
+            mem: Memory::new(g),
+            swap: Swap::new(g.swap_slots()),
+            mms: Default::default(),
+            vmas: Vmas::default(),
+            anon_vmas: AnonVmas::default(),
+            tables: Tables::new(g),
+            tlbs: Default::default(),
+            mirrors: Default::default(),
+        }
+    }
+
+    /// The same as a new machine, keeping allocations.
+    pub fn reset(&mut self, config: Config) {
+        self.config = config;
+        self.mem.reset(config.geometry);
+        self.swap.reset(config.geometry.swap_slots());
+        self.mms.iter_mut().for_each(Mm::reset);
+        self.vmas.reset();
+        self.anon_vmas.reset();
+        self.tables.reset(config.geometry);
+        self.tlbs.iter_mut().for_each(Tlb::reset);
+        self.mirrors.iter_mut().flatten().for_each(Mirror::reset);
+    }
+
+    /// Table geometry.
+    #[inline]
+    pub fn geometry(&self) -> Geometry {
+        self.config.geometry
+    }
+
+    /// Entry encoding of this architecture and release.
+    #[inline]
+    pub fn entries(&self) -> EntryConfig {
+        EntryConfig::new(self.config.arch, self.config.uses(crate::config::Design::ExclusiveTwoTypes))
+    }
+
+    /// `vma_lookup()`: the VMA that holds a page.
+    #[inline]
+    pub fn vma_lookup(&self, mm: u8, vpn: u32) -> Option<VmaId> {
+        self.mms[mm as usize].vmas.iter().copied().find(|id| self.vmas[*id].contains(vpn))
+    }
+
+    /// Where the PTE of a page is, when a PTE table serves it.
+    #[inline]
+    pub fn pte_ptr(&self, mm: u8, vpn: u32) -> Option<PtePtr> {
+        let m = &self.mms[mm as usize];
+        if m.life == crate::mm::Life::Unborn {
+            return None;
+        }
+        let table = self.tables.pte_table(self.config.arch, m.pgd, vpn)?;
+        Some(PtePtr { table, index: self.tables.index(vpn, 0), mm, vpn })
+    }
+
+    /// Offset of a page from the first window's start, as device tables count.
+    #[inline]
+    pub fn mirror_offset(&self, vpn: u32) -> u32 {
+        vpn - self.geometry().region_base(0)
+    }
+}

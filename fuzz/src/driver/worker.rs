@@ -1,0 +1,262 @@
+//! The worker: one input after the other, finds saved, progress told.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use super::campaign::Campaign;
+use super::message::{Report, Stats, StopReason, WorkerMessage};
+use crate::coverage::{self, Seen};
+use crate::mutator;
+use crate::session::{Failure, Session};
+use crate::targets::{self, Target};
+
+/// Time between two progress messages.
+const TELL_EVERY: Duration = Duration::from_millis(200);
+/// Inputs between two looks at the clock: a power of two.
+const CLOCK_EVERY: u64 = 16;
+
+/// So many inputs are looked through for new states one by one, ...
+const LOOK_AT_ALL: u64 = 4096;
+/// ... and one in so many after that: the look costs as much as a small case, and states that are new lead to
+/// inputs that reach them again.
+const LOOK_AT_ONE_IN: u64 = 16;
+
+/// Message and place of the last panic, as the hook saw it.
+static PANIC: Mutex<String> = Mutex::new(String::new());
+
+/// Takes over the process's panic hook: panics are remembered for the report instead of printed.
+pub(super) fn remember_panics() {
+    panic::set_hook(Box::new(|info| {
+        let line = info.to_string().replace('\n', " ");
+        *PANIC.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = line;
+    }));
+}
+
+/// What came of an input.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Next {
+    /// Nothing wrong with it: the engine may keep it.
+    Keep,
+    /// It failed. Mutating it further would only find the same again.
+    Reject,
+    /// Enough, and said so.
+    Stop,
+    /// It cannot go on, and said so.
+    Fail,
+}
+
+/// A campaign under way.
+pub(super) struct Worker {
+    campaign: Campaign,
+    target: &'static Target,
+    session: Session,
+    seen: Seen,
+    saved: BTreeMap<(String, Vec<String>), u32>,
+    stats: Stats,
+    start: Instant,
+    told: Instant,
+    report: Report,
+}
+
+impl Worker {
+    /// Gets everything ready.
+    ///
+    /// # Errors
+    /// One line, and the way to report it: an unknown target, or a directory that cannot be made.
+    pub(super) fn new(campaign: Campaign, report: Report) -> Result<Worker, (String, Report)> {
+        match targets::by_name(&campaign.target) {
+            Some(target) => Worker::with_target(target, campaign, report),
+            None => Err((format!("no target `{}`", campaign.target), report)),
+        }
+    }
+
+    fn with_target(target: &'static Target, campaign: Campaign, report: Report) -> Result<Worker, (String, Report)> {
+        for dir in [Some(&campaign.finds), campaign.corpus.as_ref()].into_iter().flatten() {
+            if let Err(e) = fs::create_dir_all(dir) {
+                return Err((format!("{}: {e}", dir.display()), report));
+            }
+        }
+        mutator::choose(&target.input);
+        let now = Instant::now();
+        Ok(Worker {
+            session: Session::new(campaign.pin),
+            campaign,
+            target,
+            seen: Seen::default(),
+            saved: BTreeMap::new(),
+            stats: Stats::default(),
+            start: now,
+            told: now,
+            report,
+        })
+    }
+
+    /// Gives back the way to report.
+    pub(super) fn into_report(self) -> Report {
+        self.report
+    }
+
+    /// Runs one input. After [`Next::Stop`] and [`Next::Fail`] the last message has been sent.
+    pub(super) fn input(&mut self, bytes: &[u8]) -> Next {
+        if mutator::take_panic() {
+            return self.panicked(bytes);
+        }
+        if let Some(reason) = self.enough() {
+            return self.done(reason);
+        }
+        let result = panic::catch_unwind(AssertUnwindSafe(|| self.target.run(bytes, &mut self.session)));
+        self.stats.cases += 1;
+        coverage::note(0);
+        if self.stats.cases <= LOOK_AT_ALL || self.stats.cases.is_multiple_of(LOOK_AT_ONE_IN) {
+            self.seen.add();
+        }
+        self.tell();
+        match result {
+            Ok(Ok(())) => Next::Keep,
+            Ok(Err(failure)) => self.found(&failure),
+            Err(_) => self.panicked(bytes),
+        }
+    }
+
+    fn enough(&mut self) -> Option<StopReason> {
+        if super::stop_requested() {
+            return Some(StopReason::Requested);
+        }
+        if self.campaign.runs.is_some_and(|runs| self.stats.cases >= runs) {
+            return Some(StopReason::Runs);
+        }
+        let look = self.stats.cases.is_multiple_of(CLOCK_EVERY);
+        let late = |time| self.start.elapsed() >= time;
+        (look && self.campaign.time.is_some_and(late)).then_some(StopReason::Time)
+    }
+
+    fn tell(&mut self) {
+        if self.stats.cases.is_multiple_of(CLOCK_EVERY) && self.told.elapsed() >= TELL_EVERY {
+            self.told = Instant::now();
+            let stats = self.stats_now();
+            (self.report)(&WorkerMessage::Stats(stats));
+        }
+    }
+
+    fn stats_now(&mut self) -> Stats {
+        self.stats.coverage = self.seen.count();
+        self.stats.millis = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.stats
+    }
+
+    fn done(&mut self, reason: StopReason) -> Next {
+        let stats = self.stats_now();
+        (self.report)(&WorkerMessage::Done { reason, stats });
+        Next::Stop
+    }
+
+    fn found(&mut self, failure: &Failure) -> Next {
+        self.stats.finds += 1;
+        let key = (failure.id().to_owned(), failure.sites().into_iter().map(str::to_owned).collect());
+        let of_this_key = self.saved.entry(key.clone()).or_default();
+        if *of_this_key < self.campaign.saved_per_key {
+            *of_this_key += 1;
+            let (id, sites) = key;
+            let saved = save(&self.campaign.finds, &id, failure.extension(), &failure.artifact());
+            self.stats.saved += 1;
+            let stats = self.stats_now();
+            match saved {
+                Ok(path) => {
+                    let summary = failure.summary();
+                    (self.report)(&WorkerMessage::Find { id, sites, summary, path, stats });
+                }
+                Err(error) => return self.failed(error),
+            }
+        }
+        if self.campaign.keep_going { Next::Reject } else { self.done(StopReason::Find) }
+    }
+
+    fn panicked(&mut self, bytes: &[u8]) -> Next {
+        let summary = PANIC.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        let stats = self.stats_now();
+        match save(&self.campaign.finds, "harness-panic", "bin", bytes) {
+            Ok(path) => (self.report)(&WorkerMessage::HarnessPanic { summary, path, stats }),
+            Err(error) => return self.failed(error),
+        }
+        self.done(StopReason::HarnessPanic)
+    }
+
+    fn failed(&mut self, error: String) -> Next {
+        (self.report)(&WorkerMessage::Failed { error });
+        Next::Fail
+    }
+}
+
+/// Saves a file under a name made of its contents, so that it is there as a whole or not at all, and once.
+fn save(dir: &Path, stem: &str, extension: &str, contents: &[u8]) -> Result<PathBuf, String> {
+    let path = dir.join(format!("{stem}-{:016x}.{extension}", fnv1a(contents)));
+    let unfinished = dir.join(format!(".{stem}-{:016x}.{}", fnv1a(contents), std::process::id()));
+    let written: io::Result<()> = fs::write(&unfinished, contents).and_then(|()| fs::rename(&unfinished, &path));
+    written.map(|()| path.clone()).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+/// The 64-bit FNV-1a hash: the same on every machine and for every release of the toolchain.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &b| (hash ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pin::Pin;
+    use crate::targets::Input;
+    use std::sync::mpsc;
+
+    static BROKEN: Target = Target {
+        name: "broken",
+        doc: "a harness that panics",
+        input: Input::Bytes(|bytes| panic!("no {} bytes, please", bytes.len())),
+        planted: None,
+    };
+
+    #[test]
+    fn a_panic_of_the_harness_is_saved_and_stops_the_worker_but_is_no_find() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (sender, receiver) = mpsc::channel();
+        let report: Report = Box::new(move |message| sender.send(message.clone()).expect("somebody listens"));
+        let campaign = Campaign { keep_going: true, ..Campaign::new("broken", Pin::FIXED, dir.path().to_owned()) };
+        let made = Worker::with_target(&BROKEN, campaign, report);
+        let mut worker = made.map_err(|(error, _)| error).expect("the directory is there");
+        assert_eq!(worker.input(b"abc"), Next::Stop);
+        let messages: Vec<_> = receiver.try_iter().collect();
+        let [WorkerMessage::HarnessPanic { path, .. }, WorkerMessage::Done { reason, stats }] = &messages[..] else {
+            panic!("{messages:?}");
+        };
+        assert_eq!(fs::read(path).expect("it was saved"), b"abc");
+        assert_eq!((*reason, stats.finds), (StopReason::HarnessPanic, 0));
+    }
+
+    #[test]
+    fn a_file_is_named_by_its_contents_and_leaves_nothing_half_done() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let first = save(dir.path(), "rule", "case", b"same").expect("it can be written");
+        let second = save(dir.path(), "rule", "case", b"same").expect("it can be written");
+        let other = save(dir.path(), "rule", "case", b"other").expect("it can be written");
+        assert_eq!(first, second);
+        assert_ne!(first, other);
+        assert_eq!(fs::read(&first).expect("it is there"), b"same");
+        assert_eq!(fs::read_dir(dir.path()).expect("it is a directory").count(), 2);
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_written_is_an_error_in_one_line() {
+        let error = save(Path::new("/nonexistent"), "rule", "case", b"x").expect_err("there is no such directory");
+        assert!(error.starts_with("/nonexistent/rule-") && !error.contains('\n'), "{error}");
+    }
+
+    #[test]
+    fn the_hash_is_fnv_1a() {
+        assert_eq!(fnv1a(b""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(fnv1a(b"foobar"), 0x8594_4171_f739_67e8);
+    }
+}

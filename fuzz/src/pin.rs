@@ -1,0 +1,141 @@
+//! What a campaign forces on every case that it runs.
+//!
+//! The bytes of a case choose a kernel for themselves. A campaign that looks for the mistakes of one release, or
+//! for any violation of the fixed model, overrules them; the case that is run, saved and shown is the overruled one.
+
+use ptefuzz_core::arch::Arch;
+use ptefuzz_core::config::{Config, Defect, DefectSet, Design, DesignSet, Kernel};
+use serde::{Deserialize, Serialize};
+
+/// The pinned part of a [`Config`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(into = "Names", try_from = "Names")]
+pub struct Pin {
+    /// Release whose designs are followed. `None`: the case's own choice of release and designs.
+    pub kernel: Option<Kernel>,
+    /// Entry layout. `None`: the case's own.
+    pub arch: Option<Arch>,
+    /// Designs in place of those of the release; at most one of each group.
+    pub designs: DesignSet,
+    /// Exactly these defects are on; what the case says of defects is ignored.
+    pub defects: DefectSet,
+}
+
+impl Pin {
+    /// No defect; everything else is left to the case. Nothing may ever be found.
+    pub const FIXED: Pin = Pin { kernel: None, arch: None, designs: DesignSet::EMPTY, defects: DefectSet::EMPTY };
+
+    /// A release as it was, with the defects it had.
+    pub fn release(kernel: Kernel) -> Pin {
+        Pin { kernel: Some(kernel), defects: kernel.defects(), ..Pin::FIXED }
+    }
+
+    /// A release with every known defect repaired.
+    pub fn fixed(kernel: Kernel) -> Pin {
+        Pin { kernel: Some(kernel), ..Pin::FIXED }
+    }
+
+    /// The same with one more defect.
+    #[must_use]
+    pub fn with_defect(self, defect: Defect) -> Pin {
+        Pin { defects: self.defects.with(defect), ..self }
+    }
+
+    /// Overrules a configuration.
+    pub fn apply(&self, config: &mut Config) {
+        if let Some(kernel) = self.kernel {
+            config.kernel = kernel;
+            config.designs = kernel.designs();
+        }
+        if let Some(arch) = self.arch {
+            config.arch = arch;
+        }
+        config.designs = self.designs.iter().fold(config.designs, DesignSet::choose);
+        config.defects = self.defects;
+    }
+}
+
+/// A pin by name, as it travels between processes.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Names {
+    kernel: Option<String>,
+    arch: Option<String>,
+    designs: Vec<String>,
+    defects: Vec<String>,
+}
+
+impl From<Pin> for Names {
+    fn from(pin: Pin) -> Names {
+        Names {
+            kernel: pin.kernel.map(|k| k.name().to_owned()),
+            arch: pin.arch.map(|a| a.name().to_owned()),
+            designs: pin.designs.iter().map(|d| d.id().to_owned()).collect(),
+            defects: pin.defects.iter().map(|d| d.id().to_owned()).collect(),
+        }
+    }
+}
+
+impl TryFrom<Names> for Pin {
+    type Error = String;
+
+    fn try_from(names: Names) -> Result<Pin, String> {
+        let known = |what: &str, name: &str| format!("unknown {what} `{name}`");
+        let mut pin = Pin::FIXED;
+        if let Some(name) = &names.kernel {
+            pin.kernel = Some(Kernel::from_name(name).ok_or_else(|| known("kernel", name))?);
+        }
+        if let Some(name) = &names.arch {
+            pin.arch = Some(Arch::from_name(name).ok_or_else(|| known("architecture", name))?);
+        }
+        for name in &names.designs {
+            pin.designs = pin.designs.choose(Design::from_id(name).ok_or_else(|| known("design", name))?);
+        }
+        for name in &names.defects {
+            pin.defects = pin.defects.with(Defect::from_id(name).ok_or_else(|| known("defect", name))?);
+        }
+        Ok(pin)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pinned_release_overrules_kernel_designs_and_defects_and_nothing_else() {
+        let mut config = Config::fixed(Kernel::V7_3);
+        config.cpus = 3;
+        config.defects = DefectSet::EMPTY.with(Defect::S1);
+        Pin::release(Kernel::V6_12).apply(&mut config);
+        assert_eq!(config, Config { cpus: 3, ..Config::of(Kernel::V6_12) });
+    }
+
+    #[test]
+    fn the_fixed_pin_drops_the_defects_of_a_case_and_keeps_its_release() {
+        let mut config = Config::of(Kernel::V6_12);
+        Pin::FIXED.apply(&mut config);
+        assert_eq!(config, Config::fixed(Kernel::V6_12));
+    }
+
+    #[test]
+    fn a_chosen_design_replaces_that_of_the_release() {
+        let mut config = Config::of(Kernel::V6_12);
+        let design = Design::ExclusiveOneType;
+        Pin { designs: DesignSet::default().choose(design), ..Pin::fixed(Kernel::V6_12) }.apply(&mut config);
+        assert!(config.uses(design) && !config.uses(Design::ExclusiveTwoTypes));
+    }
+
+    #[test]
+    fn a_pin_survives_the_way_to_another_process_and_unknown_names_do_not() {
+        let pin = Pin {
+            arch: Some(Arch::Arm64),
+            designs: DesignSet::default().choose(Design::ExclusiveByWalk),
+            ..Pin::release(Kernel::V6_12).with_defect(Defect::S4)
+        };
+        let json = serde_json::to_string(&pin).expect("a pin is plain data");
+        assert_eq!(serde_json::from_str::<Pin>(&json).expect("what was written can be read"), pin);
+        let wrong = serde_json::from_str::<Pin>(&json.replace("\"S4\"", "\"S0\"")).expect_err("S0 is no defect");
+        assert!(wrong.to_string().contains("unknown defect `S0`"), "{wrong}");
+    }
+}

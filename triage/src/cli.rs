@@ -1,0 +1,300 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ptefuzz_core::arch::Arch;
+use ptefuzz_core::config::{Defect, Design, Kernel};
+
+use crate::output::Format;
+
+/// Fuzz a model of Linux page-table entries, and understand what is found.
+#[derive(Parser, Debug)]
+#[command(name = "ptefuzz", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Exit status: 0 clean or done, 1 a violation was found, 2 wrong usage or unreadable input.\n\
+    Cases are read as text, as binary, or as raw artifacts of libFuzzer and AFL; `-` is standard input.\n\n\
+    Begin with:\n  ptefuzz hunt --kernel 6.12")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What the command can do.
+#[derive(Subcommand, Debug)]
+pub enum Verb {
+    /// Fuzz from here until something is found; minimise, explain and save it.
+    Hunt(Hunt),
+    /// Run cases and print their verdicts.
+    Replay(Replay),
+    /// Tell what happened in a case, step by step, and where it went wrong.
+    Explain(Explain),
+    /// Search for the smallest case with the same violation.
+    #[command(visible_alias = "minimise")]
+    Minimize(Minimize),
+    /// Turn a case into normalised text, or into binary.
+    Fmt(Fmt),
+    /// Say what exists: ops, rules, defects, designs, kernels, targets, sites.
+    List(List),
+    /// Measure how fast cases run.
+    Bench(Bench),
+    /// One fuzzing process of a hunt. The campaign is a JSON object.
+    #[command(hide = true)]
+    Worker {
+        /// The campaign.
+        campaign: String,
+    },
+}
+
+/// Options of `hunt`.
+#[derive(Args, Debug, Clone)]
+#[command(after_help = "Examples:\n  ptefuzz hunt --kernel 6.12                 find what 6.12 got wrong\n  \
+    ptefuzz hunt --fixed --defect D12          find one defect, on the newest kernel\n  \
+    ptefuzz hunt --time 600 --jobs 2           ten minutes on the newest kernel, which must find nothing\n\n\
+    Ends at the first find, after --time, after --runs, or at Ctrl-C with what it has.")]
+pub struct Hunt {
+    /// Release to fuzz, with the defects it had.
+    #[arg(long, value_name = "RELEASE", default_value_t = Kernel::NEWEST, value_parser = kernel)]
+    pub kernel: Kernel,
+    /// Switch this defect on, too (may be repeated; `ptefuzz list defects`).
+    #[arg(long, value_name = "ID", value_parser = defect)]
+    pub defect: Vec<Defect>,
+    /// Switch this defect of the release off (may be repeated).
+    #[arg(long, value_name = "ID", value_parser = defect)]
+    pub without: Vec<Defect>,
+    /// Switch off every defect that the release had.
+    #[arg(long)]
+    pub fixed: bool,
+    /// Use this design in place of the release's (may be repeated; `ptefuzz list designs`).
+    #[arg(long, value_name = "ID", value_parser = design)]
+    pub design: Vec<Design>,
+    /// Entry layout: x86-64 or arm64. Both, when it is not given.
+    #[arg(long, value_parser = arch)]
+    pub arch: Option<Arch>,
+    /// Fuzz target (`ptefuzz list targets`).
+    #[arg(long, default_value = "machine", value_parser = target)]
+    pub target: String,
+    /// Stop after this many seconds. Until the first find or Ctrl-C, when it is not given.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub time: Option<Duration>,
+    /// Stop after this many cases in each worker.
+    #[arg(long, value_name = "CASES")]
+    pub runs: Option<u64>,
+    /// Seed of the first worker; the others count up from it. From the clock, when it is not given.
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u32>,
+    /// Number of worker processes. As many as there are CPUs, when it is not given.
+    #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub jobs: Option<u16>,
+    /// Folder for finds and logs.
+    #[arg(long, value_name = "FOLDER", default_value = "ptefuzz-out")]
+    pub out: PathBuf,
+    /// Do not stop at the first find: keep the smallest case of each rule.
+    #[arg(long)]
+    pub keep_going: bool,
+    /// How the result is printed.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// Options of `replay`.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  ptefuzz replay ptefuzz-out/finds\n  ptefuzz replay --check corpus/systems\n\n\
+    With --check the exit status is 0 when every verdict is the one that its file expects, else 1.")]
+pub struct Replay {
+    /// Files or folders with cases; `-` is standard input.
+    #[arg(required = true)]
+    pub files: Vec<PathBuf>,
+    /// Compare each verdict with the `expect` line of its file.
+    #[arg(long)]
+    pub check: bool,
+    /// How verdicts are printed.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// How a story is printed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
+pub enum StoryFormat {
+    /// For a terminal.
+    #[default]
+    Text,
+    /// For a bug report.
+    Markdown,
+    /// For a script.
+    Json,
+}
+
+/// Options of `explain`.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  ptefuzz explain ptefuzz-out/finds/*.case\n  \
+    ptefuzz explain --format markdown x.case > report.md\n\n\
+    The story follows one folio and the pages whose entries name it. `!` marks a mapcount that is not the\n\
+    number of entries that map the folio. The exit status is that of `replay`.")]
+pub struct Explain {
+    /// Files or folders with cases; `-` is standard input.
+    #[arg(required = true)]
+    pub files: Vec<PathBuf>,
+    /// How the story is printed.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: StoryFormat,
+}
+
+/// Options of `minimize`.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  ptefuzz minimize crash-1 -o small.case\n  ptefuzz minimize - < crash-1\n\n\
+    The same violation means the same rule at the same sites. The result is text with an `expect` line;\n\
+    without -o it goes to standard output. The exit status is 0, or 2 when the case violates nothing.")]
+pub struct Minimize {
+    /// The case; `-` is standard input.
+    pub file: PathBuf,
+    /// Where the result is written.
+    #[arg(long, short, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Most runs of the model.
+    #[arg(long, value_name = "N", default_value_t = crate::minimize::Limits::default().runs)]
+    pub runs: u32,
+    /// How the result is printed; with `json` the case is a string in it.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// Options of `fmt`.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  ptefuzz fmt crash-1                     what is in it?\n  \
+    ptefuzz fmt x.case -o x.case            normalise\n  ptefuzz fmt --binary x.case -o x.bin\n  \
+    ptefuzz fmt --check corpus/*/*.case")]
+pub struct Fmt {
+    /// Cases; `-` is standard input. Several only with --check.
+    #[arg(required = true)]
+    pub files: Vec<PathBuf>,
+    /// Write binary. Text, when it is not given.
+    #[arg(long, conflicts_with = "check")]
+    pub binary: bool,
+    /// Write text (the default).
+    #[arg(long, conflicts_with = "binary")]
+    pub text: bool,
+    /// Where the result is written. Standard output, when it is not given.
+    #[arg(long, short, value_name = "FILE", conflicts_with = "check")]
+    pub out: Option<PathBuf>,
+    /// Write nothing; exit with 1 when a file is not normalised text.
+    #[arg(long)]
+    pub check: bool,
+}
+
+/// What `list` can list.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Topic {
+    /// What a case can do.
+    Ops,
+    /// What is checked, when, and where the rule comes from.
+    #[value(alias = "invariants")]
+    Rules,
+    /// Injected mistakes and the releases that had them.
+    Defects,
+    /// Legitimate ways to do a thing, and when the kernel did it so.
+    Designs,
+    /// Modelled releases.
+    Kernels,
+    /// Fuzz targets.
+    Targets,
+    /// Places where another CPU or a device may act.
+    Sites,
+}
+
+/// Options of `list`.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  ptefuzz list rules\n  ptefuzz list defects --format json")]
+pub struct List {
+    /// What to list.
+    #[arg(value_enum)]
+    pub topic: Topic,
+    /// How the rows are printed.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// Options of `bench`.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  ptefuzz bench\n  ptefuzz bench --target machine --seconds 5 --format json\n  \
+    ptefuzz bench corpus/systems/D0-hmm-swap.case")]
+pub struct Bench {
+    /// Measure one run of this case instead of the targets: wall clock and peak memory.
+    #[arg(conflicts_with_all = ["target", "seconds"])]
+    pub file: Option<PathBuf>,
+    /// Only this target.
+    #[arg(long, value_parser = target)]
+    pub target: Option<String>,
+    /// Seconds for each target, after a warm-up.
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
+    pub seconds: Duration,
+    /// How the figures are printed.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+fn known<T>(found: Option<T>, what: &str, names: impl Iterator<Item = &'static str>) -> Result<T, String> {
+    found.ok_or_else(|| format!("unknown {what}; known are {}", names.collect::<Vec<_>>().join(", ")))
+}
+
+fn kernel(name: &str) -> Result<Kernel, String> {
+    known(Kernel::from_name(name), "release", Kernel::ALL.into_iter().map(Kernel::name))
+}
+
+fn defect(id: &str) -> Result<Defect, String> {
+    known(Defect::from_id(id), "defect", Defect::ALL.into_iter().map(Defect::id))
+}
+
+fn design(id: &str) -> Result<Design, String> {
+    known(Design::from_id(id), "design", Design::ALL.into_iter().map(Design::id))
+}
+
+fn arch(name: &str) -> Result<Arch, String> {
+    known(Arch::from_name(name), "architecture", Arch::ALL.into_iter().map(Arch::name))
+}
+
+fn target(name: &str) -> Result<String, String> {
+    use ptefuzz_fuzz::targets::{TARGETS, by_name};
+    known(by_name(name), "target", TARGETS.iter().map(|t| t.name)).map(|t| t.name.to_owned())
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number: f64 = text.parse().map_err(|_| "a number of seconds is wanted".to_owned())?;
+    if !(number > 0.0 && number <= 1e9) {
+        return Err("more than 0 and at most 1000000000 seconds are possible".to_owned());
+    }
+    Duration::try_from_secs_f64(number).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_has_an_example_in_its_help() {
+        for verb in Cli::command().get_subcommands().filter(|c| !c.is_hide_set()) {
+            let help = verb.clone().render_long_help().to_string();
+            assert!(
+                help.contains(&format!("  ptefuzz {} ", verb.get_name())) || help.contains("  ptefuzz bench\n"),
+                "{help}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_is_answered_with_the_known_ones() {
+        assert_eq!(kernel("2.4").expect_err("unknown"), "unknown release; known are 6.12, 6.15, 7.3");
+        for text in ["0", "-1", "nan", "inf", "1e300", "x"] {
+            assert!(seconds(text).is_err(), "{text}");
+        }
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+    }
+}

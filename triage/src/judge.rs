@@ -1,0 +1,164 @@
+//! Running cases: one machine that is reused, and a fence around it.
+//!
+//! A panic in the model or in the judge is a mistake of this program. It is caught, turned into
+//! [`Error::Harness`] with the input that shows it, and never counted as a finding.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Once;
+
+use ptefuzz_core::program::Case;
+use ptefuzz_core::rule::{Rule, Violation};
+use ptefuzz_core::run::{Machine, Verdict};
+use ptefuzz_core::sched::Site;
+use ptefuzz_core::trace::Trace;
+
+use crate::error::Error;
+
+/// What makes two violations the same: the rule, and where in the modelled kernel it was broken and noticed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Key {
+    /// The broken rule.
+    pub rule: Rule,
+    /// Causal site and the site of notice.
+    pub sites: [Option<Site>; 2],
+}
+
+impl Key {
+    /// The key of a violation.
+    pub fn of(v: &Violation) -> Key {
+        Key { rule: v.rule, sites: v.sites }
+    }
+}
+
+/// A machine that can be used again after it has panicked.
+pub struct Judge {
+    machine: Machine,
+}
+
+impl Default for Judge {
+    fn default() -> Self {
+        Judge::new()
+    }
+}
+
+impl Judge {
+    /// A judge with a machine of its own.
+    pub fn new() -> Judge {
+        Judge { machine: Machine::new() }
+    }
+
+    /// Runs a case; `file` names it in errors. `None` is a clean verdict.
+    ///
+    /// # Errors
+    /// [`Error::Harness`] when the model itself panics.
+    pub fn run(&mut self, file: &str, case: &Case) -> Result<Option<Violation>, Error> {
+        let result = guarded(|| self.machine.run(case));
+        self.recover(file, result).map(violation)
+    }
+
+    /// Runs a case and records what happens.
+    ///
+    /// # Errors
+    /// [`Error::Harness`] when the model itself panics.
+    pub fn run_traced(&mut self, file: &str, case: &Case) -> Result<(Option<Violation>, Trace), Error> {
+        let result = guarded(|| self.machine.run_traced(case));
+        self.recover(file, result).map(|(verdict, trace)| (violation(verdict), trace))
+    }
+
+    /// Ops that the last run began.
+    pub fn ops_run(&self) -> u64 {
+        self.machine.ops_run()
+    }
+
+    /// Steps that the last run took.
+    pub fn steps(&self) -> u64 {
+        self.machine.steps()
+    }
+
+    fn recover<T>(&mut self, file: &str, result: Result<T, String>) -> Result<T, Error> {
+        result.map_err(|message| {
+            self.machine = Machine::new();
+            Error::Harness { file: file.to_owned(), message }
+        })
+    }
+}
+
+fn violation(verdict: Verdict) -> Option<Violation> {
+    match verdict {
+        Verdict::Clean => None,
+        Verdict::Violation(v) => Some(v),
+    }
+}
+
+thread_local! {
+    /// `Some` while a guarded call runs on this thread; then the words of its panic.
+    static CAUGHT: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Runs `f`; a panic comes back as "panic at file:line: message" and prints nothing.
+///
+/// # Errors
+/// The words of the panic.
+pub fn guarded<T>(f: impl FnOnce() -> T) -> Result<T, String> {
+    install_hook();
+    CAUGHT.with(|c| *c.borrow_mut() = Some(String::new()));
+    let result = panic::catch_unwind(AssertUnwindSafe(f));
+    let words = CAUGHT.with(|c| c.borrow_mut().take()).unwrap_or_default();
+    result.map_err(|_payload| words)
+}
+
+fn install_hook() {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let previous = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            let ours = CAUGHT.with(|c| match c.try_borrow_mut() {
+                Ok(mut slot) if slot.is_some() => {
+                    let place = info.location().map(|l| format!(" at {}:{}", l.file(), l.line())).unwrap_or_default();
+                    let words = words(info.payload());
+                    *slot = Some(format!("panic{place}: {}", one_line(words)));
+                    true
+                }
+                _ => false,
+            });
+            if !ours {
+                previous(info);
+            }
+        }));
+    });
+}
+
+/// The message of a panic.
+fn words(payload: &(dyn Any + Send)) -> &str {
+    let owned = payload.downcast_ref::<String>().map(String::as_str);
+    owned.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message")
+}
+
+/// `text` with its line breaks as spaces, for messages that must stay on one line.
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_becomes_one_line_with_its_place_and_the_next_call_works() {
+        let words = guarded(|| -> u8 { panic!("index {}\nout of bounds", 7) }).expect_err("panicked");
+        assert!(words.starts_with("panic at ") && words.contains("judge.rs:"), "{words}");
+        assert!(words.ends_with("index 7 out of bounds"), "{words}");
+        assert_eq!(guarded(|| 3), Ok(3));
+    }
+
+    #[test]
+    fn a_harness_panic_is_an_error_that_names_the_input_and_never_a_verdict() {
+        let mut judge = Judge::new();
+        let broken = guarded(|| -> Verdict { panic!("boom") });
+        let e = judge.recover("crash-1", broken).map(|_| ()).expect_err("not a verdict");
+        assert!(e.to_string().starts_with("crash-1: harness bug, not a finding: panic at "), "{e}");
+        assert_eq!(judge.run("empty", &Case::empty()).expect("runs again"), None);
+    }
+}

@@ -1,0 +1,42 @@
+//! How processes, devices, pages and ops of a case are spelled: as its text form spells them.
+
+use ptefuzz_core::program::Op;
+use ptefuzz_core::program::text::{DEVICES, Document, PROCS, op_text};
+
+/// Name of a process.
+pub fn process(proc: u8) -> String {
+    PROCS.get(usize::from(proc)).map_or_else(|| format!("process {proc}"), |name| (*name).to_owned())
+}
+
+/// Name of a device.
+pub fn device(device: u8) -> String {
+    DEVICES.get(usize::from(device)).map_or_else(|| format!("gpu{device}"), |name| (*name).to_owned())
+}
+
+/// A page, given as process and virtual page number, for example `A heap[0]`.
+pub fn page((proc, vpn): (u8, u32), doc: &Document) -> String {
+    match doc.case.config.geometry.region_of(vpn) {
+        Some((region, page)) => format!("{} {}[{page}]", process(proc), doc.names.get(region)),
+        None => format!("{} page {vpn}", process(proc)),
+    }
+}
+
+/// An op.
+pub fn op(op: &Op, doc: &Document) -> String {
+    op_text(op, &doc.names)
+}
+
+#[cfg(test)]
+mod tests {
+    use ptefuzz_core::program::Case;
+
+    use super::*;
+
+    #[test]
+    fn a_page_is_named_by_its_process_and_window() {
+        let doc = Document::from(Case::empty());
+        let base = doc.case.config.geometry.region_base(1);
+        assert_eq!(page((1, base + 3), &doc), "B data[3]");
+        assert_eq!(page((0, 0), &doc), "A page 0");
+    }
+}

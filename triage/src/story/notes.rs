@@ -1,0 +1,137 @@
+//! Events that no table column shows, as notes under their row.
+
+use ptefuzz_core::observe::Agent;
+use ptefuzz_core::program::text::Document;
+use ptefuzz_core::trace::{CacheEvent, Event, Note};
+
+use super::focus::{Focus, Page};
+use super::names::Names;
+use crate::names as case_names;
+
+/// Most notes of one row.
+const MOST: usize = 10;
+
+/// The note of an event that belongs to the story, with the CPU whose row it stands under (`None`: whichever
+/// row is being told).
+pub(super) fn of(
+    event: &Event,
+    doc: &Document,
+    focus: &Focus,
+    accesses: bool,
+    names: &mut Names,
+) -> Option<(Option<u8>, String)> {
+    let ours = |proc: u8, vpn: u32, pfn: u32| focus.has((proc, vpn)) || Some(pfn) == focus.pfn;
+    match *event {
+        Event::Tlb { cpu, proc, vpn, pfn, write, what } if ours(proc, vpn, pfn) => {
+            let target = target((proc, vpn), pfn, write, doc, names);
+            Some((None, format!("TLB of cpu{cpu} {} {target}", verb(what))))
+        }
+        Event::Mirror { device, proc, vpn, pfn, write, what } if ours(proc, vpn, pfn) => {
+            let target = target((proc, vpn), pfn, write, doc, names);
+            Some((None, format!("table of {} {} {target}", case_names::device(device), verb(what))))
+        }
+        Event::Access { by, proc, vpn, pfn, write, value } if accesses && ours(proc, vpn, pfn) => {
+            let (who, page) = (agent(by), case_names::page((proc, vpn), doc));
+            let (value, frame) = (names.value(value), names.frame(pfn));
+            let text = if write {
+                format!("{who} stores {value} to {page} ({frame})")
+            } else {
+                format!("{who} loads {value} from {page} ({frame})")
+            };
+            Some((None, text))
+        }
+        Event::Signal { by, proc, vpn, signal } => {
+            let page = case_names::page((proc, vpn), doc);
+            Some((None, format!("{} at {page}: {}", agent(by), signal.name())))
+        }
+        Event::Wait { cpu, lock } => Some((Some(cpu), format!("cpu{cpu} waits for {lock}"))),
+        Event::Note { cpu, note, pfn, a, b } if pfn.is_none() || focus.pfn.is_none() || pfn == focus.pfn => {
+            Some((Some(cpu), words(note, pfn, a, b, names)))
+        }
+        _ => None,
+    }
+}
+
+/// Who made an access.
+pub(super) fn agent(by: Agent) -> String {
+    match by {
+        Agent::Cpu(cpu) => format!("cpu{cpu}"),
+        Agent::Device(device) => case_names::device(device),
+    }
+}
+
+fn verb(what: CacheEvent) -> &'static str {
+    match what {
+        CacheEvent::Fill => "loads",
+        CacheEvent::Evict => "drops, by itself,",
+        CacheEvent::Flush => "flushes",
+    }
+}
+
+fn target(page: Page, pfn: u32, write: bool, doc: &Document, names: &mut Names) -> String {
+    let access = if write { "rw" } else { "ro" };
+    format!("{} -> {} {access}", case_names::page(page, doc), names.frame(pfn))
+}
+
+/// A note of the modelled kernel with its numbers; frames get their names.
+fn words(note: Note, pfn: Option<u32>, a: u32, b: u32, names: &mut Names) -> String {
+    if let Some(pfn) = pfn {
+        names.frame(pfn);
+    }
+    let mut text = note.text().to_owned();
+    for (hole, number) in [("{a}", a), ("{b}", b)] {
+        let frame = format!("f{hole}");
+        if text.contains(&frame) {
+            let name = names.frame(number);
+            text = text.replace(&frame, &name);
+        }
+        // Counts are signed; a note carries their bits.
+        text = text.replace(hole, &number.cast_signed().to_string());
+    }
+    text
+}
+
+/// Counts repeated notes and leaves out the middle of very many.
+pub(super) fn squeeze(notes: Vec<String>) -> Vec<String> {
+    let mut counted: Vec<(String, usize)> = Vec::new();
+    for note in notes {
+        match counted.last_mut() {
+            Some((last, n)) if *last == note => *n += 1,
+            _ => counted.push((note, 1)),
+        }
+    }
+    let mut out: Vec<String> =
+        counted.into_iter().map(|(note, n)| if n > 1 { format!("{note} (x{n})") } else { note }).collect();
+    if out.len() > MOST {
+        let left_out = out.len() - (MOST - 1);
+        let start = MOST / 2;
+        out.splice(start..start + left_out, [format!("... {left_out} more notes ...")]);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_has_its_numbers_filled_in_and_frames_get_story_names() {
+        let mut names = Names::default();
+        names.frame(40);
+        assert_eq!(words(Note::RefsUnexpected, Some(40), 2, 3, &mut names), "kept: refcount is 2, expected 3");
+        assert_eq!(words(Note::Migrated, Some(40), 99, 0, &mut names), "moved to frame f2");
+        assert_eq!(
+            words(Note::MigrateFailed, None, 2, u32::MAX, &mut names),
+            "migration failed: refcount 2, mapcount -1"
+        );
+    }
+
+    #[test]
+    fn repeated_notes_are_counted_and_very_many_are_cut_in_the_middle() {
+        assert_eq!(squeeze(vec!["a".into(), "a".into(), "b".into()]), ["a (x2)", "b"]);
+        let many = squeeze((0..100).map(|i| i.to_string()).collect());
+        assert_eq!(many.len(), MOST);
+        assert_eq!(many[5], "... 91 more notes ...");
+        assert_eq!(many[MOST - 1], "99");
+    }
+}

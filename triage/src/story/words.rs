@@ -1,0 +1,352 @@
+//! The words for each rule: what is wrong, told with the names of the case, and what follows from it.
+//!
+//! A template may hold `{folio}`, `{page}`, `{who}`, `{expected}`, `{found}`, `{what}` and `{on}`. What stands in
+//! `[brackets]` is left out when the evidence lacks one of the names in it; outside brackets a missing name
+//! becomes a general word ("a folio").
+
+use ptefuzz_core::rule::Rule;
+
+/// Names and numbers of one violation, as the story spells them.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Terms {
+    pub(super) folio: Option<String>,
+    pub(super) page: Option<String>,
+    pub(super) who: Option<String>,
+    pub(super) expected: Option<String>,
+    pub(super) found: Option<String>,
+    pub(super) what: Option<String>,
+    pub(super) on: Option<String>,
+}
+
+impl Terms {
+    fn get(&self, name: &str) -> Option<&str> {
+        match name {
+            "folio" => self.folio.as_deref(),
+            "page" => self.page.as_deref(),
+            "who" => self.who.as_deref(),
+            "expected" => self.expected.as_deref(),
+            "found" => self.found.as_deref(),
+            "what" => self.what.as_deref(),
+            "on" => self.on.as_deref(),
+            _ => None,
+        }
+    }
+}
+
+/// Words for a name that the evidence lacks.
+fn general(name: &str) -> &'static str {
+    match name {
+        "folio" => "a folio",
+        "page" => "a page",
+        "who" => "somebody",
+        "expected" | "found" => "another number",
+        _ => "something",
+    }
+}
+
+/// Fills a template in.
+fn fill(template: &str, terms: &Terms) -> String {
+    let mut out = String::new();
+    let mut rest = template;
+    while let Some(open) = rest.find('[') {
+        let Some(len) = rest[open..].find(']') else { break };
+        out.push_str(&fill_names(&rest[..open], terms, true).unwrap_or_default());
+        if let Some(inner) = fill_names(&rest[open + 1..open + len], terms, false) {
+            out.push_str(&inner);
+        }
+        rest = &rest[open + len + 1..];
+    }
+    out.push_str(&fill_names(rest, terms, true).unwrap_or_default());
+    out
+}
+
+/// Fills in the names of a part; `None` when one is missing and no general word is wanted for it.
+fn fill_names(part: &str, terms: &Terms, or_general: bool) -> Option<String> {
+    let mut out = String::new();
+    let mut rest = part;
+    while let Some((before, after)) = rest.split_once('{') {
+        let (name, tail) = after.split_once('}')?;
+        out.push_str(before);
+        match terms.get(name) {
+            Some(word) => out.push_str(word),
+            None if or_general => out.push_str(general(name)),
+            None => return None,
+        }
+        rest = tail;
+    }
+    out.push_str(rest);
+    Some(out)
+}
+
+/// What is wrong, in one sentence without a full stop.
+pub(super) fn headline(rule: Rule, terms: &Terms) -> String {
+    fill(templates(rule).0, terms)
+}
+
+/// What follows from it, for somebody who knows memory management but not this program.
+pub(super) fn consequence(rule: Rule, terms: &Terms) -> String {
+    fill(templates(rule).1, terms)
+}
+
+/// Headline and consequence of each rule.
+fn templates(rule: Rule) -> (&'static str, &'static str) {
+    match rule {
+        Rule::OracleValue | Rule::OracleAccess | Rule::OracleSignal | Rule::OracleResult | Rule::OracleSoftDirty => {
+            visible(rule)
+        }
+        Rule::Mapcount | Rule::Refcount | Rule::FreedInUse | Rule::AnonExclusive | Rule::SwapMap | Rule::Rss => {
+            counts(rule)
+        }
+        Rule::Accessor
+        | Rule::Transition
+        | Rule::BadPfn
+        | Rule::WalkKind
+        | Rule::WritableSoftDirty
+        | Rule::WritableVma => entries(rule),
+        Rule::StaleTlb
+        | Rule::TlbFreedFrame
+        | Rule::StaleDevice
+        | Rule::DeviceFreedFrame
+        | Rule::TwoExclusive
+        | Rule::NotifierUnbalanced => cached(rule),
+        Rule::EntryUnlocked
+        | Rule::LockOrder
+        | Rule::SleepInAtomic
+        | Rule::Deadlock
+        | Rule::NotOwner
+        | Rule::HeldAtReturn => locks(rule),
+        Rule::ProgressReclaim | Rule::ProgressMigrate | Rule::ProgressOffline | Rule::ProgressSteps => progress(rule),
+        Rule::LeakFolio | Rule::LeakSwap | Rule::LeakTable | Rule::LeakAnonVma => leaks(rule),
+        other => assertions(other),
+    }
+}
+
+fn visible(rule: Rule) -> (&'static str, &'static str) {
+    match rule {
+        Rule::OracleValue => (
+            "{who} loads {found} from {page}[, where {expected} was stored last]",
+            "data is lost or seen by the wrong mapping; a program notices",
+        ),
+        Rule::OracleAccess => (
+            "the access of {who} to {page} goes through although the mapping forbids it, or the other way round[ ({what})]",
+            "the protection that a program asked for is not the one it has",
+        ),
+        Rule::OracleSignal => (
+            "{who} gets a signal at {page} that its mapping does not call for[ ({what})]",
+            "a correct program is killed, or an access that must fail does not",
+        ),
+        Rule::OracleResult => (
+            "a system call on {page} ends in a way that its manual page rules out[ ({what})]",
+            "a program acts on a promise that was not kept",
+        ),
+        _ => (
+            "{page} was written since clear_refs, and pagemap says that it was not",
+            "whoever copies only soft-dirty pages (checkpoint/restore, live migration) loses this write",
+        ),
+    }
+}
+
+fn counts(rule: Rule) -> (&'static str, &'static str) {
+    match rule {
+        Rule::Mapcount => (
+            "{folio} has a mapcount of {found}[; the entries that map it are {expected}]",
+            "reclaim, migration and reuse decide by the mapcount: too low and they stop early, too high and they never end",
+        ),
+        Rule::Refcount => (
+            "{folio} has a refcount of {found}[; its entries, swap cache slot and pins make {expected}]",
+            "too low and it is freed in use, too high and it can be neither migrated nor freed",
+        ),
+        Rule::FreedInUse => (
+            "{folio} is freed while something still refers to it[: {what}][ at {page}]",
+            "the next owner of the frame shares it with the old one: use after free",
+        ),
+        Rule::AnonExclusive => (
+            "{folio} counts as exclusive to one mapping and is not[, or is mapped writable without being so, at {page}]",
+            "a write through one mapping shows up in the other: copy-on-write is broken",
+        ),
+        Rule::SwapMap => (
+            "a swap slot has a count of {found}[; the entries that name it are {expected}]",
+            "too low and the slot is reused under an entry that still names it, too high and it is lost",
+        ),
+        _ => (
+            "a process has {found} pages in a counter[; its entries make {expected}][ ({what})]",
+            "the OOM killer and limits decide by numbers that are wrong; exit complains about the rest",
+        ),
+    }
+}
+
+fn entries(rule: Rule) -> (&'static str, &'static str) {
+    match rule {
+        Rule::Accessor => (
+            "[{what}() is asked of ][a {on} entry][ at {page}] although it is meant for another kind",
+            "the bits mean something else there: the answer is part of a frame number or of a swap offset",
+        ),
+        Rule::Transition => (
+            "the entry of {page} turns[ from {what}][ into {on}], which no kernel function does",
+            "what the old entry stood for is forgotten without being given back",
+        ),
+        Rule::BadPfn => (
+            "the frame number {found} is read from the entry of {page}, and there is no such frame",
+            "pfn_to_page() of it is a wild pointer",
+        ),
+        Rule::WalkKind => (
+            "page_vma_mapped_walk() stops at {page}[ on a {on} entry][ although it was asked for {what}]",
+            "its caller treats the entry as the kind that it asked for",
+        ),
+        Rule::WritableSoftDirty => (
+            "{page} waits for its first write, and its entry is writable",
+            "the write goes through without a fault: soft-dirty or userfaultfd never hears of it",
+        ),
+        _ => (
+            "the entry of {page} is writable in a mapping that may not be written",
+            "a store goes through that must end in a signal",
+        ),
+    }
+}
+
+fn cached(rule: Rule) -> (&'static str, &'static str) {
+    match rule {
+        Rule::StaleTlb => (
+            "{who} can still use a translation of {page}[ to {folio}] that its entry no longer grants",
+            "an access goes to the old page or past the new protection, with no fault and no trace",
+        ),
+        Rule::TlbFreedFrame => (
+            "{folio} is given back while {who} can still reach it[ through its translation of {page}]",
+            "the next owner of the frame can be read and overwritten: use after free by hardware",
+        ),
+        Rule::StaleDevice => (
+            "{who} can still use a translation of {page}[ to {folio}] that the CPU's entry no longer grants",
+            "the device reads or overwrites what it no longer has a right to",
+        ),
+        Rule::DeviceFreedFrame => (
+            "{folio} is given back while {who} can still reach it[ through its translation of {page}]",
+            "the next owner of the frame can be read and overwritten by the device",
+        ),
+        Rule::TwoExclusive => (
+            "{page} is exclusive to a device and somebody else can still reach it[ ({who})]",
+            "an atomic operation of the device is not atomic: a concurrent access gets in between",
+        ),
+        _ => ("an invalidation of {page} was begun and never ended", "devices that mirror this range wait for ever"),
+    }
+}
+
+fn locks(rule: Rule) -> (&'static str, &'static str) {
+    match rule {
+        Rule::EntryUnlocked => (
+            "{who} changes the entry of {page} without the lock of its page table",
+            "another CPU that holds the lock overwrites the change, or has its own overwritten",
+        ),
+        Rule::LockOrder => (
+            "{who} takes[ {what}] while it holds[ {on}] a lock that must come later",
+            "two CPUs that do this in opposite order wait for each other for ever",
+        ),
+        Rule::SleepInAtomic => (
+            "{who} may sleep[ in {what}] while it holds a spinlock[ ({on})]",
+            "whoever spins on the lock meanwhile may never stop",
+        ),
+        Rule::Deadlock => ("nobody can go on[: {who} waits][ for {what}]", "the machine hangs"),
+        Rule::NotOwner => {
+            ("{who} releases a lock that it does not hold[: {what}]", "what the lock protects is open to whoever comes")
+        }
+        _ => ("an operation returns and still holds a lock[: {what}]", "the next one to take it waits for ever"),
+    }
+}
+
+fn progress(rule: Rule) -> (&'static str, &'static str) {
+    match rule {
+        Rule::ProgressReclaim => (
+            "{folio} is held by nothing but its mappings and still cannot be reclaimed",
+            "the memory stays in use however hard the kernel tries",
+        ),
+        Rule::ProgressMigrate => (
+            "{folio} is held by nothing but its mappings and still cannot be migrated",
+            "compaction, NUMA balancing and memory offlining fail on it",
+        ),
+        Rule::ProgressOffline => (
+            "a memory block cannot be offlined because of {folio}, which is held by nothing but its mappings",
+            "offline_pages() tries again for ever",
+        ),
+        _ => ("{who} does not come to the end of an operation[ ({what})]", "it retries for ever: a hang"),
+    }
+}
+
+fn leaks(rule: Rule) -> (&'static str, &'static str) {
+    match rule {
+        Rule::LeakFolio => {
+            ("{folio} is still allocated after every process has exited", "the memory is lost until the next boot")
+        }
+        Rule::LeakSwap => (
+            "swap slots are still in use after every process has exited[: {found}]",
+            "the slots are lost until swapoff",
+        ),
+        Rule::LeakTable => (
+            "page-table pages are still allocated after every process has exited[: {found}]",
+            "the memory is lost until the next boot",
+        ),
+        _ => (
+            "an anon_vma is still allocated after every process has exited[: {found}]",
+            "the memory is lost until the next boot",
+        ),
+    }
+}
+
+fn assertions(rule: Rule) -> (&'static str, &'static str) {
+    const TRIPPED: &str = "the kernel's own assertion fails: a warning, or a crash with CONFIG_DEBUG_VM";
+    match rule {
+        Rule::BugRestoreExclusive => {
+            ("restore_exclusive_pte() makes {folio} writable, which is no exclusive anonymous page", TRIPPED)
+        }
+        Rule::BugSwapPageExclusive => {
+            ("do_swap_page() finds {folio} in the swap cache for {page} already marked exclusive", TRIPPED)
+        }
+        Rule::BugSwapPageWritable => {
+            ("do_swap_page() maps {folio} writable at {page} although it is not exclusive", TRIPPED)
+        }
+        Rule::BugMigrateExclusive => {
+            ("try_to_migrate_one() meets a writable entry of {page} whose page {folio} is not exclusive", TRIPPED)
+        }
+        Rule::BugDupRmap => ("fork shares {folio} at {page} and leaves it marked exclusive", TRIPPED),
+        Rule::BugSwapCount => ("a swap slot is given back that nobody uses[ ({page})]", TRIPPED),
+        Rule::BugRmapUnderflow => {
+            ("the mapcount of {folio} is lowered below zero: more mappings are removed than there were", TRIPPED)
+        }
+        Rule::BugRefUnderflow => {
+            ("the refcount of {folio} is lowered below zero: more references are dropped than were taken", TRIPPED)
+        }
+        Rule::BugUnlocked => ("[{what}() is called for ]{folio} without the folio lock", TRIPPED),
+        Rule::BugTlbWritableZero => ("the shared zero page is mapped writable at {page}", TRIPPED),
+        // A rule that has no words of its own yet is told by its summary; a test keeps this from happening.
+        other => (other.summary(), ""),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rule_has_words_of_its_own_and_well_formed_templates() {
+        for rule in Rule::ALL {
+            let (head, why) = templates(rule);
+            assert_ne!(head, rule.summary(), "{} is told by its summary only", rule.id());
+            assert!(!why.is_empty(), "{}", rule.id());
+            for text in [headline(rule, &Terms::default()), consequence(rule, &Terms::default())] {
+                assert!(!text.is_empty() && !text.contains(['{', '}', '[', ']']), "{}: {text}", rule.id());
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_filled_in_and_a_bracket_without_its_name_is_left_out() {
+        let mut terms = Terms { who: Some("cpu1".into()), found: Some("0".into()), ..Terms::default() };
+        terms.page = Some("A heap[0]".into());
+        assert_eq!(headline(Rule::OracleValue, &terms), "cpu1 loads 0 from A heap[0]");
+        terms.expected = Some("v2".into());
+        assert_eq!(headline(Rule::OracleValue, &terms), "cpu1 loads 0 from A heap[0], where v2 was stored last");
+        terms.folio = None;
+        assert_eq!(
+            headline(Rule::ProgressReclaim, &terms),
+            "a folio is held by nothing but its mappings and still cannot be reclaimed"
+        );
+    }
+}
