@@ -129,7 +129,7 @@ rules! {
     DeviceFreedFrame = "device.freed-frame", AtFree,
         "no device can use a translation to a frame that is given back", "Documentation/mm/mmu_notifier.rst";
     TwoExclusive = "device.two-exclusive", Quiescent,
-        "at most one device has exclusive access to a page, and then no CPU has any", "Documentation/mm/hmm.rst";
+        "one device alone has access to a device-exclusive page", "Documentation/mm/hmm.rst";
     NotifierUnbalanced = "device.notifier-unbalanced", AtReturn,
         "every invalidate_range_start has its invalidate_range_end", "include/linux/mmu_notifier.h";
 

@@ -35,6 +35,7 @@ impl Key {
 /// A machine that can be used again after it has panicked.
 pub struct Judge {
     machine: Machine,
+    ops: u64,
 }
 
 impl Default for Judge {
@@ -46,7 +47,7 @@ impl Default for Judge {
 impl Judge {
     /// A judge with a machine of its own.
     pub fn new() -> Judge {
-        Judge { machine: Machine::new() }
+        Judge { machine: Machine::new(), ops: 0 }
     }
 
     /// Runs a case; `file` names it in errors. `None` is a clean verdict.
@@ -55,7 +56,9 @@ impl Judge {
     /// [`Error::Harness`] when the model itself panics.
     pub fn run(&mut self, file: &str, case: &Case) -> Result<Option<Violation>, Error> {
         let result = guarded(|| self.machine.run(case));
-        self.recover(file, result).map(violation)
+        let found = self.recover(file, result).map(|v| violation(v, case))?;
+        self.ops = ops(case, found.as_ref());
+        Ok(found)
     }
 
     /// Runs a case and records what happens.
@@ -64,12 +67,15 @@ impl Judge {
     /// [`Error::Harness`] when the model itself panics.
     pub fn run_traced(&mut self, file: &str, case: &Case) -> Result<(Option<Violation>, Trace), Error> {
         let result = guarded(|| self.machine.run_traced(case));
-        self.recover(file, result).map(|(verdict, trace)| (violation(verdict), trace))
+        let (verdict, trace) = self.recover(file, result)?;
+        let found = violation(verdict, case);
+        self.ops = ops(case, found.as_ref());
+        Ok((found, trace))
     }
 
-    /// Ops that the last run began.
+    /// Ops of the last run: all of the case or, with a violation, those up to the one that showed it.
     pub fn ops_run(&self) -> u64 {
-        self.machine.ops_run()
+        self.ops
     }
 
     /// Steps that the last run took.
@@ -85,10 +91,16 @@ impl Judge {
     }
 }
 
-fn violation(verdict: Verdict) -> Option<Violation> {
+fn ops(case: &Case, found: Option<&Violation>) -> u64 {
+    let all = case.ops.len() as u64;
+    found.and_then(|v| v.op).map_or(all, |op| all.min(u64::from(op) + 1))
+}
+
+/// The violation, if any. An op that is none of the case's (the machine taking down what is left) is no op.
+fn violation(verdict: Verdict, case: &Case) -> Option<Violation> {
     match verdict {
         Verdict::Clean => None,
-        Verdict::Violation(v) => Some(v),
+        Verdict::Violation(v) => Some(Violation { op: v.op.filter(|op| (*op as usize) < case.ops.len()), ..v }),
     }
 }
 

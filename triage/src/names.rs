@@ -21,6 +21,11 @@ pub fn page((proc, vpn): (u8, u32), doc: &Document) -> String {
     }
 }
 
+/// Number of an op in messages: its index in the case, counted from 1.
+pub fn number(op: u32) -> u32 {
+    op.saturating_add(1)
+}
+
 /// An op.
 pub fn op(op: &Op, doc: &Document) -> String {
     op_text(op, &doc.names)

@@ -93,7 +93,7 @@ impl Record {
             file: file.to_owned(),
             verdict: if violation.is_some() { "violation" } else { "clean" },
             id: violation.map(|v| v.rule.id()),
-            op: violation.and_then(|v| v.op).map(|op| op + 1),
+            op: violation.and_then(|v| v.op).map(names::number),
             step: violation.map(|v| v.step),
             sites: violation.map(|v| v.sites.iter().flatten().map(|s| s.name()).collect()),
             summary: violation.map(|v| v.rule.summary()),

@@ -1,7 +1,9 @@
 //! Defects: injected mistakes, each behind a switch that is off unless a release had it or a case asks for it.
 //!
 //! Ids beginning with `D` are rows of the device-exclusive repair series of 2025. Ids beginning with `S` are
-//! *seeded*: no kernel had them; they exist so that each check of the judge can be seen to fail.
+//! *seeded*: no kernel had them; they exist so that each check of the judge can be seen to fail. Ids beginning
+//! with `N` are *new*: this harness found them in the sources of current releases. They belong to no release's
+//! set, so that a hunt on a release looks for what is not known yet.
 
 use super::Kernel;
 
@@ -71,6 +73,9 @@ defects! {
     D13 = "D13", fixed None, "copy_nonpresent_pte",
         "fork copies a device-exclusive entry instead of restoring it first",
         "what copy_nonpresent_pte() has had to do since \"mm: device exclusive memory access\"";
+    N1 = "N1", fixed None, "remove_migration_pte",
+        "clear_refs during a migration: the entry comes back writable although it waits for its first write",
+        "found here; mm/migrate.c: remove_migration_pte() of 6.12 asks only is_writable_migration_entry()";
     S1 = "S1", fixed None, "zap_pte_range", "pages are freed before the TLB is flushed", "seeded";
     S2 = "S2", fixed None, "change_protection", "mprotect takes write permission away without a TLB flush", "seeded";
     S3 = "S3", fixed None, "copy_nonpresent_pte", "fork copies a swap entry without swap_duplicate()", "seeded";

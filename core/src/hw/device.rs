@@ -31,6 +31,8 @@ pub struct Mirror {
     pub registered: bool,
     /// `interval_sub->invalidate_seq`.
     pub seq: u32,
+    /// Calls of the driver at work: while there are some its file cannot be closed.
+    pub users: u32,
     /// `dmirror->mutex`: the CPU that holds it, plus one.
     pub mutex: u8,
     // Packed mapping of each page, from the first window's start; 0 is none. Stores the PFN plus one.
@@ -41,7 +43,7 @@ pub struct Mirror {
 impl Mirror {
     /// Unregisters and empties it, keeping the allocation.
     pub fn reset(&mut self) {
-        (self.registered, self.seq, self.mutex, self.mapped) = (false, 0, 0, 0);
+        (self.registered, self.seq, self.users, self.mutex, self.mapped) = (false, 0, 0, 0, 0);
         self.table.clear();
     }
 

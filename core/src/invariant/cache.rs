@@ -49,7 +49,7 @@ pub fn stale_mirror(w: &World, mm: u8, vpn: u32) -> Option<Finding> {
     let ec = w.entries();
     let pte = w.pte_ptr(mm, vpn).map(|p| w.tables.pte(p)).unwrap_or_default();
     let kind = ec.kind(pte);
-    let mut exclusive = None;
+    let mut sole = None;
     for device in 0..MAX_DEVICES as u8 {
         let Some(m) = w.mirrors[device as usize][mm as usize].lookup(offset) else { continue };
         let named = match kind {
@@ -60,7 +60,9 @@ pub fn stale_mirror(w: &World, mm: u8, vpn: u32) -> Option<Finding> {
         let permitted = if m.exclusive {
             kind.is_device_exclusive()
         } else {
-            kind == EntryKind::Present && (!m.write || ec.arch.pte_write(pte))
+            // The device that has a page exclusively may keep an ordinary translation of it too: its driver
+            // passes over the event that it caused itself.
+            kind.is_device_exclusive() || !m.write || ec.arch.pte_write(pte)
         };
         let evidence = Evidence {
             proc: Some(mm),
@@ -74,7 +76,7 @@ pub fn stale_mirror(w: &World, mm: u8, vpn: u32) -> Option<Finding> {
         if named != Some(u64::from(m.pfn)) || !permitted {
             return Some(Finding { rule: Rule::StaleDevice, cause: None, evidence });
         }
-        if m.exclusive && exclusive.replace(device).is_some() {
+        if kind.is_device_exclusive() && sole.replace(device).is_some() {
             return Some(Finding { rule: Rule::TwoExclusive, cause: None, evidence });
         }
     }

@@ -18,7 +18,24 @@ const TRIES: u32 = 8;
 /// `dmirror_exclusive()`: makes each page of a range device-exclusive and programs the device, page by page. A
 /// range longer than a page table's worth stands for that many calls, as the program of the repair series makes.
 pub async fn exclusive(k: &Cpu, device: u8, mm: u8, start: u32, end: u32) -> Outcome {
-    k.s().mirror_register(device, mm);
+    open(k, device, mm);
+    let outcome = exclusive_range(k, device, mm, start, end).await;
+    done(k, device, mm);
+    outcome
+}
+
+/// The driver's file is opened with the first call, and stays open while a call is at work.
+fn open(k: &Cpu, device: u8, mm: u8) {
+    let s = &mut *k.s();
+    s.mirror_register(device, mm);
+    s.w.mirrors[device as usize][mm as usize].users += 1;
+}
+
+fn done(k: &Cpu, device: u8, mm: u8) {
+    k.s().w.mirrors[device as usize][mm as usize].users -= 1;
+}
+
+async fn exclusive_range(k: &Cpu, device: u8, mm: u8, start: u32, end: u32) -> Outcome {
     let ptrs = k.config().geometry.ptrs();
     let mut at = start;
     while at < end {
@@ -79,7 +96,13 @@ async fn dmirror_atomic_map(k: &Cpu, device: u8, mm: u8, vpn: u32, folio: Pfn, s
 /// `dmirror_read()` and `dmirror_write()`: the device accesses each page through its table, faulting it in when it
 /// is not there.
 pub async fn access(k: &Cpu, device: u8, mm: u8, start: u32, end: u32, write: bool) -> Outcome {
-    k.s().mirror_register(device, mm);
+    open(k, device, mm);
+    let outcome = access_range(k, device, mm, start, end, write).await;
+    done(k, device, mm);
+    outcome
+}
+
+async fn access_range(k: &Cpu, device: u8, mm: u8, start: u32, end: u32, write: bool) -> Outcome {
     for vpn in start..end {
         let mut tries = 0;
         loop {
@@ -160,7 +183,15 @@ async fn hmm_range_fault(k: &Cpu, device: u8, mm: u8, vpn: u32, write: bool) -> 
 
 /// `dmirror_fops_release()`: the device forgets the process.
 pub async fn close(k: &Cpu, device: u8, mm: u8) -> Outcome {
-    if k.s().w.mirrors[device as usize][mm as usize].registered {
+    let (registered, users) = {
+        let s = k.s();
+        let m = &s.w.mirrors[device as usize][mm as usize];
+        (m.registered, m.users)
+    };
+    if users != 0 {
+        return Outcome::Busy;
+    }
+    if registered {
         k.lock(Lock::Mirror(device, mm)).await;
         k.s().mirror_unregister(device, mm);
         k.unlock(Lock::Mirror(device, mm));

@@ -1,5 +1,6 @@
 //! `mm/migrate.c` and the migration half of `mm/rmap.c`.
 
+use super::fault::pte_needs_soft_dirty_wp;
 use super::rmap::{AnonLock, Pvmw, RmapWalk, page_vma_mapped_walk};
 use super::swap::add_to_swap_cache;
 use super::unmap::carry;
@@ -235,7 +236,9 @@ async fn remove_migration_pte(k: &Cpu, new: Pfn, vma: VmaId, p: PtePtr) {
     }
     // After pte_mkdirty(), which sets soft-dirty on x86-64.
     pte = if k.pte_swp_soft_dirty(old_pte) { arch.pte_mksoft_dirty(pte) } else { arch.pte_clear_soft_dirty(pte) };
-    if ec.is_writable_migration_entry(entry) {
+    // The kernel asks only for the type, and so forgets that clear_refs may have come in between (N1).
+    let writable = ec.is_writable_migration_entry(entry);
+    if writable && (k.has(Defect::N1) || !pte_needs_soft_dirty_wp(k, vma, pte)) {
         pte = arch.pte_mkwrite(pte);
     } else if k.pte_swp_uffd_wp(old_pte) {
         pte = arch.pte_mkuffd_wp(pte);

@@ -1,5 +1,6 @@
 //! Page tables made and entries taken away: `mm/memory.c: zap_pte_range()`, `free_pgtables()`, `pte_alloc()`.
 
+use super::wp::free_swap_cache;
 use crate::config::Defect;
 use crate::entry::EntryKind;
 use crate::mm::{PT_PFN_BASE, PtePtr, TableId, VmaId};
@@ -66,15 +67,17 @@ impl MmuGather {
             let (start, end) = (self.start, self.end);
             (self.start, self.end) = (u32::MAX, 0);
             if k.has(Defect::S1) {
-                self.free_pages(k);
+                self.free_pages(k).await;
             }
             k.flush_tlb_range(self.mm, start, end).await;
         }
-        self.free_pages(k);
+        self.free_pages(k).await;
     }
 
-    fn free_pages(&mut self, k: &Cpu) {
-        for pfn in self.pages.drain(..) {
+    /// `free_pages_and_swap_cache()`.
+    async fn free_pages(&mut self, k: &Cpu) {
+        for pfn in self.pages.take() {
+            free_swap_cache(k, pfn).await;
             k.folio_put(pfn);
         }
     }

@@ -45,8 +45,7 @@ impl Flight {
         }
         let limit = if usize::from(op.region) < MAX_REGIONS { case.config.geometry.region_pages() } else { 0 };
         let (first, end) = match op.code.shape() {
-            Shape::Map => (0, op.len.min(limit)),
-            Shape::Range | Shape::RangeProt | Shape::KernelRange | Shape::DeviceRange => {
+            Shape::Map | Shape::Range | Shape::RangeProt | Shape::KernelRange | Shape::DeviceRange => {
                 (op.page.min(limit), op.page.saturating_add(op.len).min(limit))
             }
             Shape::Page => (op.page.min(limit), op.page.saturating_add(1).min(limit)),

@@ -73,6 +73,14 @@ impl Swap {
         Some(slot)
     }
 
+    /// Folios in the swap cache that no entry names any more.
+    pub fn orphans(&self) -> Vec<Pfn> {
+        if self.in_use == 0 {
+            return Vec::new();
+        }
+        self.slots[..self.fresh as usize].iter().filter(|s| s.count == 0).filter_map(|s| s.cache).collect()
+    }
+
     /// True for the offset of a slot.
     pub fn valid(&self, slot: u64) -> bool {
         slot != 0 && slot < self.slots.len() as u64

@@ -6,10 +6,11 @@ use crate::config::{Config, MAX_CPUS, MAX_PROCS};
 use crate::invariant;
 use crate::mm::Life;
 use crate::ops::process::{exit_mmap, mm_alloc};
+use crate::ops::swap::folio_free_swap;
 use crate::oracle::Oracle;
 use crate::program::{Case, Op};
 use crate::rule::{Evidence, Rule, Violation};
-use crate::sched::{Cpu, Run, Sim};
+use crate::sched::{Cpu, Lock, Run, Sim};
 use crate::trace::{Event, Trace};
 use std::cell::RefCell;
 use std::future::Future;
@@ -205,8 +206,8 @@ impl Machine {
     /// for leaks. False when nothing is left to do.
     fn start_teardown(&mut self, case: &Case) -> bool {
         let s = &mut *self.sim.borrow_mut();
-        let next = (0..MAX_PROCS).find(|p| s.w.mms[*p].life == Life::Alive);
-        if next.is_none() {
+        let alive = s.w.mms.iter().any(|m| m.life == Life::Alive);
+        if !alive && s.w.swap.orphans().is_empty() {
             if let Some(f) = invariant::leaks(&s.w) {
                 s.ctl.violation =
                     Some(Violation { rule: f.rule, op: None, step: s.ctl.step, sites: [None; 2], evidence: f.evidence });
@@ -265,5 +266,19 @@ async fn teardown(k: &Cpu) {
     };
     while let Some(proc) = next(k) {
         exit_mmap(k, proc).await;
+    }
+    drain_swap_cache(k).await;
+}
+
+/// Folios that stayed in the swap cache because their lock was taken when their last entry went are no leak: the
+/// next scan of the LRU frees them. This is that scan.
+async fn drain_swap_cache(k: &Cpu) {
+    let left = k.s().w.swap.orphans();
+    for folio in left {
+        k.folio_get(folio);
+        k.lock(Lock::Folio(folio)).await;
+        folio_free_swap(k, folio);
+        k.folio_unlock(folio);
+        k.folio_put(folio);
     }
 }

@@ -63,13 +63,20 @@ impl Sim {
 
     /// Registers a device's interval notifier (`mmu_interval_notifier_insert()`).
     pub fn mirror_register(&mut self, device: u8, proc: u8) {
-        let seq = self.w.mms[proc as usize].invalidate_seq;
+        let mm = &mut self.w.mms[proc as usize];
         let m = &mut self.w.mirrors[device as usize][proc as usize];
-        if !m.registered {
-            m.registered = true;
-            // Behind the sequence of the mm, so that a reader sees "not being invalidated" unless it is.
-            m.seq = if seq & 1 == 1 { seq } else { seq.wrapping_sub(1) };
-            self.w.mms[proc as usize].mirrored_by |= 1 << device;
+        if m.registered {
+            return;
+        }
+        m.registered = true;
+        mm.mirrored_by |= 1 << device;
+        if mm.active_invalidate_ranges != 0 {
+            // Who registers in the middle of an invalidation has to wait for its end like everybody else.
+            mm.invalidate_seq |= 1;
+            m.seq = mm.invalidate_seq;
+        } else {
+            // Behind the sequence of the mm, so that a reader sees "not being invalidated".
+            m.seq = mm.invalidate_seq.wrapping_sub(1);
         }
     }
 

@@ -164,8 +164,14 @@ impl Sim {
         }
     }
 
-    /// A writable entry needs a VMA that may be written and that does not wait for the first write.
+    /// A writable entry needs a VMA that may be written and that does not wait for the first write. Whoever is
+    /// about to change that, under `mmap_lock`, changes the VMA first and comes to the entry later: meanwhile
+    /// others may still carry the entry as it was.
     fn check_writable(&mut self, cpu: u8, arch: Arch, p: PtePtr, new: Pte) {
+        let writer = self.w.mms[p.mm as usize].mmap_writer;
+        if writer != 0 && writer != cpu + 1 {
+            return;
+        }
         let e = Evidence { proc: Some(p.mm), vpn: Some(p.vpn), ..Evidence::default() };
         if arch.pte_pfn(new) == u64::from(ZERO_PFN) {
             self.violate(cpu, Rule::BugTlbWritableZero, e);

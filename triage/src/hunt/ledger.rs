@@ -57,7 +57,10 @@ impl Ledger {
                 self.lost(worker, format!("says what is no message: {line}"));
             }
             What::Ended { how, left } => {
-                for path in left.into_iter().filter(|p| !self.told_of(p)) {
+                for path in left {
+                    if self.told_of(&path) {
+                        continue;
+                    }
                     let how = how.clone().unwrap_or_else(|| "ended".to_owned());
                     let file = path.display().to_string();
                     self.failures.push(Error::Harness { file, message: format!("worker {worker} {how}") });

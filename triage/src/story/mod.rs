@@ -95,7 +95,7 @@ pub fn tell(file: &str, doc: &Document, trace: &Trace, violation: Option<&Violat
         id: rule.map(Rule::id),
         headline,
         step: violation.map(|v| v.step),
-        op: violation.and_then(|v| v.op).map(|op| op + 1),
+        op: violation.and_then(|v| v.op).map(case_names::number),
         sites: violation.map_or_else(Vec::new, |v| v.sites.iter().flatten().map(|s| s.name()).collect()),
         pages: focus.columns.iter().map(|p| case_names::page(*p, doc)).collect(),
         folio: focus.pfn.map(|pfn| names.frame(pfn)),
@@ -113,9 +113,11 @@ fn flags(rule: Option<Rule>) -> Flags {
     }
 }
 
-/// Loads and stores are told where the rule is about what user space or a device can do.
+/// Loads, stores and TLBs are told where the rule is about what user space or a device can do.
 fn shows_accesses(rule: Option<Rule>) -> bool {
-    rule.is_none_or(|r| r.visible() || r.id().starts_with("tlb.") || r.id().starts_with("device."))
+    rule.is_none_or(|r| {
+        r.visible() || r == Rule::FreedInUse || r.id().starts_with("tlb.") || r.id().starts_with("device.")
+    })
 }
 
 fn terms(doc: &Document, violation: Option<&Violation>, focus: &Focus, names: &mut Names) -> Terms {
@@ -134,12 +136,22 @@ fn terms(doc: &Document, violation: Option<&Violation>, focus: &Focus, names: &m
     Terms {
         folio: e.pfn.or(focus.pfn).map(|pfn| names.frame(pfn)),
         page: page.map(|page| case_names::page(page, doc)),
-        who: e.device.map(case_names::device).or_else(|| e.cpu.map(|cpu| format!("cpu{cpu}"))),
+        who: who(v),
         expected,
         found,
         what: e.what.map(str::to_owned),
         on: e.on.map(str::to_owned),
     }
+}
+
+/// Who does what the rule is about: a device, the CPU whose TLB it is, or the CPU that ran the step.
+fn who(v: &Violation) -> Option<String> {
+    let e = &v.evidence;
+    let cpu = match v.rule {
+        Rule::StaleTlb => e.found,
+        _ => e.cpu.map(u64::from),
+    };
+    e.device.map(case_names::device).or_else(|| cpu.map(|cpu| format!("cpu{cpu}")))
 }
 
 /// What is wrong, where it went wrong, and what is known about it.
@@ -192,14 +204,14 @@ fn place(v: &Violation, table: &rows::Table, causes: &Causes) -> Option<String> 
     let row = at_site.or_else(|| table.rows.iter().find(|r| r.op.is_some() && r.parted));
     let function = causes.function().or_else(|| site.and_then(|s| s.name().split(':').next()));
     let noticed = match v.op {
-        Some(op) if row.and_then(|r| r.op) == Some(op + 1) => String::new(),
-        Some(op) => format!("; noticed at {}", op + 1),
+        Some(op) if row.and_then(|r| r.op) == Some(case_names::number(op)) => String::new(),
+        Some(op) => format!("; noticed at {}", case_names::number(op)),
         None => "; noticed at the end".to_owned(),
     };
     match (row.and_then(|r| r.op), function) {
         (Some(op), Some(function)) => Some(format!("lost at {op}, in {function}{noticed}")),
         (Some(op), None) => Some(format!("lost at {op}{noticed}")),
         (None, Some(function)) => Some(format!("went wrong in {function}{noticed}")),
-        (None, None) => v.op.map(|op| format!("noticed at {}", op + 1)),
+        (None, None) => v.op.map(|op| format!("noticed at {}", case_names::number(op))),
     }
 }

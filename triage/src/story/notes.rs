@@ -22,7 +22,7 @@ pub(super) fn of(
 ) -> Option<(Option<u8>, String)> {
     let ours = |proc: u8, vpn: u32, pfn: u32| focus.has((proc, vpn)) || Some(pfn) == focus.pfn;
     match *event {
-        Event::Tlb { cpu, proc, vpn, pfn, write, what } if ours(proc, vpn, pfn) => {
+        Event::Tlb { cpu, proc, vpn, pfn, write, what } if accesses && ours(proc, vpn, pfn) => {
             let target = target((proc, vpn), pfn, write, doc, names);
             Some((None, format!("TLB of cpu{cpu} {} {target}", verb(what))))
         }

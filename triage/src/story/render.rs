@@ -66,7 +66,7 @@ impl Story {
         let mut columns = vec!["#".to_owned(), "cpu".to_owned(), "op".to_owned()];
         columns.extend(self.pages.iter().cloned());
         if let Some(folio) = &self.folio {
-            columns.extend([format!("folio {folio}: mapcount"), "refcount".to_owned()]);
+            columns.extend([format!("{folio}: mapcount"), "refcount".to_owned()]);
         }
         let cells =
             |cells: &[String]| format!("| {} |\n", cells.iter().map(|c| escape(c)).collect::<Vec<_>>().join(" | "));
@@ -111,7 +111,7 @@ impl Story {
         let mut header = vec![String::new()];
         header.extend(self.pages.iter().cloned());
         if let Some(folio) = &self.folio {
-            header.extend([format!("folio {folio}: mapcount"), "refcount".to_owned()]);
+            header.extend([format!("{folio}: mapcount"), "refcount".to_owned()]);
         }
         let mut grid: Vec<Vec<String>> = vec![header];
         for row in &self.rows {
@@ -131,7 +131,9 @@ impl Story {
         let narrow = widths.iter().map(|w| w + 2).sum::<usize>() <= WIDTH;
         let mut lines = Vec::new();
         for (i, cells) in grid.iter().enumerate() {
-            lines.extend(lay_out(cells, &widths, narrow).into_iter().map(|text| Line { text, note: false }));
+            lines.extend(
+                lay_out(&grid[0], cells, narrow.then_some(&widths)).into_iter().map(|text| Line { text, note: false }),
+            );
             let notes = i.checked_sub(1).map_or(&[][..], |r| &self.rows[r].notes);
             for note in notes {
                 lines.extend(
@@ -145,18 +147,25 @@ impl Story {
     }
 }
 
-/// One row as a line, or as two when the columns do not fit: entries stand below the op then.
-fn lay_out(cells: &[String], widths: &[usize], narrow: bool) -> Vec<String> {
+/// One row as a line of columns with these widths; without widths the cells stand below the op, each with the name
+/// of its column.
+fn lay_out(header: &[String], cells: &[String], widths: Option<&Vec<usize>>) -> Vec<String> {
     let pad = |text: &str, width: usize| format!("{text:<width$}  ");
-    if narrow {
+    if let Some(widths) = widths {
         return vec![cells.iter().zip(widths).map(|(c, w)| pad(c, *w)).collect()];
     }
-    let mut lines = vec![cells[0].clone()];
-    let rest: Vec<&str> = cells[1..].iter().map(String::as_str).filter(|c| !c.is_empty()).collect();
-    if !rest.is_empty() {
-        lines.extend(wrap(&format!("{:8}{}", "", rest.join("  |  ")), WIDTH, &" ".repeat(10)));
+    if header == cells {
+        return Vec::new();
     }
-    lines.retain(|l| !l.trim().is_empty());
+    let named = |(name, cell): (&String, &String)| match name.ends_with("count") {
+        true => format!("{name} {cell}"),
+        false => format!("{name}: {cell}"),
+    };
+    let rest: Vec<String> = header.iter().zip(cells).skip(1).filter(|(_, cell)| !cell.is_empty()).map(named).collect();
+    let mut lines = vec![cells[0].clone()];
+    if !rest.is_empty() {
+        lines.extend(wrap(&format!("{:8}{}", "", rest.join("; ")), WIDTH, &" ".repeat(10)));
+    }
     lines
 }
 
@@ -235,6 +244,18 @@ mod tests {
         assert!(lines.iter().all(|l| l.chars().count() <= 40), "{lines:?}");
         assert_eq!(lines.join(" ").split_whitespace().count(), 61);
         assert_eq!(wrap(&"x".repeat(50), 40, ""), ["x".repeat(50)]);
+    }
+
+    #[test]
+    fn what_is_too_wide_for_columns_stands_below_its_op_with_names() {
+        let words = |list: &[&str]| list.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
+        let header = words(&["", "A heap[0]", "B heap[0]", "f1: mapcount", "refcount"]);
+        let cells = words(&[" 1 cpu0 A fork B", "x -> y", "", "1 -> 2", "2"]);
+        assert_eq!(
+            lay_out(&header, &cells, None),
+            [" 1 cpu0 A fork B", "        A heap[0]: x -> y; f1: mapcount 1 -> 2; refcount 2"]
+        );
+        assert!(lay_out(&header, &header, None).is_empty());
     }
 
     #[test]

@@ -181,7 +181,12 @@ impl Builder<'_> {
 
     /// The row that is being filled; a new one when `cpu` is another CPU than its own.
     fn row(&mut self, cpu: Option<u8>) -> &mut Row {
-        let same = self.open.is_some_and(|open| cpu.is_none() || open == cpu);
+        let idle = |cpu: u8| !self.active.contains_key(&cpu);
+        let same = match (self.open, cpu) {
+            (Some(None), Some(cpu)) => idle(cpu),
+            (Some(open), cpu) => cpu.is_none() || open == cpu,
+            (None, _) => false,
+        };
         if !same {
             self.close();
             let op = cpu.and_then(|c| self.active.get(&c).copied());
@@ -193,11 +198,13 @@ impl Builder<'_> {
 
     fn push(&mut self, cpu: Option<u8>, index: Option<u32>, resumed: bool) {
         let op: Option<&Op> = index.and_then(|i| self.doc.case.ops.get(i as usize));
-        let text = op.map_or_else(|| "(outside any op)".to_owned(), |op| case_names::op(op, self.doc));
+        // An index that is none of the case's: the machine takes down what is left.
+        let number = index.filter(|_| op.is_some()).map(case_names::number);
+        let text = op.map_or_else(|| "(everything exits)".to_owned(), |op| case_names::op(op, self.doc));
         let dull = op.is_some_and(|op| !self.focus.touched_by(&self.doc.case, op));
         self.at_row_start = (self.counts, self.mapped_by.len());
         self.open = Some(cpu);
-        self.rows.push(Row { op: index.map(|i| i + 1), cpu, text, resumed, dull, ..Row::default() });
+        self.rows.push(Row { op: number, cpu, text, resumed, dull, ..Row::default() });
     }
 
     /// Ends the row that is being filled, if any.

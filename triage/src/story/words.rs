@@ -136,7 +136,7 @@ fn visible(rule: Rule) -> (&'static str, &'static str) {
             "a correct program is killed, or an access that must fail does not",
         ),
         Rule::OracleResult => (
-            "a system call on {page} ends in a way that its manual page rules out[ ({what})]",
+            "a system call on {page} ends in a way that its manual page rules out[: {what}][, although {on}]",
             "a program acts on a promise that was not kept",
         ),
         _ => (
@@ -182,7 +182,7 @@ fn entries(rule: Rule) -> (&'static str, &'static str) {
             "the bits mean something else there: the answer is part of a frame number or of a swap offset",
         ),
         Rule::Transition => (
-            "the entry of {page} turns[ from {what}][ into {on}], which no kernel function does",
+            "the entry of {page} turns[ from {on}][ into {what}], which no kernel function does",
             "what the old entry stood for is forgotten without being given back",
         ),
         Rule::BadPfn => (
@@ -211,7 +211,7 @@ fn cached(rule: Rule) -> (&'static str, &'static str) {
             "an access goes to the old page or past the new protection, with no fault and no trace",
         ),
         Rule::TlbFreedFrame => (
-            "{folio} is given back while {who} can still reach it[ through its translation of {page}]",
+            "{folio} is given back while a CPU can still reach it[ through its translation of {page}]",
             "the next owner of the frame can be read and overwritten: use after free by hardware",
         ),
         Rule::StaleDevice => (
@@ -219,7 +219,7 @@ fn cached(rule: Rule) -> (&'static str, &'static str) {
             "the device reads or overwrites what it no longer has a right to",
         ),
         Rule::DeviceFreedFrame => (
-            "{folio} is given back while {who} can still reach it[ through its translation of {page}]",
+            "{folio} is given back while a device can still reach it[ through its translation of {page}]",
             "the next owner of the frame can be read and overwritten by the device",
         ),
         Rule::TwoExclusive => (
