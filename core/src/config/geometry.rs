@@ -1,7 +1,8 @@
 //! Table geometry: how many entries a table has, and how large the modelled machine is.
 
 /// Levels of page tables, the PTE level included.
-pub const LEVELS: u32 = 4;
+#[cfg(test)]
+const LEVELS: u32 = 4;
 
 /// Entries per table, and the sizes of the machine that go with it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]

@@ -6,7 +6,7 @@ use crate::phys::Pfn;
 use arrayvec::ArrayVec;
 
 /// Translations that a TLB holds at most; the oldest makes room.
-pub const TLB_ENTRIES: usize = 8;
+const TLB_ENTRIES: usize = 8;
 
 /// One cached translation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

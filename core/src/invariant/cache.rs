@@ -69,7 +69,13 @@ pub fn stale_mirror(w: &World, mm: u8, vpn: u32) -> Option<Finding> {
             vpn: Some(vpn),
             pfn: Some(m.pfn),
             device: Some(device),
-            what: Some(if m.exclusive { "exclusive" } else if m.write { "rw" } else { "ro" }),
+            what: Some(if m.exclusive {
+                "exclusive"
+            } else if m.write {
+                "rw"
+            } else {
+                "ro"
+            }),
             on: Some(kind.name()),
             ..Evidence::default()
         };

@@ -7,12 +7,8 @@ use crate::rule::{Evidence, Rule};
 use crate::world::World;
 
 fn count(rule: Rule, pfn: Pfn, expected: i64, found: i64) -> Finding {
-    let evidence = Evidence {
-        pfn: Some(pfn),
-        expected: Some(expected as u64),
-        found: Some(found as u64),
-        ..Evidence::default()
-    };
+    let evidence =
+        Evidence { pfn: Some(pfn), expected: Some(expected as u64), found: Some(found as u64), ..Evidence::default() };
     Finding { rule, cause: None, evidence }
 }
 

@@ -131,7 +131,15 @@ async fn copy_page_range(k: &Cpu, src: VmaId, dst: VmaId, start: u32, end: u32) 
 }
 
 /// `copy_pte_range()`: returns where it stopped, which is before the end when it needs a page.
-async fn copy_pte_range(k: &Cpu, src: VmaId, dst: VmaId, child: u8, start: u32, end: u32, prealloc: &mut Option<Pfn>) -> Result<u32, NoMem> {
+async fn copy_pte_range(
+    k: &Cpu,
+    src: VmaId,
+    dst: VmaId,
+    child: u8,
+    start: u32,
+    end: u32,
+    prealloc: &mut Option<Pfn>,
+) -> Result<u32, NoMem> {
     let arch = k.arch();
     let parent = k.s().w.vmas[src].mm;
     pte_alloc(k, child, start).await;
@@ -259,7 +267,14 @@ async fn copy_present_pte(k: &Cpu, src: VmaId, dst: VmaId, s: PtePtr, d: PtePtr,
 }
 
 /// `copy_present_page()`: the child gets a copy of a page that may be pinned.
-async fn copy_present_page(k: &Cpu, _src: VmaId, dst: VmaId, d: PtePtr, folio: Pfn, prealloc: &mut Option<Pfn>) -> bool {
+async fn copy_present_page(
+    k: &Cpu,
+    _src: VmaId,
+    dst: VmaId,
+    d: PtePtr,
+    folio: Pfn,
+    prealloc: &mut Option<Pfn>,
+) -> bool {
     let Some(new) = prealloc.take() else { return false };
     let arch = k.arch();
     k.s().copy_page(folio, new);

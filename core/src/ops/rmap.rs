@@ -123,7 +123,14 @@ pub async fn page_vma_mapped_walk(k: &Cpu, folio: Pfn, mm: u8, vpn: u32, which: 
     if check_pte(k, folio, pte, which) {
         let kind = k.entries().kind(pte);
         if which == Pvmw::Migration && !kind.is_migration() {
-            let e = Evidence { proc: Some(mm), vpn: Some(vpn), pfn: Some(folio), what: Some("PVMW_MIGRATION"), on: Some(kind.name()), ..Evidence::default() };
+            let e = Evidence {
+                proc: Some(mm),
+                vpn: Some(vpn),
+                pfn: Some(folio),
+                what: Some("PVMW_MIGRATION"),
+                on: Some(kind.name()),
+                ..Evidence::default()
+            };
             k.violate(Rule::WalkKind, e);
         }
         return Some(p);

@@ -68,8 +68,9 @@ impl Swap {
             None => return None,
         };
         self.in_use += 1;
-        let touched = self.slots[slot as usize].touched;
-        self.slots[slot as usize] = Slot { cache: Some(folio), touched, ..Slot::default() };
+        // Ghosts stay: a swap-in frees the slot first and replaces the entry that names it next.
+        let Slot { entries, touched, .. } = self.slots[slot as usize];
+        self.slots[slot as usize] = Slot { cache: Some(folio), entries, touched, ..Slot::default() };
         Some(slot)
     }
 

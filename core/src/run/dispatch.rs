@@ -13,7 +13,9 @@ pub(super) fn budget(op: &Op, geometry: Geometry) -> u32 {
     let pages = match op.code.actor() {
         Actor::Kernel if matches!(op.code, OpCode::Offline | OpCode::Online) => geometry.block_frames(),
         // Whole address spaces: what is mapped is bounded by what there is.
-        _ if matches!(op.code, OpCode::Fork | OpCode::Exit | OpCode::ExitThread | OpCode::ClearRefs) => geometry.frames() * 4,
+        _ if matches!(op.code, OpCode::Fork | OpCode::Exit | OpCode::ExitThread | OpCode::ClearRefs) => {
+            geometry.frames() * 4
+        }
         _ => op.len,
     };
     20_000 + pages.saturating_mul(2_000)

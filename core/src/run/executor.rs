@@ -209,8 +209,13 @@ impl Machine {
         let alive = s.w.mms.iter().any(|m| m.life == Life::Alive);
         if !alive && s.w.swap.orphans().is_empty() {
             if let Some(f) = invariant::leaks(&s.w) {
-                s.ctl.violation =
-                    Some(Violation { rule: f.rule, op: None, step: s.ctl.step, sites: [None; 2], evidence: f.evidence });
+                s.ctl.violation = Some(Violation {
+                    rule: f.rule,
+                    op: None,
+                    step: s.ctl.step,
+                    sites: [None; 2],
+                    evidence: f.evidence,
+                });
             }
             return false;
         }

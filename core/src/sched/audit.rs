@@ -57,23 +57,21 @@ impl Sim {
     }
 
     fn check_weakened(&mut self, cpu: u8) {
-        let mut i = 0;
-        while i < self.ctl.weakened.len() {
-            let e = self.ctl.weakened[i];
-            if e.cpu != cpu {
-                i += 1;
-                continue;
-            }
-            self.ctl.weakened.swap_remove(i);
+        let mut list = std::mem::take(&mut self.ctl.weakened);
+        let others = list.iter().any(|e| e.cpu != cpu);
+        for e in list.iter().filter(|e| e.cpu == cpu) {
             // Somebody else may be between the change and the flush of the same entry: then it is judged there.
-            if self.ctl.weakened.iter().any(|o| o.mm == e.mm && o.vpn == e.vpn && o.cpu != cpu) {
+            if others && list.iter().any(|o| o.mm == e.mm && o.vpn == e.vpn && o.cpu != cpu) {
                 continue;
             }
             let found = invariant::stale_translation(&self.w, e.mm, e.vpn);
             if let Some(f) = found.or_else(|| invariant::stale_mirror(&self.w, e.mm, e.vpn)) {
                 self.found(cpu, f);
+                break;
             }
         }
+        list.retain(|e| e.cpu != cpu);
+        self.ctl.weakened = list;
     }
 
     fn check_quiescent(&mut self, cpu: u8) {

@@ -25,7 +25,7 @@ pub enum Run {
 }
 
 /// Locks that a CPU can hold at once.
-pub const MAX_HELD: usize = 12;
+const MAX_HELD: usize = 12;
 
 /// Control state of one CPU.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]

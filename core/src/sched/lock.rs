@@ -191,7 +191,11 @@ impl Sim {
         let c = &self.ctl.cpus[cpu as usize];
         let class = lock.class();
         if c.spinning != 0 && !lock.spins() {
-            let e = Evidence { what: Some(class.name()), on: c.held.last().map(|l| l.class().name()), ..Evidence::default() };
+            let e = Evidence {
+                what: Some(class.name()),
+                on: c.held.last().map(|l| l.class().name()),
+                ..Evidence::default()
+            };
             self.violate(cpu, Rule::SleepInAtomic, e);
         } else if let Some(worst) = c.held.iter().map(|l| l.class()).filter(|h| *h >= class).max() {
             let e = Evidence { what: Some(class.name()), on: Some(worst.name()), ..Evidence::default() };

@@ -18,7 +18,7 @@ mod site;
 mod tlb;
 
 pub use cpu::Cpu;
-pub use ctl::{Assignment, Ctl, CpuCtl, Run};
+pub use ctl::{Assignment, CpuCtl, Ctl, Run};
 pub use interrupt::{Action, Interrupt};
 pub use lock::{Lock, LockClass};
 pub use notifier::NotifyEvent;

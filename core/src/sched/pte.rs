@@ -14,7 +14,11 @@ use crate::trace::Event;
 enum Target {
     Nothing,
     /// Present or device entry of a user frame: one reference.
-    Page { pfn: Pfn, write: bool, exclusive: bool },
+    Page {
+        pfn: Pfn,
+        write: bool,
+        exclusive: bool,
+    },
     /// The zero page.
     Zero,
     /// Migration entry.
@@ -194,7 +198,14 @@ impl Sim {
                 Target::Page { pfn, .. } => self.w.mem.folios[pfn as usize].flags.has(Flags::ANON_EXCLUSIVE),
                 _ => false,
             };
-            self.cover(1 << 60 | key << 24 | site << 16 | u64::from(c.code) << 8 | u64::from(exclusive) << 4 | u64::from(p.vpn & 7));
+            self.cover(
+                1 << 60
+                    | key << 24
+                    | site << 16
+                    | u64::from(c.code) << 8
+                    | u64::from(exclusive) << 4
+                    | u64::from(p.vpn & 7),
+            );
         }
     }
 
@@ -211,7 +222,9 @@ impl Sim {
 fn digest(ec: EntryConfig, pte: Pte) -> u64 {
     let kind = ec.kind(pte);
     let bits = if kind == EntryKind::Present {
-        u64::from(ec.arch.pte_write(pte)) | u64::from(ec.arch.pte_dirty(pte)) << 1 | u64::from(ec.arch.pte_soft_dirty(pte)) << 2
+        u64::from(ec.arch.pte_write(pte))
+            | u64::from(ec.arch.pte_dirty(pte)) << 1
+            | u64::from(ec.arch.pte_soft_dirty(pte)) << 2
     } else if kind == EntryKind::Swap {
         u64::from(ec.arch.pte_swp_exclusive(pte)) | u64::from(ec.arch.pte_swp_soft_dirty(pte)) << 2
     } else {

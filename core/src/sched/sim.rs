@@ -1,7 +1,7 @@
 //! A simulation: the world, its control state, and whoever listens.
 
-use super::ctl::Ctl;
 use super::Site;
+use super::ctl::Ctl;
 use crate::config::Config;
 use crate::observe::Observation;
 use crate::rule::{Evidence, Rule, Violation};

@@ -91,23 +91,41 @@ fn words(note: Note, pfn: Option<u32>, a: u32, b: u32, names: &mut Names) -> Str
     text
 }
 
-/// Counts repeated notes and leaves out the middle of very many.
+/// Longest block of notes whose repetitions are counted.
+const BLOCK: usize = 4;
+
+/// Counts notes that come again and again, alone or in small blocks (a loop that tries the same again), and leaves
+/// out the middle of very many.
 pub(super) fn squeeze(notes: Vec<String>) -> Vec<String> {
-    let mut counted: Vec<(String, usize)> = Vec::new();
-    for note in notes {
-        match counted.last_mut() {
-            Some((last, n)) if *last == note => *n += 1,
-            _ => counted.push((note, 1)),
+    let mut out = Vec::new();
+    let mut rest = notes.as_slice();
+    while !rest.is_empty() {
+        let (block, times) = repeated(rest);
+        out.extend_from_slice(&rest[..block]);
+        if let Some(last) = out.last_mut().filter(|_| times > 1) {
+            last.push_str(&match block {
+                1 => format!(" (x{times})"),
+                n => format!(" (these {n} x{times})"),
+            });
         }
+        rest = &rest[block * times..];
     }
-    let mut out: Vec<String> =
-        counted.into_iter().map(|(note, n)| if n > 1 { format!("{note} (x{n})") } else { note }).collect();
     if out.len() > MOST {
         let left_out = out.len() - (MOST - 1);
         let start = MOST / 2;
         out.splice(start..start + left_out, [format!("... {left_out} more notes ...")]);
     }
     out
+}
+
+/// Length of the block that `notes` begin with, and how often it stands there; the block that covers most.
+fn repeated(notes: &[String]) -> (usize, usize) {
+    let count = |block: usize| notes.chunks(block).take_while(|c| *c == &notes[..block]).count();
+    (1..=BLOCK.min(notes.len()))
+        .map(|block| (block, count(block)))
+        .filter(|(_, times)| *times > 1)
+        .max_by_key(|(block, times)| (block * times, std::cmp::Reverse(*block)))
+        .unwrap_or((1, 1))
 }
 
 #[cfg(test)]
@@ -128,7 +146,11 @@ mod tests {
 
     #[test]
     fn repeated_notes_are_counted_and_very_many_are_cut_in_the_middle() {
-        assert_eq!(squeeze(vec!["a".into(), "a".into(), "b".into()]), ["a (x2)", "b"]);
+        let notes = |text: &str| text.chars().map(String::from).collect::<Vec<_>>();
+        assert_eq!(squeeze(notes("aab")), ["a (x2)", "b"]);
+        assert_eq!(squeeze(notes("zababab")), ["z", "a", "b (these 2 x3)"]);
+        assert_eq!(squeeze(notes("aaaa")), ["a (x4)"]);
+        assert!(squeeze(Vec::new()).is_empty());
         let many = squeeze((0..100).map(|i| i.to_string()).collect());
         assert_eq!(many.len(), MOST);
         assert_eq!(many[5], "... 91 more notes ...");
