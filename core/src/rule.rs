@@ -113,10 +113,13 @@ rules! {
         "a PFN read from an entry names a frame of the machine", "include/linux/mm.h: pfn_to_page()";
     WalkKind = "entry.walk-kind", Always,
         "page_vma_mapped_walk() returns an entry of the kind it was asked for", "mm/page_vma_mapped.c: check_pte()";
-    WritableSoftDirty = "entry.writable-soft-dirty", PtlReleased,
+    WritableSoftDirty = "entry.writable-soft-dirty", Always,
         "an entry that waits for its first write is not writable",
         "include/linux/mm.h: pte_needs_soft_dirty_wp()";
-    WritableVma = "entry.writable-vma", PtlReleased,
+    WritableUffdWp = "entry.writable-uffd-wp", Always,
+        "an entry that userfaultfd has write-protected is not writable",
+        "include/linux/userfaultfd_k.h: userfaultfd_pte_wp(); arch pgtable.h: pte_mkuffd_wp()";
+    WritableVma = "entry.writable-vma", Always,
         "an entry is writable only in a VMA that may be written", "mm/memory.c: maybe_mkwrite()";
 
     // Cached translations.
@@ -183,7 +186,7 @@ rules! {
         "a refcount never falls below zero", "include/linux/mm.h: put_page_testzero()";
     BugUnlocked = "bug.folio_unlocked", Always,
         "a function that needs the folio lock is called with it", "VM_BUG_ON_FOLIO(!folio_test_locked)";
-    BugTlbWritableZero = "bug.writable-zero-page", PtlReleased,
+    BugWritableZero = "bug.writable-zero-page", Always,
         "the zero page is never mapped writable", "mm/memory.c: do_anonymous_page(); include/linux/pgtable.h: is_zero_pfn()";
 }
 

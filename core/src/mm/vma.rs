@@ -20,6 +20,8 @@ pub struct Vma {
     pub perm: Perm,
     /// `VM_SOFTDIRTY`: every page counts as soft-dirty, so nothing needs to be trapped.
     pub soft_dirty: bool,
+    /// Registered with a userfaultfd for asynchronous write-protection (`VM_UFFD_WP`, `UFFD_FEATURE_WP_ASYNC`).
+    pub uffd_wp: bool,
     /// `vma->anon_vma`.
     pub anon_vma: Option<AnonVmaId>,
     /// `vma->anon_vma_chain`: every `anon_vma` that a page in it may belong to.
@@ -75,12 +77,22 @@ impl Vmas {
     pub fn alloc(&mut self, mm: u8, start: u32, end: u32, perm: Perm, soft_dirty: bool) -> VmaId {
         self.live += 1;
         let id = self.freed.pop().unwrap_or_else(|| {
-            self.vmas.push(Vma { mm, start, end, perm, soft_dirty, anon_vma: None, chain: Vec::with_capacity(4) });
+            self.vmas.push(Vma {
+                mm,
+                start,
+                end,
+                perm,
+                soft_dirty,
+                uffd_wp: false,
+                anon_vma: None,
+                chain: Vec::with_capacity(4),
+            });
             self.vmas.len() as VmaId - 1
         });
         let v = &mut self.vmas[id as usize];
         v.chain.clear();
-        (v.mm, v.start, v.end, v.perm, v.soft_dirty, v.anon_vma) = (mm, start, end, perm, soft_dirty, None);
+        (v.mm, v.start, v.end, v.perm, v.soft_dirty) = (mm, start, end, perm, soft_dirty);
+        (v.uffd_wp, v.anon_vma) = (false, None);
         id
     }
 

@@ -133,6 +133,11 @@ pub fn pte_needs_soft_dirty_wp(k: &Cpu, vma: VmaId, pte: Pte) -> bool {
     k.arch().has_soft_dirty() && !k.s().w.vmas[vma].soft_dirty && !k.pte_soft_dirty(pte)
 }
 
+/// `userfaultfd_pte_wp()`: does a write to the page have to be noticed?
+pub fn userfaultfd_pte_wp(k: &Cpu, vma: VmaId, pte: Pte) -> bool {
+    k.s().w.vmas[vma].uffd_wp && k.pte_uffd_wp(pte)
+}
+
 /// `maybe_mkwrite()`.
 pub fn maybe_mkwrite(k: &Cpu, vma: VmaId, pte: Pte) -> Pte {
     if k.s().w.vmas[vma].writable() { k.arch().pte_mkwrite(pte) } else { pte }
@@ -140,7 +145,7 @@ pub fn maybe_mkwrite(k: &Cpu, vma: VmaId, pte: Pte) -> Pte {
 
 /// `mm/mprotect.c: can_change_pte_writable()` of a private mapping.
 pub fn can_change_pte_writable(k: &Cpu, vma: VmaId, pte: Pte) -> bool {
-    if k.arch().pte_protnone(pte) || pte_needs_soft_dirty_wp(k, vma, pte) || k.pte_uffd_wp(pte) {
+    if k.arch().pte_protnone(pte) || pte_needs_soft_dirty_wp(k, vma, pte) || userfaultfd_pte_wp(k, vma, pte) {
         return false;
     }
     // vm_normal_page() is NULL for the zero page; every other page here is anonymous.

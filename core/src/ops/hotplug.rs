@@ -31,12 +31,13 @@ pub async fn offline(k: &Cpu, block: u32) {
         k.note(Note::OfflineRetry, None, pass, left);
     }
     k.note(Note::OfflineFailed, None, OFFLINE_PASSES, allocated_in(k, block));
-    if !no_target && k.undisturbed() {
-        if let Some(folio) = movable_in(k, block) {
-            let vpn = k.folio(folio).index;
-            let mm = owner(k, folio).unwrap_or(0);
-            stuck(k, folio, Rule::ProgressOffline, mm, vpn);
-        }
+    if !no_target
+        && k.undisturbed()
+        && let Some(folio) = movable_in(k, block)
+    {
+        let vpn = k.folio(folio).index;
+        let mm = owner(k, folio).unwrap_or(0);
+        stuck(k, folio, Rule::ProgressOffline, mm, vpn);
     }
     k.s().w.mem.put_back(block);
 }

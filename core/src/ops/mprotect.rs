@@ -1,4 +1,4 @@
-//! `mm/mprotect.c`.
+//! `mm/mprotect.c`, and the write-protection of `mm/userfaultfd.c` that goes through it.
 
 use super::fault::can_change_pte_writable;
 use super::mmap::{split_at_bounds, vmas_in};
@@ -35,12 +35,52 @@ async fn mprotect_fixup(k: &Cpu, mm: u8, start: u32, end: u32, perm: Perm) {
     split_at_bounds(k, mm, start, end).await;
     for vma in vmas_in(k, mm, start, end) {
         k.s().w.vmas[vma].perm = perm;
-        change_protection(k, vma, start, end).await;
+        change_protection(k, vma, start, end, Change::Protection).await;
     }
 }
 
+/// `mwriteprotect_range()` of `UFFDIO_WRITEPROTECT`, for memory that is registered with it. A range with a hole is
+/// refused.
+pub async fn mwriteprotect_range(k: &Cpu, mm: u8, start: u32, end: u32, enable: bool) -> Outcome {
+    k.lock(Lock::MmapWrite(mm)).await;
+    // UFFDIO_REGISTER: here of every VMA that the range touches, as a whole.
+    let vmas = vmas_in(k, mm, start, end);
+    let mut covered = 0;
+    for &vma in &vmas {
+        let s = &mut *k.s();
+        let v = &mut s.w.vmas[vma];
+        covered += v.end.min(end) - v.start.max(start);
+        v.uffd_wp = true;
+    }
+    k.mmap_write_downgrade(mm);
+    let mut outcome = Outcome::NoMem;
+    if covered == end - start {
+        for vma in vmas {
+            let (from, to) = {
+                let s = k.s();
+                (s.w.vmas[vma].start.max(start), s.w.vmas[vma].end.min(end))
+            };
+            change_protection(k, vma, from, to, if enable { Change::UffdWp } else { Change::UffdWpResolve }).await;
+        }
+        outcome = Outcome::Done;
+    }
+    k.unlock(Lock::MmapRead(mm));
+    outcome
+}
+
+/// `MM_CP_*`: what is changed in the entries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Change {
+    /// The VMA's protection has changed.
+    Protection,
+    /// `MM_CP_UFFD_WP`.
+    UffdWp,
+    /// `MM_CP_UFFD_WP_RESOLVE`.
+    UffdWpResolve,
+}
+
 /// `change_protection()`: the entries, then the flush.
-async fn change_protection(k: &Cpu, vma: VmaId, start: u32, end: u32) {
+async fn change_protection(k: &Cpu, vma: VmaId, start: u32, end: u32, change: Change) {
     let mm = k.s().w.vmas[vma].mm;
     let ptrs = k.config().geometry.ptrs();
     let mut flush = false;
@@ -48,7 +88,7 @@ async fn change_protection(k: &Cpu, vma: VmaId, start: u32, end: u32) {
     let mut at = start;
     while at < end {
         let next = ((at / ptrs + 1) * ptrs).min(end);
-        flush |= change_pte_range(k, vma, at, next).await;
+        flush |= change_pte_range(k, vma, at, next, change).await;
         at = next;
     }
     if flush && !k.has(Defect::S2) {
@@ -59,7 +99,7 @@ async fn change_protection(k: &Cpu, vma: VmaId, start: u32, end: u32) {
 }
 
 /// `change_pte_range()`: true when a cached translation may have to go.
-async fn change_pte_range(k: &Cpu, vma: VmaId, start: u32, end: u32) -> bool {
+async fn change_pte_range(k: &Cpu, vma: VmaId, start: u32, end: u32, change: Change) -> bool {
     let arch = k.arch();
     let mm = k.s().w.vmas[vma].mm;
     let Some(first) = k.pte_offset_map_lock(mm, start).await else { return false };
@@ -71,18 +111,22 @@ async fn change_pte_range(k: &Cpu, vma: VmaId, start: u32, end: u32) -> bool {
             continue;
         }
         k.site(Site::ProtectChange).await;
-        if arch.pte_present(oldpte) {
-            change_present_pte(k, vma, p).await;
+        if arch.pte_present(k.ptep_get(p)) {
+            change_present_pte(k, vma, p, change).await;
             flush = true;
-        } else if let Some(newpte) = readable_pte(k, k.ptep_get(p)) {
-            k.set_pte_at(p, newpte).await;
+        } else {
+            let oldpte = k.ptep_get(p);
+            let newpte = change_swap_pte(k, oldpte, change);
+            if newpte != oldpte {
+                k.set_pte_at(p, newpte).await;
+            }
         }
     }
     k.pte_unmap_unlock(first);
     flush
 }
 
-async fn change_present_pte(k: &Cpu, vma: VmaId, p: PtePtr) {
+async fn change_present_pte(k: &Cpu, vma: VmaId, p: PtePtr, change: Change) {
     let arch = k.arch();
     let (prot, writable) = {
         let s = k.s();
@@ -92,30 +136,38 @@ async fn change_present_pte(k: &Cpu, vma: VmaId, p: PtePtr) {
     // that would be lost.
     let oldpte = k.ptep_get_and_clear(p).await;
     let mut ptent = arch.pte_modify(oldpte, prot);
-    // MM_CP_TRY_CHANGE_WRITABLE
-    if writable && !arch.pte_write(ptent) && can_change_pte_writable(k, vma, ptent) {
+    match change {
+        Change::UffdWp => ptent = arch.pte_mkuffd_wp(ptent),
+        Change::UffdWpResolve => ptent = arch.pte_clear_uffd_wp(ptent),
+        Change::Protection => {}
+    }
+    let try_writable = change != Change::UffdWp && writable;
+    if try_writable && !arch.pte_write(ptent) && can_change_pte_writable(k, vma, ptent) {
         ptent = arch.pte_mkwrite(ptent);
     }
     k.set_pte_at(p, ptent).await;
 }
 
-/// What a writable swap-format entry becomes. A device-exclusive entry of the single type is left alone:
-/// restoring it looks at the VMA.
-fn readable_pte(k: &Cpu, oldpte: Pte) -> Option<Pte> {
+/// What a swap-format entry becomes. Writable kinds become readable ones; a device-exclusive entry of the single
+/// type is left alone, because restoring it looks at the VMA.
+fn change_swap_pte(k: &Cpu, oldpte: Pte, change: Change) -> Pte {
     let (arch, ec) = (k.arch(), k.entries());
     let entry = k.pte_to_swp_entry(oldpte);
+    let mut newpte = oldpte;
     if ec.is_writable_migration_entry(entry) {
         // A page that was exclusive stays so. Young and dirty go with the old type.
         let new = ec.make_migration_entry(ec.swp_offset_pfn(entry), MigrationKind::ReadExclusive);
-        let mut newpte = arch.swp_entry_to_pte(new);
+        newpte = arch.swp_entry_to_pte(new);
         if k.pte_swp_soft_dirty(oldpte) {
             newpte = arch.pte_swp_mksoft_dirty(newpte);
         }
-        return Some(newpte);
-    }
-    if ec.is_writable_device_exclusive_entry(entry) {
+    } else if ec.is_writable_device_exclusive_entry(entry) {
         let new = ec.make_device_exclusive_entry(ec.swp_offset_pfn(entry), false);
-        return Some(k.carry_from_swap(oldpte, arch.swp_entry_to_pte(new)));
+        newpte = k.carry_from_swap(oldpte, arch.swp_entry_to_pte(new));
     }
-    None
+    match change {
+        Change::UffdWp => arch.pte_swp_mkuffd_wp(newpte),
+        Change::UffdWpResolve => arch.pte_swp_clear_uffd_wp(newpte),
+        Change::Protection => newpte,
+    }
 }

@@ -1,6 +1,8 @@
 //! `mm/memory.c` and `mm/swap_state.c`: faults on entries that are neither none nor present.
 
-use super::fault::{FaultResult, VmFault, can_change_pte_writable, maybe_mkwrite, pte_needs_soft_dirty_wp};
+use super::fault::{
+    FaultResult, VmFault, can_change_pte_writable, maybe_mkwrite, pte_needs_soft_dirty_wp, userfaultfd_pte_wp,
+};
 use super::wp::do_wp_page;
 use crate::arch::{Pte, SwpEntry};
 use crate::config::{Defect, Design};
@@ -95,7 +97,7 @@ async fn map_swapped_in(k: &Cpu, vmf: &mut VmFault, p: PtePtr, folio: Pfn, slot:
         pte = arch.pte_mkuffd_wp(pte);
     }
     let alone = exclusive || k.folio_ref_count(folio) == 1;
-    if alone && writable && !k.pte_uffd_wp(pte) && !pte_needs_soft_dirty_wp(k, vmf.vma, pte) {
+    if alone && writable && !userfaultfd_pte_wp(k, vmf.vma, pte) && !pte_needs_soft_dirty_wp(k, vmf.vma, pte) {
         pte = arch.pte_mkwrite(pte);
         if vmf.write {
             pte = arch.pte_mkdirty(pte);
@@ -119,11 +121,11 @@ async fn map_swapped_in(k: &Cpu, vmf: &mut VmFault, p: PtePtr, folio: Pfn, slot:
 /// reference. `None` when the slot is not in use any more or no frame is free.
 async fn swapin(k: &Cpu, slot: u32) -> Option<Pfn> {
     loop {
-        if let Some(folio) = k.slot(slot).cache {
-            if k.folio_try_get(folio) {
-                k.note(Note::SwapCacheHit, Some(folio), slot, 0);
-                return Some(folio);
-            }
+        if let Some(folio) = k.slot(slot).cache
+            && k.folio_try_get(folio)
+        {
+            k.note(Note::SwapCacheHit, Some(folio), slot, 0);
+            return Some(folio);
         }
         let new = k.folio_alloc()?;
         k.site(Site::SwapInRead).await;

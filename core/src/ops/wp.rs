@@ -1,6 +1,6 @@
 //! `mm/memory.c`: write faults on present, write-protected entries.
 
-use super::fault::{FaultResult, VmFault, maybe_mkwrite, ptep_set_access_flags};
+use super::fault::{FaultResult, VmFault, maybe_mkwrite, ptep_set_access_flags, userfaultfd_pte_wp};
 use super::rmap::anon_vma_prepare;
 use super::swap::folio_free_swap;
 use crate::config::Defect;
@@ -10,7 +10,14 @@ use crate::sched::{Cpu, Lock, NotifyEvent, Site};
 use crate::trace::Note;
 
 /// `do_wp_page()`. Called with the page-table lock, which it releases.
-pub async fn do_wp_page(k: &Cpu, vmf: &VmFault, p: PtePtr) -> FaultResult {
+///
+/// Of userfaultfd only the asynchronous mode exists: the write is let through and its mark cleared.
+pub async fn do_wp_page(k: &Cpu, vmf: &mut VmFault, p: PtePtr) -> FaultResult {
+    if userfaultfd_pte_wp(k, vmf.vma, k.ptep_get(p)) {
+        let pte = k.arch().pte_clear_uffd_wp(k.ptep_get(p));
+        k.set_pte_at(p, pte).await;
+        vmf.orig_pte = pte;
+    }
     let folio = k.pte_pfn(vmf.orig_pte);
     if folio != ZERO_PFN
         && k.folio(folio).anon()

@@ -134,6 +134,10 @@ ops! {
         "The device stores to each page, faulting it into its mirror when needed.";
     DevClose = "close", Device, DeviceProc, weight 1, "lib/test_hmm.c: dmirror_fops_release()",
         "The device stops mirroring the process.";
+    UffdWp = "uffd-wp", User, Range, weight 4, "mm/userfaultfd.c: mwriteprotect_range()",
+        "Write-protects a range with userfaultfd in asynchronous mode: a write clears the bit and goes on.";
+    UffdUnwp = "uffd-unwp", User, Range, weight 2, "mm/userfaultfd.c: mwriteprotect_range()",
+        "Takes the write protection of userfaultfd away again.";
 }
 
 /// One op with its operands. Which of them mean something is told by [`OpCode::shape`]; the others are zero

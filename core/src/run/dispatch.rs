@@ -62,6 +62,8 @@ async fn call(k: &Cpu, op: &Op) -> Outcome {
         OpCode::Unpin => gup::unpin(k, mm, start),
         OpCode::ClearRefs => task_mmu::clear_refs(k, mm).await,
         OpCode::Pagemap => task_mmu::pagemap(k, mm, start, end).await,
+        OpCode::UffdWp => mprotect::mwriteprotect_range(k, mm, start, end, true).await,
+        OpCode::UffdUnwp => mprotect::mwriteprotect_range(k, mm, start, end, false).await,
         OpCode::Exclusive => dmirror::exclusive(k, op.device(), mm, start, end).await,
         OpCode::DevRead => dmirror::access(k, op.device(), mm, start, end, false).await,
         OpCode::DevWrite => dmirror::access(k, op.device(), mm, start, end, true).await,
@@ -89,11 +91,11 @@ async fn kernel_job(k: &Cpu, code: OpCode, mm: u8, vpn: u32) {
         OpCode::Referenced => vmscan::age(k, mm, vpn).await,
         OpCode::Migrate => hotplug::migrate(k, mm, vpn).await,
         _ => {
-            if let Some(folio) = vmscan::mapped_folio(k, mm, vpn) {
-                if k.folio_try_get(folio) {
-                    rmap::folio_mkclean(k, folio).await;
-                    k.folio_put(folio);
-                }
+            if let Some(folio) = vmscan::mapped_folio(k, mm, vpn)
+                && k.folio_try_get(folio)
+            {
+                rmap::folio_mkclean(k, folio).await;
+                k.folio_put(folio);
             }
         }
     }

@@ -92,10 +92,10 @@ impl Sim {
         }
         self.ctl.touched_slots = slots;
         for mm in 0..MAX_PROCS as u8 {
-            if std::mem::take(&mut self.w.mms[mm as usize].touched) {
-                if let Some(f) = invariant::rss(&self.w, mm) {
-                    self.found(cpu, f);
-                }
+            if std::mem::take(&mut self.w.mms[mm as usize].touched)
+                && let Some(f) = invariant::rss(&self.w, mm)
+            {
+                self.found(cpu, f);
             }
         }
     }

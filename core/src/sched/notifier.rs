@@ -53,10 +53,11 @@ impl Sim {
         let base = self.w.geometry().region_base(0);
         let last = (base + m.extent()).min(end);
         for vpn in start.max(base)..last {
-            if let Some(old) = self.mirror_store(device, proc, vpn, None) {
-                if old.written && old.pfn != ZERO_PFN {
-                    self.w.mem.folios[old.pfn as usize].flags.set(Flags::DIRTY);
-                }
+            if let Some(old) = self.mirror_store(device, proc, vpn, None)
+                && old.written
+                && old.pfn != ZERO_PFN
+            {
+                self.w.mem.folios[old.pfn as usize].flags.set(Flags::DIRTY);
             }
         }
     }

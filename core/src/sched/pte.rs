@@ -178,10 +178,12 @@ impl Sim {
         }
         let e = Evidence { proc: Some(p.mm), vpn: Some(p.vpn), ..Evidence::default() };
         if arch.pte_pfn(new) == u64::from(ZERO_PFN) {
-            self.violate(cpu, Rule::BugTlbWritableZero, e);
+            self.violate(cpu, Rule::BugWritableZero, e);
         }
         let Some(vma) = self.w.vma_lookup(p.mm, p.vpn).map(|v| &self.w.vmas[v]) else { return };
-        if !vma.writable() {
+        if vma.uffd_wp && arch.pte_uffd_wp(new) {
+            self.violate(cpu, Rule::WritableUffdWp, e);
+        } else if !vma.writable() {
             self.violate(cpu, Rule::WritableVma, e);
         } else if arch.has_soft_dirty() && !vma.soft_dirty && !arch.pte_soft_dirty(new) {
             self.violate(cpu, Rule::WritableSoftDirty, e);

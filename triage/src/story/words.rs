@@ -102,6 +102,7 @@ fn templates(rule: Rule) -> (&'static str, &'static str) {
         | Rule::BadPfn
         | Rule::WalkKind
         | Rule::WritableSoftDirty
+        | Rule::WritableUffdWp
         | Rule::WritableVma => entries(rule),
         Rule::StaleTlb
         | Rule::TlbFreedFrame
@@ -195,7 +196,11 @@ fn entries(rule: Rule) -> (&'static str, &'static str) {
         ),
         Rule::WritableSoftDirty => (
             "{page} waits for its first write, and its entry is writable",
-            "the write goes through without a fault: soft-dirty or userfaultfd never hears of it",
+            "the write goes through without a fault: soft-dirty tracking never hears of it",
+        ),
+        Rule::WritableUffdWp => (
+            "{page} is write-protected by userfaultfd, and its entry is writable",
+            "the write goes through without a fault: userfaultfd never hears of it",
         ),
         _ => (
             "the entry of {page} is writable in a mapping that may not be written",
@@ -314,7 +319,7 @@ fn assertions(rule: Rule) -> (&'static str, &'static str) {
             ("the refcount of {folio} is lowered below zero: more references are dropped than were taken", TRIPPED)
         }
         Rule::BugUnlocked => ("[{what}() is called for ]{folio} without the folio lock", TRIPPED),
-        Rule::BugTlbWritableZero => ("the shared zero page is mapped writable at {page}", TRIPPED),
+        Rule::BugWritableZero => ("the shared zero page is mapped writable at {page}", TRIPPED),
         // A rule that has no words of its own yet is told by its summary; a test keeps this from happening.
         other => (other.summary(), ""),
     }
