@@ -9,9 +9,10 @@ use crate::observe::Agent;
 use crate::rule::{Evidence, Rule};
 use crate::trace::Note;
 use std::cell::{RefCell, RefMut};
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 /// A handle to the simulation on behalf of one CPU. Cheap to clone.
 #[derive(Clone)]
@@ -101,20 +102,8 @@ impl Cpu {
 
     /// A place where somebody else may act. Yields before the caller does what comes next.
     #[inline]
-    pub async fn site(&self, site: Site) {
-        let mut passed = false;
-        poll_fn(|_| {
-            let s = &mut *self.s();
-            if s.ctl.violation.is_some() {
-                return Poll::Pending;
-            }
-            if passed || s.pass(self.id, site) {
-                return Poll::Ready(());
-            }
-            passed = true;
-            Poll::Pending
-        })
-        .await;
+    pub fn site(&self, site: Site) -> Passing<'_> {
+        Passing { cpu: self, site, stopped: false }
     }
 
     /// Waits for the next op to do.
@@ -134,10 +123,32 @@ impl Cpu {
     }
 }
 
+/// A CPU on its way past a [`Site`]: ready at once unless the case interrupts it there.
+#[must_use = "a site is passed by awaiting it"]
+pub struct Passing<'a> {
+    cpu: &'a Cpu,
+    site: Site,
+    stopped: bool,
+}
+
+impl Future for Passing<'_> {
+    type Output = ();
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+        let s = &mut *self.cpu.s();
+        if s.ctl.violation.is_none() && (self.stopped || s.pass(self.cpu.id, self.site)) {
+            return Poll::Ready(());
+        }
+        self.stopped = true;
+        Poll::Pending
+    }
+}
+
 impl Sim {
     /// Passes a site. False when the CPU has to stop there for now.
     #[inline]
-    fn pass(&mut self, cpu: u8, site: Site) -> bool {
+    pub(super) fn pass(&mut self, cpu: u8, site: Site) -> bool {
         self.ctl.step += 1;
         let c = &mut self.ctl.cpus[cpu as usize];
         c.site = Some(site);

@@ -85,6 +85,8 @@ pub struct Ctl {
     pub armed: u64,
     /// Interruptions that have happened.
     pub interrupted: u32,
+    /// Somebody may be waiting for a lock.
+    pub waiters: bool,
     /// PTE-table locks held by anybody.
     pub pte_locks: u32,
     /// Folios to look at when no PTE-table lock is held any more.
@@ -113,6 +115,7 @@ impl Ctl {
         self.hits.clear();
         self.armed = interrupts.iter().fold(0, |m, i| m | 1 << i.site as u8);
         self.interrupted = 0;
+        self.waiters = false;
         self.pte_locks = 0;
         self.touched_ptl.clear();
         self.touched_folios.clear();

@@ -12,8 +12,9 @@ use crate::mm::{AnonVmaId, TableId};
 use crate::phys::Pfn;
 use crate::rule::{Evidence, Rule};
 use crate::trace::Event;
-use std::future::poll_fn;
-use std::task::Poll;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 /// One lock, and how it is taken.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -221,7 +222,10 @@ impl Sim {
                 self.check_ptl_released(cpu);
             }
         }
-        self.wake(|run| matches!(run, Run::Waiting(_)));
+        if self.ctl.waiters {
+            self.ctl.waiters = false;
+            self.wake(|run| matches!(run, Run::Waiting(_)));
+        }
     }
 
     /// Lets everybody who waits look again.
@@ -235,25 +239,58 @@ impl Sim {
     }
 }
 
-impl Cpu {
-    /// Takes a lock, waiting for it.
+/// How far a CPU is with taking a lock.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// At [`Site::Lock`].
+    Site,
+    /// Interrupted there; goes on when it is polled again.
+    Interrupted,
+    /// Waiting.
+    Wait,
+}
+
+/// A CPU that takes a lock: ready as soon as it has it.
+#[must_use = "a lock is taken by awaiting it"]
+pub struct Locking<'a> {
+    cpu: &'a Cpu,
+    lock: Lock,
+    stage: Stage,
+}
+
+impl Future for Locking<'_> {
+    type Output = ();
+
     #[inline]
-    pub async fn lock(&self, lock: Lock) {
-        self.site(Site::Lock).await;
-        self.s().lockdep(lock, self.id);
-        poll_fn(|_| {
-            let s = &mut *self.s();
-            if s.ctl.violation.is_some() {
-                return Poll::Pending;
-            }
-            if s.try_acquire(lock, self.id) {
-                return Poll::Ready(());
-            }
-            s.ctl.cpus[self.id as usize].run = Run::Waiting(lock);
-            s.log(|| Event::Wait { cpu: self.id, lock: lock.class().name() });
-            Poll::Pending
-        })
-        .await;
+    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+        let (id, lock) = (self.cpu.id, self.lock);
+        let s = &mut *self.cpu.s();
+        if s.ctl.violation.is_some() {
+            return Poll::Pending;
+        }
+        if self.stage == Stage::Site && !s.pass(id, Site::Lock) {
+            self.stage = Stage::Interrupted;
+            return Poll::Pending;
+        }
+        if self.stage != Stage::Wait {
+            s.lockdep(lock, id);
+            self.stage = Stage::Wait;
+        }
+        if s.ctl.violation.is_none() && s.try_acquire(lock, id) {
+            return Poll::Ready(());
+        }
+        s.ctl.cpus[id as usize].run = Run::Waiting(lock);
+        s.ctl.waiters = true;
+        s.log(|| Event::Wait { cpu: id, lock: lock.class().name() });
+        Poll::Pending
+    }
+}
+
+impl Cpu {
+    /// Takes a lock, waiting for it. Others may act just before.
+    #[inline]
+    pub fn lock(&self, lock: Lock) -> Locking<'_> {
+        Locking { cpu: self, lock, stage: Stage::Site }
     }
 
     /// Takes a lock if it is free. Others may act just before.
@@ -289,6 +326,7 @@ impl Cpu {
                 return Poll::Ready(());
             }
             s.ctl.cpus[self.id as usize].run = Run::Waiting(Lock::Folio(pfn));
+            s.ctl.waiters = true;
             Poll::Pending
         })
         .await;
