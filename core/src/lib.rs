@@ -8,9 +8,9 @@
 //!
 //! Each module imports only what stands above it in this list.
 //!
-//! 1. [`config`], [`observe`], [`rule`], [`trace`]: facts and words that everybody shares
+//! 1. [`config`], [`observe`], [`site`], [`rule`]: facts and words that everybody shares
 //! 2. [`arch`]: entry layouts of x86-64 and arm64, bit for bit
-//! 3. [`entry`]: what an entry means; which accessor and which change is legal on it
+//! 3. [`entry`]: what an entry means; which accessor and which change is legal on it; [`trace`]: what happened
 //! 4. [`phys`]: frames, folios, zones and memory blocks, the swap device
 //! 5. [`mm`]: address spaces, VMAs, page tables, the reverse map
 //! 6. [`hw`]: TLBs and devices' own tables; [`world`]: all of it as one value
@@ -20,8 +20,6 @@
 //! 10. [`program`]: cases as data
 //! 11. [`oracle`]: what user space and devices should have seen; knows nothing of 2 to 9
 //! 12. [`run`]: the executor, and the verdict
-//!
-//! (`rule` and `trace` name [`sched::Site`] and [`entry::Entry`] in their evidence: plain data, no behaviour.)
 
 pub mod arch;
 pub mod config;
@@ -37,5 +35,6 @@ pub mod program;
 pub mod rule;
 pub mod run;
 pub mod sched;
+pub mod site;
 pub mod trace;
 pub mod world;

@@ -4,7 +4,7 @@
 //! the rule stands in [`crate::invariant`], [`crate::oracle`] or beside the primitive that notices it; what it
 //! found is a [`Violation`]: a typed value with evidence, never a string.
 
-use crate::sched::Site;
+use crate::site::Site;
 
 /// When a rule must hold.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

@@ -5,7 +5,7 @@
 
 use crate::entry::Entry;
 use crate::observe::{Agent, Outcome, Signal, Token};
-use crate::sched::Site;
+use crate::site::Site;
 
 macro_rules! notes {
     ($($name:ident = $text:literal;)*) => {

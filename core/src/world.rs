@@ -13,6 +13,8 @@ pub struct World {
     pub config: Config,
     /// Frames and folios.
     pub mem: Memory,
+    /// `mem_hotplug_lock`: the CPU that holds it, plus one.
+    pub mem_hotplug_lock: u8,
     /// Swap device.
     pub swap: Swap,
     /// Processes `A` to `D`.
@@ -36,6 +38,7 @@ impl World {
         World {
             config,
             mem: Memory::new(g),
+            mem_hotplug_lock: 0,
             swap: Swap::new(g.swap_slots()),
             mms: Default::default(),
             vmas: Vmas::default(),
@@ -49,6 +52,7 @@ impl World {
     /// The same as a new machine, keeping allocations.
     pub fn reset(&mut self, config: Config) {
         self.config = config;
+        self.mem_hotplug_lock = 0;
         self.mem.reset(config.geometry);
         self.swap.reset(config.geometry.swap_slots());
         self.mms.iter_mut().for_each(Mm::reset);

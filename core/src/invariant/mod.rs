@@ -18,7 +18,7 @@ pub use counts::{anon_exclusive, mapcount, refcount, rss, swap_map};
 pub use leak::leaks;
 
 use crate::rule::{Evidence, Rule};
-use crate::sched::Site;
+use crate::site::Site;
 
 /// A broken rule, before it is known on whose watch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

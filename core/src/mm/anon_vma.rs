@@ -3,10 +3,7 @@
 //! A folio points to one `anon_vma`; that knows every VMA in which the folio may be mapped: the VMA in which it
 //! was born, and those that fork copied from it. The lock is the root's.
 
-use super::vma::VmaId;
-
-/// Index of an `anon_vma` in the pool.
-pub type AnonVmaId = u32;
+use super::ids::{AnonVmaId, VmaId};
 
 /// `struct anon_vma`.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]

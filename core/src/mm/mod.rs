@@ -1,11 +1,13 @@
 //! Address spaces: `mm_struct`, VMAs, page tables, `anon_vma` and the reverse map they form.
 
 mod anon_vma;
+mod ids;
 mod space;
 mod table;
 mod vma;
 
-pub use anon_vma::{AnonVma, AnonVmaId, AnonVmas};
+pub use anon_vma::{AnonVma, AnonVmas};
+pub use ids::{AnonVmaId, TableId, VmaId};
 pub use space::{Life, Mm, Pinned};
-pub use table::{PT_PFN_BASE, PtePtr, TableId, Tables};
-pub use vma::{Vma, VmaId, Vmas};
+pub use table::{PT_PFN_BASE, PtePtr, Tables};
+pub use vma::{Vma, Vmas};

@@ -1,7 +1,6 @@
 //! `mm_struct`.
 
-use super::table::TableId;
-use super::vma::VmaId;
+use super::ids::{TableId, VmaId};
 use crate::phys::Pfn;
 
 /// How far a process is.

@@ -3,11 +3,9 @@
 //! Upper entries hold architecture bits that point to the next table by PFN, as real ones do. PTE tables each
 //! have a lock (`ptl`), PMD tables have theirs, the levels above are protected by `page_table_lock` of the mm.
 
+use super::ids::TableId;
 use crate::arch::{Arch, Pmd, Pte};
 use crate::config::Geometry;
-
-/// Index of a table in the pool.
-pub type TableId = u32;
 
 /// PFN of table 0. Tables have frames of their own, above all user frames.
 pub const PT_PFN_BASE: u64 = 1 << 24;

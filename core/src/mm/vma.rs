@@ -1,11 +1,8 @@
 //! `vm_area_struct`.
 
-use super::anon_vma::AnonVmaId;
+use super::ids::{AnonVmaId, VmaId};
 use crate::arch::Prot;
 use crate::observe::Perm;
-
-/// Index of a VMA in the pool.
-pub type VmaId = u32;
 
 /// One private anonymous mapping.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]

@@ -1,6 +1,7 @@
 //! Loads and stores of threads: the hardware's attempt, the fault, the retry.
 
-use super::fault::{FaultResult, handle_mm_fault};
+use super::fault::handle_mm_fault;
+use super::vmf::FaultResult;
 use crate::mm::VmaId;
 use crate::observe::{Agent, Observation, Outcome, Signal};
 use crate::sched::{Cpu, Lock};

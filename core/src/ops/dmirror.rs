@@ -3,8 +3,9 @@
 
 use super::access::{find_vma, observe_signal};
 use super::exclusive::{ExclusiveError, make_device_exclusive};
-use super::fault::{FaultResult, handle_mm_fault};
+use super::fault::handle_mm_fault;
 use super::swap::migration_entry_wait;
+use super::vmf::FaultResult;
 use crate::config::Defect;
 use crate::hw::Mapping;
 use crate::observe::{Agent, Outcome, Signal};
@@ -87,7 +88,7 @@ async fn dmirror_atomic_map(k: &Cpu, device: u8, mm: u8, vpn: u32, folio: Pfn, s
     let valid = !k.mmu_interval_read_retry(device, mm, seq) || k.has(Defect::S12);
     if valid {
         let mapping = Mapping { pfn: folio, write: true, exclusive: true, written: false };
-        k.s().mirror_store(device, mm, vpn, Some(mapping));
+        k.s().mirror_program(k.id, device, mm, vpn, mapping);
     }
     k.unlock(Lock::Mirror(device, mm));
     valid
@@ -144,7 +145,7 @@ async fn dmirror_fault(k: &Cpu, device: u8, mm: u8, vpn: u32, write: bool) -> Re
         k.lock(Lock::Mirror(device, mm)).await;
         let valid = !k.mmu_interval_read_retry(device, mm, seq) || k.has(Defect::S15);
         if valid {
-            k.s().mirror_store(device, mm, vpn, Some(mapping));
+            k.s().mirror_program(k.id, device, mm, vpn, mapping);
         }
         k.unlock(Lock::Mirror(device, mm));
         if valid {

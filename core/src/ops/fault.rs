@@ -1,39 +1,15 @@
 //! `mm/memory.c`: page faults up to the point where the kinds of entries part.
 
+use super::pgtable::pte_alloc;
 use super::rmap::anon_vma_prepare;
 use super::swap::do_swap_page;
+use super::vmf::{FaultResult, VmFault, ptep_set_access_flags};
 use super::wp::do_wp_page;
-use super::zap::pte_alloc;
 use crate::arch::Pte;
 use crate::config::Defect;
-use crate::mm::{PtePtr, VmaId};
+use crate::mm::VmaId;
 use crate::phys::{Flags, ZERO_PFN};
 use crate::sched::{Cpu, Lock, Site};
-
-/// `vm_fault_t`, as far as callers tell results apart.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum FaultResult {
-    /// Handled, or somebody else was faster: try the access again.
-    Done,
-    /// `VM_FAULT_OOM`.
-    Oom,
-    /// `VM_FAULT_SIGBUS`.
-    SigBus,
-}
-
-/// `struct vm_fault`.
-pub struct VmFault {
-    /// Mapping.
-    pub vma: VmaId,
-    /// Address space.
-    pub mm: u8,
-    /// Virtual page number.
-    pub vpn: u32,
-    /// `FAULT_FLAG_WRITE`.
-    pub write: bool,
-    /// What the entry held when the fault looked.
-    pub orig_pte: Pte,
-}
 
 /// `handle_mm_fault()`. The caller holds `mmap_lock` and has checked the VMA's permission.
 pub async fn handle_mm_fault(k: &Cpu, vma: VmaId, vpn: u32, write: bool) -> FaultResult {
@@ -76,16 +52,6 @@ async fn handle_pte_fault(k: &Cpu, vmf: &mut VmFault) -> FaultResult {
     FaultResult::Done
 }
 
-/// `ptep_set_access_flags()`: only a write fault writes, so a dirty bit that the hardware sets meanwhile stays.
-/// True when the entry changed.
-pub async fn ptep_set_access_flags(k: &Cpu, p: PtePtr, entry: Pte, dirty: bool) -> bool {
-    let changed = k.ptep_get(p) != entry;
-    if changed && dirty {
-        k.set_pte_at(p, entry).await;
-    }
-    changed
-}
-
 /// `do_anonymous_page()`: a zero-filled page, or the zero page for a read.
 async fn do_anonymous_page(k: &Cpu, vmf: &VmFault) -> FaultResult {
     let arch = k.arch();
@@ -126,29 +92,4 @@ async fn do_anonymous_page(k: &Cpu, vmf: &VmFault) -> FaultResult {
     k.set_pte_at(p, entry).await;
     k.pte_unmap_unlock(p);
     FaultResult::Done
-}
-
-/// `pte_needs_soft_dirty_wp()`: does the entry wait for a first write?
-pub fn pte_needs_soft_dirty_wp(k: &Cpu, vma: VmaId, pte: Pte) -> bool {
-    k.arch().has_soft_dirty() && !k.s().w.vmas[vma].soft_dirty && !k.pte_soft_dirty(pte)
-}
-
-/// `userfaultfd_pte_wp()`: does a write to the page have to be noticed?
-pub fn userfaultfd_pte_wp(k: &Cpu, vma: VmaId, pte: Pte) -> bool {
-    k.s().w.vmas[vma].uffd_wp && k.pte_uffd_wp(pte)
-}
-
-/// `maybe_mkwrite()`.
-pub fn maybe_mkwrite(k: &Cpu, vma: VmaId, pte: Pte) -> Pte {
-    if k.s().w.vmas[vma].writable() { k.arch().pte_mkwrite(pte) } else { pte }
-}
-
-/// `mm/mprotect.c: can_change_pte_writable()` of a private mapping.
-pub fn can_change_pte_writable(k: &Cpu, vma: VmaId, pte: Pte) -> bool {
-    if k.arch().pte_protnone(pte) || pte_needs_soft_dirty_wp(k, vma, pte) || userfaultfd_pte_wp(k, vma, pte) {
-        return false;
-    }
-    // vm_normal_page() is NULL for the zero page; every other page here is anonymous.
-    let pfn = k.pte_pfn(pte);
-    pfn != ZERO_PFN && k.folio_test(pfn, Flags::ANON_EXCLUSIVE)
 }

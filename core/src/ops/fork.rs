@@ -1,9 +1,9 @@
 //! `kernel/fork.c: dup_mmap()` and `mm/memory.c: copy_page_range()`.
 
-use super::fault::maybe_mkwrite;
+use super::pgtable::pte_alloc;
 use super::process::{exit_mmap, mm_alloc};
 use super::swap::restore_exclusive_pte;
-use super::zap::pte_alloc;
+use super::vmf::maybe_mkwrite;
 use crate::arch::Pte;
 use crate::config::Defect;
 use crate::entry::MigrationKind;

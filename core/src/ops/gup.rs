@@ -1,7 +1,8 @@
 //! `mm/gup.c`: getting at the page behind an address.
 
 use super::access::find_vma;
-use super::fault::{FaultResult, handle_mm_fault};
+use super::fault::handle_mm_fault;
+use super::vmf::FaultResult;
 use crate::mm::{Pinned, VmaId};
 use crate::observe::Outcome;
 use crate::phys::{Flags, GUP_PIN_COUNTING_BIAS, Pfn};

@@ -4,7 +4,7 @@ use super::migrate::{Migrated, migrate_pages};
 use super::vmscan::{mapped_folio, stuck};
 use crate::phys::{Flags, Pfn};
 use crate::rule::Rule;
-use crate::sched::{Cpu, Site};
+use crate::sched::{Cpu, Lock, Site};
 use crate::trace::Note;
 
 /// Passes of `offline_pages()` over a block. The kernel goes on until a signal ends it; here it gives up, and
@@ -13,6 +13,12 @@ const OFFLINE_PASSES: u32 = 3;
 
 /// `offline_pages()`: isolates a movable block and migrates what is in it until nothing is left.
 pub async fn offline(k: &Cpu, block: u32) {
+    k.lock(Lock::MemHotplug).await;
+    offline_locked(k, block).await;
+    k.unlock(Lock::MemHotplug);
+}
+
+async fn offline_locked(k: &Cpu, block: u32) {
     {
         let s = &mut *k.s();
         if block < s.w.geometry().normal_blocks() || !s.w.mem.online(block) {
@@ -43,11 +49,15 @@ pub async fn offline(k: &Cpu, block: u32) {
 }
 
 /// `online_pages()`.
-pub fn online(k: &Cpu, block: u32) {
-    let s = &mut *k.s();
-    if !s.w.mem.online(block) {
-        s.w.mem.put_back(block);
+pub async fn online(k: &Cpu, block: u32) {
+    k.lock(Lock::MemHotplug).await;
+    {
+        let s = &mut *k.s();
+        if !s.w.mem.online(block) {
+            s.w.mem.put_back(block);
+        }
     }
+    k.unlock(Lock::MemHotplug);
 }
 
 /// `do_migrate_range()`: one pass. True when there was no frame to move something to.

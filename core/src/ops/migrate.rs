@@ -1,9 +1,9 @@
 //! `mm/migrate.c` and the migration half of `mm/rmap.c`.
 
-use super::fault::pte_needs_soft_dirty_wp;
 use super::rmap::{AnonLock, Pvmw, RmapWalk, page_vma_mapped_walk};
-use super::swap::add_to_swap_cache;
+use super::swap_cache::add_to_swap_cache;
 use super::unmap::carry;
+use super::vmf::pte_needs_soft_dirty_wp;
 use crate::arch::{Pte, SwpEntry};
 use crate::config::Defect;
 use crate::entry::MigrationKind;

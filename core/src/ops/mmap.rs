@@ -1,6 +1,7 @@
 //! `mm/mmap.c` and `mm/vma.c`: mappings made and taken away.
 
-use super::zap::{MmuGather, free_pte_tables, unlink_anon_vmas, zap_range};
+use super::pgtable::free_pte_tables;
+use super::zap::{MmuGather, unlink_anon_vmas, zap_range};
 use crate::mm::VmaId;
 use crate::observe::{Outcome, Perm};
 use crate::sched::{Cpu, Lock, NotifyEvent};

@@ -1,7 +1,7 @@
 //! `mm/mprotect.c`, and the write-protection of `mm/userfaultfd.c` that goes through it.
 
-use super::fault::can_change_pte_writable;
 use super::mmap::{split_at_bounds, vmas_in};
+use super::vmf::can_change_pte_writable;
 use crate::arch::Pte;
 use crate::config::Defect;
 use crate::entry::MigrationKind;

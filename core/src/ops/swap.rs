@@ -1,6 +1,7 @@
 //! `mm/memory.c` and `mm/swap_state.c`: faults on entries that are neither none nor present.
 
-use super::fault::{
+use super::swap_cache::{add_to_swap_cache, folio_free_swap};
+use super::vmf::{
     FaultResult, VmFault, can_change_pte_writable, maybe_mkwrite, pte_needs_soft_dirty_wp, userfaultfd_pte_wp,
 };
 use super::wp::do_wp_page;
@@ -147,30 +148,6 @@ async fn swapin(k: &Cpu, slot: u32) -> Option<Pfn> {
         s.note(k.id, Note::SwapRead, Some(new), slot, 0);
         return Some(new);
     }
-}
-
-/// `add_to_swap_cache()`: folio and slot name each other, and the cache holds a reference.
-pub fn add_to_swap_cache(k: &Cpu, folio: Pfn, slot: u32) {
-    k.folio_get(folio);
-    let s = &mut *k.s();
-    s.touch_slot(slot);
-    s.w.swap.slots[slot as usize].cache = Some(folio);
-    let f = &mut s.w.mem.folios[folio as usize];
-    f.flags.set(Flags::SWAPCACHE);
-    f.flags.set(Flags::SWAPBACKED);
-    f.slot = slot;
-}
-
-/// `mm/swapfile.c: folio_free_swap()`: takes a locked folio out of the swap cache when no entry needs its slot.
-pub fn folio_free_swap(k: &Cpu, folio: Pfn) -> bool {
-    k.assert_folio_locked(folio);
-    if !k.folio_test(folio, Flags::SWAPCACHE) || k.slot(k.folio(folio).slot).count != 0 {
-        return false;
-    }
-    k.delete_from_swap_cache(folio);
-    k.folio_mark_dirty(folio);
-    k.folio_put(folio);
-    true
 }
 
 /// `mm/migrate.c: migration_entry_wait()`: waits until the folio that is being migrated is unlocked.

@@ -1,7 +1,7 @@
 //! `mm/vmscan.c`: reclaim of one folio at a time.
 
 use super::rmap::folio_referenced;
-use super::swap::{add_to_swap_cache, folio_free_swap};
+use super::swap_cache::{add_to_swap_cache, folio_free_swap};
 use super::unmap::try_to_unmap;
 use crate::phys::{Flags, Pfn};
 use crate::rule::{Evidence, Rule};

@@ -1,8 +1,8 @@
 //! `mm/memory.c`: write faults on present, write-protected entries.
 
-use super::fault::{FaultResult, VmFault, maybe_mkwrite, ptep_set_access_flags, userfaultfd_pte_wp};
 use super::rmap::anon_vma_prepare;
-use super::swap::folio_free_swap;
+use super::swap_cache::{folio_free_swap, free_swap_cache};
+use super::vmf::{FaultResult, VmFault, maybe_mkwrite, ptep_set_access_flags, userfaultfd_pte_wp};
 use crate::config::Defect;
 use crate::mm::{PtePtr, VmaId};
 use crate::phys::{Flags, Pfn, ZERO_PFN};
@@ -116,12 +116,4 @@ async fn wp_page_copy(k: &Cpu, vmf: &VmFault, old: Pfn) -> FaultResult {
         k.folio_put(old);
     }
     FaultResult::Done
-}
-
-/// `mm/swap_state.c: free_swap_cache()`: gives the swap cache's reference up when nobody maps the page any more.
-pub async fn free_swap_cache(k: &Cpu, folio: Pfn) {
-    if k.folio_test(folio, Flags::SWAPCACHE) && !k.folio_mapped(folio) && k.trylock(Lock::Folio(folio)).await {
-        folio_free_swap(k, folio);
-        k.folio_unlock(folio);
-    }
 }

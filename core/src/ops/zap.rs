@@ -1,42 +1,12 @@
-//! Page tables made and entries taken away: `mm/memory.c: zap_pte_range()`, `free_pgtables()`, `pte_alloc()`.
+//! Entries taken away: `mm/memory.c: zap_pte_range()` and `mm/mmu_gather.c`; `mm/rmap.c: unlink_anon_vmas()`.
 
-use super::wp::free_swap_cache;
+use super::swap_cache::{folio_free_swap, free_swap_cache};
 use crate::config::Defect;
 use crate::entry::EntryKind;
-use crate::mm::{PT_PFN_BASE, PtePtr, TableId, VmaId};
+use crate::mm::{PtePtr, VmaId};
 use crate::phys::{Pfn, ZERO_PFN};
 use crate::sched::{Cpu, Lock, NotifyEvent, Site};
 use arrayvec::ArrayVec;
-
-/// `__handle_mm_fault()`'s allocation of upper tables and `pte_alloc()`: makes sure that a PTE table serves `vpn`.
-pub async fn pte_alloc(k: &Cpu, mm: u8, vpn: u32) {
-    let arch = k.arch();
-    let mut table = k.s().w.mms[mm as usize].pgd;
-    for level in [3u8, 2, 1] {
-        let next = {
-            let s = k.s();
-            s.w.tables.next(arch, table, s.w.tables.index(vpn, level))
-        };
-        if let Some(next) = next {
-            table = next;
-            continue;
-        }
-        // The PMD table has a lock of its own; above it, page_table_lock.
-        let lock = if level == 1 { Lock::Pmd(table) } else { Lock::PageTable(mm) };
-        k.lock(lock).await;
-        let next = {
-            let s = &mut *k.s();
-            let index = s.w.tables.index(vpn, level);
-            s.w.tables.next(arch, table, index).unwrap_or_else(|| {
-                let id = s.w.tables.alloc(mm, level - 1);
-                s.w.tables.put(table, index, arch.mk_table(PT_PFN_BASE + u64::from(id)).0);
-                id
-            })
-        };
-        k.unlock(lock);
-        table = next;
-    }
-}
 
 /// Pages that a gather holds before it has to flush (`MMU_GATHER_BUNDLE`, shortened).
 const GATHER_PAGES: usize = 16;
@@ -163,7 +133,7 @@ async fn free_swap_and_cache(k: &Cpu, slot: u32) {
     // __try_to_reclaim_swap(): only if the lock is free, as a page-table lock is held here.
     if k.trylock(Lock::Folio(folio)).await {
         if k.folio(folio).slot == slot {
-            super::swap::folio_free_swap(k, folio);
+            folio_free_swap(k, folio);
         }
         k.folio_unlock(folio);
     }
@@ -202,45 +172,4 @@ pub async fn unlink_anon_vmas(k: &Cpu, vma: VmaId) {
         k.s().w.anon_vmas.put(av, false);
     }
     k.s().w.vmas[vma].anon_vma = None;
-}
-
-/// `free_pgd_range()` for the tables of one level-1 span: gives back the PTE tables that serve only `start..end`
-/// and no VMA between `floor` and `ceiling`. Upper tables stay until the address space goes.
-pub async fn free_pte_tables(k: &Cpu, mm: u8, start: u32, end: u32, floor: u32, ceiling: u32) {
-    let arch = k.arch();
-    let ptrs = k.config().geometry.ptrs();
-    let mut at = start / ptrs * ptrs;
-    while at < end {
-        if at >= floor && at + ptrs <= ceiling {
-            let pmd = {
-                let s = k.s();
-                let pgd = s.w.mms[mm as usize].pgd;
-                let pud = s.w.tables.next(arch, pgd, s.w.tables.index(at, 3));
-                pud.and_then(|t| s.w.tables.next(arch, t, s.w.tables.index(at, 2)))
-            };
-            if let Some(pmd) = pmd {
-                free_pte_table(k, mm, pmd, at, at + ptrs).await;
-            }
-        }
-        at += ptrs;
-    }
-}
-
-async fn free_pte_table(k: &Cpu, mm: u8, pmd: TableId, start: u32, end: u32) {
-    let arch = k.arch();
-    k.lock(Lock::Pmd(pmd)).await;
-    let table = {
-        let s = &mut *k.s();
-        let index = s.w.tables.index(start, 1);
-        let table = s.w.tables.next(arch, pmd, index);
-        if table.is_some() {
-            s.w.tables.put(pmd, index, 0);
-        }
-        table
-    };
-    k.unlock(Lock::Pmd(pmd));
-    if let Some(table) = table {
-        k.flush_tlb_range(mm, start, end).await;
-        k.s().w.tables.free(table);
-    }
 }

@@ -1,7 +1,7 @@
 //! `struct folio`, order 0.
 
 use crate::observe::Token;
-use crate::sched::Site;
+use crate::site::Site;
 
 /// `folio->flags`, and `PG_anon_exclusive` of its only page.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]

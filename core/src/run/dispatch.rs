@@ -73,7 +73,7 @@ async fn call(k: &Cpu, op: &Op) -> Outcome {
             Outcome::Done
         }
         OpCode::Online => {
-            hotplug::online(k, g.normal_blocks() + u32::from(op.arg));
+            hotplug::online(k, g.normal_blocks() + u32::from(op.arg)).await;
             Outcome::Done
         }
         OpCode::Reclaim | OpCode::Referenced | OpCode::Mkclean | OpCode::Migrate => {

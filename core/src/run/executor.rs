@@ -6,7 +6,7 @@ use crate::config::{Config, MAX_CPUS, MAX_PROCS};
 use crate::invariant;
 use crate::mm::Life;
 use crate::ops::process::{exit_mmap, mm_alloc};
-use crate::ops::swap::folio_free_swap;
+use crate::ops::swap_cache::folio_free_swap;
 use crate::oracle::Oracle;
 use crate::program::{Case, Op};
 use crate::rule::{Evidence, Rule, Violation};

@@ -1,7 +1,7 @@
 //! Locks: objects in the world, taken and released explicitly, and checked.
 //!
 //! The order is that of the comments at the top of `mm/rmap.c` and `mm/filemap.c`, as far as these locks go:
-//! `mmap_lock`, folio lock, `anon_vma->rwsem`, the driver's mutex (its notifier is called under all of these),
+//! `mem_hotplug_lock`, `mmap_lock`, folio lock, `anon_vma->rwsem`, the driver's mutex (its notifier is called under all of these),
 //! `page_table_lock`, PMD lock, PTE-table lock. Two PTE-table locks nest only where the kernel says so
 //! (`SINGLE_DEPTH_NESTING` in `copy_pte_range()`).
 
@@ -19,6 +19,8 @@ use std::task::{Context, Poll};
 /// One lock, and how it is taken.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Lock {
+    /// `mem_hotplug_begin()`.
+    MemHotplug,
     /// `mmap_read_lock()` of a process.
     MmapRead(u8),
     /// `mmap_write_lock()` of a process.
@@ -44,6 +46,8 @@ pub enum Lock {
 /// Kind of a lock.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub enum LockClass {
+    /// `mem_hotplug_lock`.
+    MemHotplug,
     /// `mmap_lock`.
     Mmap,
     /// The folio lock.
@@ -66,6 +70,7 @@ impl LockClass {
     /// Name as lockdep would give it.
     pub fn name(self) -> &'static str {
         match self {
+            LockClass::MemHotplug => "mem_hotplug_lock",
             LockClass::Mmap => "mmap_lock",
             LockClass::Folio => "folio_lock",
             LockClass::AnonVma => "anon_vma->rwsem",
@@ -82,6 +87,7 @@ impl Lock {
     /// Its kind.
     pub fn class(self) -> LockClass {
         match self {
+            Lock::MemHotplug => LockClass::MemHotplug,
             Lock::MmapRead(_) | Lock::MmapWrite(_) => LockClass::Mmap,
             Lock::Folio(_) => LockClass::Folio,
             Lock::AnonVmaRead(_) | Lock::AnonVmaWrite(_) => LockClass::AnonVma,
@@ -133,6 +139,7 @@ impl Sim {
     fn try_take(&mut self, lock: Lock, cpu: u8) -> bool {
         let w = &mut self.w;
         match lock {
+            Lock::MemHotplug => take(&mut w.mem_hotplug_lock, cpu),
             Lock::MmapRead(m) => {
                 let m = &mut w.mms[m as usize];
                 take_shared(&mut m.mmap_readers, m.mmap_writer, cpu)
@@ -159,6 +166,7 @@ impl Sim {
     fn give_back(&mut self, lock: Lock, cpu: u8) -> bool {
         let w = &mut self.w;
         match lock {
+            Lock::MemHotplug => give(&mut w.mem_hotplug_lock, cpu),
             Lock::MmapRead(m) => give_shared(&mut w.mms[m as usize].mmap_readers, cpu),
             Lock::MmapWrite(m) => give(&mut w.mms[m as usize].mmap_writer, cpu),
             Lock::Folio(p) => give(&mut w.mem.folios[p as usize].locked_by, cpu),

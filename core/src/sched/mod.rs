@@ -14,13 +14,12 @@ mod lock;
 mod notifier;
 mod pte;
 mod sim;
-mod site;
 mod tlb;
 
+pub use crate::site::Site;
 pub use cpu::Cpu;
 pub use ctl::{Assignment, CpuCtl, Ctl, Run};
 pub use interrupt::{Action, Interrupt};
 pub use lock::{Lock, LockClass};
 pub use notifier::NotifyEvent;
 pub use sim::Sim;
-pub use site::Site;

@@ -4,7 +4,7 @@
 //! `lib/test_hmm.c` has. The sequence of `mmu_interval_read_begin()`/`retry()` is kept as in
 //! `mm/mmu_notifier.c`: odd while ranges are being invalidated, counted on when the last of them ends.
 
-use super::ctl::Run;
+use super::ctl::{Run, Weakened};
 use super::{Cpu, Lock, Sim, Site};
 use crate::config::MAX_DEVICES;
 use crate::hw::Mapping;
@@ -41,6 +41,13 @@ impl Sim {
             self.log(|| Event::Mirror { device, proc, vpn, pfn: m.pfn, write: m.write, what });
         }
         old
+    }
+
+    /// The driver programs a page. What the device may do from then on is compared with the entry when the op
+    /// returns, because whoever has changed the entry meanwhile may have returned before.
+    pub(crate) fn mirror_program(&mut self, cpu: u8, device: u8, proc: u8, vpn: u32, mapping: Mapping) {
+        self.mirror_store(device, proc, vpn, Some(mapping));
+        self.ctl.weakened.push(Weakened { cpu, mm: proc, vpn });
     }
 
     /// `dmirror_interval_invalidate()`: the driver drops what the device has of a range. A page that the device

@@ -1,0 +1,66 @@
+//! `struct vm_fault`, and the small questions that every fault handler asks of an entry.
+
+use crate::arch::Pte;
+use crate::mm::{PtePtr, VmaId};
+use crate::phys::{Flags, ZERO_PFN};
+use crate::sched::Cpu;
+
+/// `vm_fault_t`, as far as callers tell results apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FaultResult {
+    /// Handled, or somebody else was faster: try the access again.
+    Done,
+    /// `VM_FAULT_OOM`.
+    Oom,
+    /// `VM_FAULT_SIGBUS`.
+    SigBus,
+}
+
+/// `struct vm_fault`.
+pub struct VmFault {
+    /// Mapping.
+    pub vma: VmaId,
+    /// Address space.
+    pub mm: u8,
+    /// Virtual page number.
+    pub vpn: u32,
+    /// `FAULT_FLAG_WRITE`.
+    pub write: bool,
+    /// What the entry held when the fault looked.
+    pub orig_pte: Pte,
+}
+
+/// `ptep_set_access_flags()`: only a write fault writes, so a dirty bit that the hardware sets meanwhile stays.
+/// True when the entry changed.
+pub async fn ptep_set_access_flags(k: &Cpu, p: PtePtr, entry: Pte, dirty: bool) -> bool {
+    let changed = k.ptep_get(p) != entry;
+    if changed && dirty {
+        k.set_pte_at(p, entry).await;
+    }
+    changed
+}
+
+/// `pte_needs_soft_dirty_wp()`: does the entry wait for a first write?
+pub fn pte_needs_soft_dirty_wp(k: &Cpu, vma: VmaId, pte: Pte) -> bool {
+    k.arch().has_soft_dirty() && !k.s().w.vmas[vma].soft_dirty && !k.pte_soft_dirty(pte)
+}
+
+/// `userfaultfd_pte_wp()`: does a write to the page have to be noticed?
+pub fn userfaultfd_pte_wp(k: &Cpu, vma: VmaId, pte: Pte) -> bool {
+    k.s().w.vmas[vma].uffd_wp && k.pte_uffd_wp(pte)
+}
+
+/// `maybe_mkwrite()`.
+pub fn maybe_mkwrite(k: &Cpu, vma: VmaId, pte: Pte) -> Pte {
+    if k.s().w.vmas[vma].writable() { k.arch().pte_mkwrite(pte) } else { pte }
+}
+
+/// `mm/mprotect.c: can_change_pte_writable()` of a private mapping.
+pub fn can_change_pte_writable(k: &Cpu, vma: VmaId, pte: Pte) -> bool {
+    if k.arch().pte_protnone(pte) || pte_needs_soft_dirty_wp(k, vma, pte) || userfaultfd_pte_wp(k, vma, pte) {
+        return false;
+    }
+    // vm_normal_page() is NULL for the zero page; every other page here is anonymous.
+    let pfn = k.pte_pfn(pte);
+    pfn != ZERO_PFN && k.folio_test(pfn, Flags::ANON_EXCLUSIVE)
+}
