@@ -154,11 +154,11 @@ async fn copy_pte_range(
     while vpn < end {
         let at = |p: PtePtr| PtePtr { index: p.index + (vpn - start), vpn, ..p };
         let (s, d) = (at(s0), at(d0));
-        k.site(Site::ForkCopy).await;
         if arch.pte_none(k.ptep_get(s)) {
             vpn += 1;
             continue;
         }
+        k.site(Site::ForkCopy).await;
         if !arch.pte_present(k.ptep_get(s)) {
             match copy_nonpresent_pte(k, src, s, d).await {
                 Copied::Done => {

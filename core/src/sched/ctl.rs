@@ -42,8 +42,8 @@ pub struct CpuCtl {
     pub site: Option<Site>,
     /// Locks held, in order.
     pub held: ArrayVec<Lock, MAX_HELD>,
-    /// Spinlocks among them.
-    pub spinning: u8,
+    /// Their classes, a bit for each.
+    pub held_classes: u16,
     /// Invalidations begun and not ended by the current op.
     pub notifiers_open: u8,
     /// The entry this CPU cleared last under the page-table lock it holds, and what it held: a later set of the

@@ -188,28 +188,29 @@ impl Sim {
             return true;
         }
         c.held.push(lock);
-        c.spinning += u8::from(lock.spins());
+        c.held_classes |= 1 << lock.class() as u8;
         if matches!(lock.class(), LockClass::Pte | LockClass::PteNested) {
             self.ctl.pte_locks += 1;
         }
         true
     }
 
-    /// What lockdep would say before a CPU blocks on a lock.
+    /// What lockdep would say before a CPU blocks on a lock: none of its class or of a later one may be held. As
+    /// spinlocks are the last classes, that also finds who sleeps under one.
+    #[inline]
     fn lockdep(&mut self, lock: Lock, cpu: u8) {
-        let c = &self.ctl.cpus[cpu as usize];
-        let class = lock.class();
-        if c.spinning != 0 && !lock.spins() {
-            let e = Evidence {
-                what: Some(class.name()),
-                on: c.held.last().map(|l| l.class().name()),
-                ..Evidence::default()
-            };
-            self.violate(cpu, Rule::SleepInAtomic, e);
-        } else if let Some(worst) = c.held.iter().map(|l| l.class()).filter(|h| *h >= class).max() {
-            let e = Evidence { what: Some(class.name()), on: Some(worst.name()), ..Evidence::default() };
-            self.violate(cpu, Rule::LockOrder, e);
+        if self.ctl.cpus[cpu as usize].held_classes >> lock.class() as u8 != 0 {
+            self.lockdep_complains(lock, cpu);
         }
+    }
+
+    #[cold]
+    fn lockdep_complains(&mut self, lock: Lock, cpu: u8) {
+        let held = &self.ctl.cpus[cpu as usize].held;
+        let worst = held.iter().max_by_key(|l| l.class()).copied().unwrap_or(lock);
+        let rule = if worst.spins() && !lock.spins() { Rule::SleepInAtomic } else { Rule::LockOrder };
+        let e = Evidence { what: Some(lock.class().name()), on: Some(worst.class().name()), ..Evidence::default() };
+        self.violate(cpu, rule, e);
     }
 
     fn release(&mut self, lock: Lock, cpu: u8) {
@@ -222,7 +223,7 @@ impl Sim {
         if let Some(at) = c.held.iter().rposition(|h| *h == lock) {
             c.held.remove(at);
         }
-        c.spinning -= u8::from(lock.spins());
+        c.held_classes = c.held.iter().fold(0, |m, l| m | 1 << l.class() as u8);
         if matches!(lock.class(), LockClass::Pte | LockClass::PteNested) {
             c.cleared = None;
             self.ctl.pte_locks -= 1;
