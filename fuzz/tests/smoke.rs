@@ -4,7 +4,7 @@ use ptefuzz_core::arch::Arch;
 use ptefuzz_core::config::{Defect, Kernel};
 use ptefuzz_fuzz::engine::VIOLATION;
 use ptefuzz_fuzz::smoke::smoke;
-use ptefuzz_fuzz::targets::{CANARY, ENTRY, Input, MACHINE, SEQUENTIAL, TARGETS, TEXT, Target};
+use ptefuzz_fuzz::targets::{CANARY, DETERMINISM, ENTRY, Input, MACHINE, SEQUENTIAL, TARGETS, TEXT, Target};
 use ptefuzz_fuzz::{Failure, Pin, engine};
 
 const CASES: u64 = 6_000;
@@ -49,6 +49,11 @@ fn entry_encodings_keep_their_laws() {
 #[test]
 fn what_the_parser_reads_can_be_printed_and_read_again() {
     is_clean(&TEXT, Pin::FIXED, INPUTS, 41);
+}
+
+#[test]
+fn the_same_case_gives_the_same_trace() {
+    is_clean(&DETERMINISM, Pin::FIXED, CASES / 4, 61);
 }
 
 #[test]

@@ -73,9 +73,9 @@ defects! {
     D13 = "D13", fixed None, "copy_nonpresent_pte",
         "fork copies a device-exclusive entry instead of restoring it first",
         "what copy_nonpresent_pte() has had to do since \"mm: device exclusive memory access\"";
-    N1 = "N1", fixed None, "remove_migration_pte",
-        "clear_refs during a migration: the entry comes back writable although it waits for its first write",
-        "found here; mm/migrate.c: remove_migration_pte() of 6.12 asks only is_writable_migration_entry()";
+    N1 = "N1", fixed None, "clear_soft_dirty",
+        "clear_refs leaves a writable migration entry writable: the page comes back without waiting for its write",
+        "found here; seen on real 6.12.117 and 7.3.4 kernels: docs/found/N1-soft-dirty-lost-in-migration.md";
     S1 = "S1", fixed None, "zap_pte_range", "pages are freed before the TLB is flushed", "seeded";
     S2 = "S2", fixed None, "change_protection", "mprotect takes write permission away without a TLB flush", "seeded";
     S3 = "S3", fixed None, "copy_nonpresent_pte", "fork copies a swap entry without swap_duplicate()", "seeded";

@@ -4,6 +4,7 @@
 use super::access::{find_vma, observe_signal};
 use super::exclusive::{ExclusiveError, make_device_exclusive};
 use super::fault::handle_mm_fault;
+use super::gup::{Grab, get_user_page};
 use super::swap::migration_entry_wait;
 use super::vmf::FaultResult;
 use crate::config::Defect;
@@ -77,6 +78,10 @@ async fn exclusive_page(k: &Cpu, device: u8, mm: u8, vpn: u32) -> Result<(), Exc
             return Ok(());
         }
         k.note(Note::NotifierRetry, Some(folio), 0, 0);
+        // The entry is device-exclusive now, and the next GUP would take that back first: an event that moves the
+        // sequence once more, for ever. So the page is taken back before the sequence is read again.
+        let (page, _) = get_user_page(k, mm, vpn, Grab::Get).await.map_err(ExclusiveError::Gup)?;
+        k.folio_put(page);
     }
     Err(ExclusiveError::Busy)
 }

@@ -3,7 +3,6 @@
 use super::rmap::{AnonLock, Pvmw, RmapWalk, page_vma_mapped_walk};
 use super::swap_cache::add_to_swap_cache;
 use super::unmap::carry;
-use super::vmf::pte_needs_soft_dirty_wp;
 use crate::arch::{Pte, SwpEntry};
 use crate::config::Defect;
 use crate::entry::MigrationKind;
@@ -236,9 +235,7 @@ async fn remove_migration_pte(k: &Cpu, new: Pfn, vma: VmaId, p: PtePtr) {
     }
     // After pte_mkdirty(), which sets soft-dirty on x86-64.
     pte = if k.pte_swp_soft_dirty(old_pte) { arch.pte_mksoft_dirty(pte) } else { arch.pte_clear_soft_dirty(pte) };
-    // The kernel asks only for the type, and so forgets that clear_refs may have come in between (N1).
-    let writable = ec.is_writable_migration_entry(entry);
-    if writable && (k.has(Defect::N1) || !pte_needs_soft_dirty_wp(k, vma, pte)) {
+    if ec.is_writable_migration_entry(entry) {
         pte = arch.pte_mkwrite(pte);
     } else if k.pte_swp_uffd_wp(old_pte) {
         pte = arch.pte_mkuffd_wp(pte);

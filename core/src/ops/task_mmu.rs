@@ -1,6 +1,8 @@
 //! `fs/proc/task_mmu.c`: soft-dirty tracking.
 
+use crate::arch::Pte;
 use crate::config::Defect;
+use crate::entry::MigrationKind;
 use crate::mm::{PtePtr, VmaId};
 use crate::observe::{Observation, Outcome};
 use crate::phys::ZERO_PFN;
@@ -61,7 +63,7 @@ async fn clear_soft_dirty(k: &Cpu, p: PtePtr) {
     }
     k.site(Site::ClearRefs).await;
     if !arch.pte_present(pte) {
-        k.set_pte_at(p, arch.pte_swp_clear_soft_dirty(pte)).await;
+        k.set_pte_at(p, clear_swap_soft_dirty(k, pte)).await;
         return;
     }
     // pte_is_pinned(): such a page stays soft-dirty, as whoever has pinned it writes without a fault.
@@ -72,6 +74,20 @@ async fn clear_soft_dirty(k: &Cpu, p: PtePtr) {
     let old = k.ptep_get_and_clear(p).await;
     let ptent = if k.has(Defect::S13) { old } else { arch.pte_wrprotect(old) };
     k.set_pte_at(p, arch.pte_clear_soft_dirty(ptent)).await;
+}
+
+/// The branch of `clear_soft_dirty()` for swap-format entries. Here we differ from the kernel, which leaves a
+/// writable migration entry writable (N1): the page would come back writable although it waits for its first
+/// write. It becomes readable instead, as `change_pte_range()` makes it when it takes write permission away.
+fn clear_swap_soft_dirty(k: &Cpu, pte: Pte) -> Pte {
+    let (arch, ec) = (k.arch(), k.entries());
+    let entry = k.pte_to_swp_entry(pte);
+    let mut new = pte;
+    if ec.is_writable_migration_entry(entry) && !k.has(Defect::N1) {
+        let readable = ec.make_migration_entry(ec.swp_offset_pfn(entry), MigrationKind::ReadExclusive);
+        new = k.carry_from_swap(pte, arch.swp_entry_to_pte(readable));
+    }
+    arch.pte_swp_clear_soft_dirty(new)
 }
 
 /// `pagemap_pmd_range()`: reports the soft-dirty bit of each page of a range.

@@ -74,12 +74,15 @@ impl Swap {
         Some(slot)
     }
 
-    /// Folios in the swap cache that no entry names any more.
-    pub fn orphans(&self) -> Vec<Pfn> {
+    /// The first slot from `start` on whose folio stays in the swap cache although no entry names it any more.
+    pub fn orphan(&self, start: u32) -> Option<(u32, Pfn)> {
         if self.in_use == 0 {
-            return Vec::new();
+            return None;
         }
-        self.slots[..self.fresh as usize].iter().filter(|s| s.count == 0).filter_map(|s| s.cache).collect()
+        (start..self.fresh).find_map(|i| {
+            let s = &self.slots[i as usize];
+            s.cache.filter(|_| s.count == 0).map(|folio| (i, folio))
+        })
     }
 
     /// True for the offset of a slot.

@@ -114,6 +114,7 @@ impl Machine {
 
     fn execute(&mut self, case: &Case) {
         let mut current: Option<usize> = None;
+        let mut last: Option<usize> = None;
         loop {
             let next = self.pick(current.take());
             let Some(cpu) = next else {
@@ -123,6 +124,7 @@ impl Machine {
                 continue;
             };
             self.begin_op(case, cpu);
+            self.log_resumed(last.replace(cpu), cpu);
             self.poll(cpu);
             self.after_poll(case, cpu);
             if self.stopped() {
@@ -133,6 +135,7 @@ impl Machine {
                 let site = s.ctl.cpus[cpu].site;
                 s.log(|| Event::Switch { from: cpu as u8, to, site });
                 current = Some(usize::from(to));
+                last = current;
             }
         }
     }
@@ -186,6 +189,15 @@ impl Machine {
         }
     }
 
+    /// A CPU goes on in the middle of its op because another one has ended its own or waits.
+    fn log_resumed(&mut self, last: Option<usize>, cpu: usize) {
+        let s = &mut *self.sim.borrow_mut();
+        if let Some(from) = last.filter(|l| *l != cpu && s.ctl.cpus[cpu].op.is_some()) {
+            let site = s.ctl.cpus[from].site;
+            s.log(|| Event::Switch { from: from as u8, to: cpu as u8, site });
+        }
+    }
+
     fn poll(&mut self, cpu: usize) {
         let mut cx = Context::from_waker(Waker::noop());
         let done = self.tasks[cpu].as_mut().poll(&mut cx);
@@ -207,7 +219,7 @@ impl Machine {
     fn start_teardown(&mut self, case: &Case) -> bool {
         let s = &mut *self.sim.borrow_mut();
         let alive = s.w.mms.iter().any(|m| m.life == Life::Alive);
-        if !alive && s.w.swap.orphans().is_empty() {
+        if !alive && s.w.swap.orphan(0).is_none() {
             if let Some(f) = invariant::leaks(&s.w) {
                 s.ctl.violation = Some(Violation {
                     rule: f.rule,
@@ -278,8 +290,10 @@ async fn teardown(k: &Cpu) {
 /// Folios that stayed in the swap cache because their lock was taken when their last entry went are no leak: the
 /// next scan of the LRU frees them. This is that scan.
 async fn drain_swap_cache(k: &Cpu) {
-    let left = k.s().w.swap.orphans();
-    for folio in left {
+    let next = |k: &Cpu, start| k.s().w.swap.orphan(start);
+    let mut start = 0;
+    while let Some((slot, folio)) = next(k, start) {
+        start = slot + 1;
         k.folio_get(folio);
         k.lock(Lock::Folio(folio)).await;
         folio_free_swap(k, folio);

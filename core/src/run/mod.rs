@@ -9,9 +9,11 @@
 
 mod dispatch;
 mod executor;
+mod fingerprint;
 mod verdict;
 
 pub use executor::Machine;
+pub use fingerprint::{FINGERPRINT, fingerprint, pool};
 pub use verdict::{Verdict, describe};
 
 use crate::program::Case;

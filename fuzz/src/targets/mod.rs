@@ -1,5 +1,6 @@
 //! The table of fuzz targets. A target knows no engine: bytes in, a [`Failure`] or nothing out.
 
+mod determinism;
 mod entry;
 mod text;
 
@@ -62,6 +63,14 @@ pub static TEXT: Target = Target {
     planted: None,
 };
 
+/// One case, one result.
+pub static DETERMINISM: Target = Target {
+    name: "determinism",
+    doc: "the same case gives the same trace, on a fresh machine, on a used one and in every build",
+    input: Input::Bytes(determinism::check),
+    planted: None,
+};
+
 /// The target that must fail.
 pub static CANARY: Target = Target {
     name: "canary",
@@ -71,7 +80,7 @@ pub static CANARY: Target = Target {
 };
 
 /// Every target.
-pub static TARGETS: [&Target; 5] = [&MACHINE, &SEQUENTIAL, &ENTRY, &TEXT, &CANARY];
+pub static TARGETS: [&Target; 6] = [&MACHINE, &SEQUENTIAL, &ENTRY, &TEXT, &DETERMINISM, &CANARY];
 
 /// The target with this name.
 pub fn by_name(name: &str) -> Option<&'static Target> {
