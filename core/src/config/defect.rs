@@ -96,6 +96,8 @@ defects! {
     S18 = "S18", fixed None, "do_wp_page", "copy-on-write maps the copy without a TLB flush of the old page", "seeded";
 }
 
+const _: () = assert!(Defect::ALL.len() < 64, "a DefectSet has one bit for each row");
+
 impl Defect {
     /// The defect with this id.
     pub fn from_id(id: &str) -> Option<Defect> {

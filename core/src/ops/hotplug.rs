@@ -1,7 +1,8 @@
 //! `mm/memory_hotplug.c` and the range walks over `mm/migrate.c`: moving folios away.
 
 use super::migrate::{Migrated, migrate_pages};
-use super::vmscan::{mapped_folio, stuck};
+use super::rmap::mapped_folio;
+use super::vmscan::stuck;
 use crate::phys::{Flags, Pfn};
 use crate::rule::Rule;
 use crate::sched::{Cpu, Lock, Site};

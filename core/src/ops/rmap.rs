@@ -100,6 +100,24 @@ impl RmapWalk {
     }
 }
 
+/// The folio that the entry of a page refers to, as a scan of the LRU would have come upon it. Not for the zero
+/// page, nor for a folio that is only named by a migration entry.
+pub fn mapped_folio(k: &Cpu, mm: u8, vpn: u32) -> Option<Pfn> {
+    let p = k.pte_offset(mm, vpn)?;
+    let ec = k.entries();
+    let pte = k.ptep_get(p);
+    let kind = ec.kind(pte);
+    let pfn = if kind == EntryKind::Present {
+        ec.arch.pte_pfn(pte)
+    } else if kind.is_device_exclusive() || kind.is_device_private() {
+        ec.swp_offset_pfn(ec.arch.pte_to_swp_entry(pte))
+    } else {
+        return None;
+    };
+    let s = k.s();
+    (pfn != 0 && s.w.mem.valid(pfn) && s.folio(pfn as Pfn).refcount > 0).then_some(pfn as Pfn)
+}
+
 /// Which entries `page_vma_mapped_walk()` looks for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Pvmw {
@@ -211,7 +229,7 @@ async fn folio_referenced_one(k: &Cpu, folio: Pfn, vma: VmaId, vpn: u32) -> bool
 /// No path of the kernel comes here with a folio of private memory: `invalid_mkclean_vma()` passes over VMAs that
 /// are not shared. The walk is run without that filter, because it is the entry's handling that is of interest.
 /// As every caller of `folio_mkclean()` does, the folio is marked dirty when an entry was cleaned.
-pub async fn folio_mkclean(k: &Cpu, folio: Pfn) {
+async fn folio_mkclean(k: &Cpu, folio: Pfn) {
     k.lock(Lock::Folio(folio)).await;
     if let Some(mut walk) = RmapWalk::start(k, folio, AnonLock::IfMapped).await {
         let mut cleaned = false;
@@ -224,6 +242,13 @@ pub async fn folio_mkclean(k: &Cpu, folio: Pfn) {
         }
     }
     k.folio_unlock(folio);
+}
+
+/// The `mkclean` op: cleans what a page maps.
+pub async fn mkclean(k: &Cpu, mm: u8, vpn: u32) {
+    let Some(folio) = mapped_folio(k, mm, vpn).filter(|f| k.folio_try_get(*f)) else { return };
+    folio_mkclean(k, folio).await;
+    k.folio_put(folio);
 }
 
 /// `page_vma_mkclean_one()`.

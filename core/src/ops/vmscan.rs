@@ -1,6 +1,6 @@
 //! `mm/vmscan.c`: reclaim of one folio at a time.
 
-use super::rmap::folio_referenced;
+use super::rmap::{folio_referenced, mapped_folio};
 use super::swap_cache::{add_to_swap_cache, folio_free_swap};
 use super::unmap::try_to_unmap;
 use crate::phys::{Flags, Pfn};
@@ -51,24 +51,6 @@ pub fn stuck(k: &Cpu, folio: Pfn, rule: Rule, mm: u8, vpn: u32) {
         ..Evidence::default()
     };
     s.violate_at(k.id, rule, [f.ghost.parted.map(|p| p.0), site], evidence);
-}
-
-/// The folio that the entry of a page refers to, as a scan of the LRU would have come upon it. Not for the zero
-/// page, nor for a folio that is only named by a migration entry.
-pub fn mapped_folio(k: &Cpu, mm: u8, vpn: u32) -> Option<Pfn> {
-    let p = k.pte_offset(mm, vpn)?;
-    let ec = k.entries();
-    let pte = k.ptep_get(p);
-    let kind = ec.kind(pte);
-    let pfn = if kind == crate::entry::EntryKind::Present {
-        ec.arch.pte_pfn(pte)
-    } else if kind.is_device_exclusive() || kind.is_device_private() {
-        ec.swp_offset_pfn(ec.arch.pte_to_swp_entry(pte))
-    } else {
-        return None;
-    };
-    let s = k.s();
-    (pfn != 0 && s.w.mem.valid(pfn) && s.folio(pfn as Pfn).refcount > 0).then_some(pfn as Pfn)
 }
 
 /// `shrink_folio_list()` for one folio that the caller has isolated. True when it was freed; otherwise it is back

@@ -8,8 +8,9 @@ use crate::phys::{Pfn, ZERO_PFN};
 use crate::sched::{Cpu, Lock, NotifyEvent, Site};
 use arrayvec::ArrayVec;
 
-/// Pages that a gather holds before it has to flush (`MMU_GATHER_BUNDLE`, shortened).
-const GATHER_PAGES: usize = 16;
+/// Pages that a gather holds before it has to flush: `MMU_GATHER_BUNDLE`, the batch that is part of the gather itself
+/// (the kernel may chain further ones to it).
+const GATHER_PAGES: usize = 8;
 
 /// `struct mmu_gather`: pages that wait for a TLB flush before they are freed.
 pub struct MmuGather {

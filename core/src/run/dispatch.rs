@@ -42,6 +42,16 @@ pub(super) async fn run_op(k: &Cpu, index: u32, op: Op) {
     k.s().log(|| Event::OpEnd { op: index, cpu: k.id, outcome });
 }
 
+/// A job of the kernel on each page of a range.
+macro_rules! each_page {
+    ($range:expr, |$vpn:ident| $job:expr) => {{
+        for $vpn in $range {
+            $job.await;
+        }
+        Outcome::Done
+    }};
+}
+
 async fn call(k: &Cpu, op: &Op) -> Outcome {
     let g = k.config().geometry;
     let mm = op.proc;
@@ -76,27 +86,9 @@ async fn call(k: &Cpu, op: &Op) -> Outcome {
             hotplug::online(k, g.normal_blocks() + u32::from(op.arg)).await;
             Outcome::Done
         }
-        OpCode::Reclaim | OpCode::Referenced | OpCode::Mkclean | OpCode::Migrate => {
-            for vpn in start..end {
-                kernel_job(k, op.code, mm, vpn).await;
-            }
-            Outcome::Done
-        }
-    }
-}
-
-async fn kernel_job(k: &Cpu, code: OpCode, mm: u8, vpn: u32) {
-    match code {
-        OpCode::Reclaim => vmscan::reclaim(k, mm, vpn).await,
-        OpCode::Referenced => vmscan::age(k, mm, vpn).await,
-        OpCode::Migrate => hotplug::migrate(k, mm, vpn).await,
-        _ => {
-            if let Some(folio) = vmscan::mapped_folio(k, mm, vpn)
-                && k.folio_try_get(folio)
-            {
-                rmap::folio_mkclean(k, folio).await;
-                k.folio_put(folio);
-            }
-        }
+        OpCode::Reclaim => each_page!(start..end, |vpn| vmscan::reclaim(k, mm, vpn)),
+        OpCode::Referenced => each_page!(start..end, |vpn| vmscan::age(k, mm, vpn)),
+        OpCode::Migrate => each_page!(start..end, |vpn| hotplug::migrate(k, mm, vpn)),
+        OpCode::Mkclean => each_page!(start..end, |vpn| rmap::mkclean(k, mm, vpn)),
     }
 }

@@ -1,5 +1,6 @@
 //! What a story is about: one folio and the pages whose entries name it.
 
+use ptefuzz_core::phys::ZERO_PFN;
 use ptefuzz_core::program::{Case, Op, Shape};
 use ptefuzz_core::rule::Violation;
 use ptefuzz_core::trace::{Event, Trace};
@@ -81,10 +82,11 @@ pub(super) fn frame(pfn: Option<u64>) -> Option<u32> {
     pfn.and_then(|p| u32::try_from(p).ok())
 }
 
-/// The frame that a page's entry named last.
+/// The frame that a page's entry named last. Not the zero page: its counts say nothing.
 fn frame_of(trace: &Trace, page: Page) -> Option<u32> {
     let mut found = None;
-    for (_, [old, new]) in changes(trace).filter(|(p, _)| *p == page) {
+    for (_, frames) in changes(trace).filter(|(p, _)| *p == page) {
+        let [old, new] = frames.map(|f| f.filter(|pfn| *pfn != ZERO_PFN));
         found = new.or(old).or(found);
     }
     found

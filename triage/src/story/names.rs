@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use ptefuzz_core::entry::{Entry, EntryKind};
 use ptefuzz_core::observe::Token;
+use ptefuzz_core::phys::ZERO_PFN;
 
 use super::focus;
 
@@ -24,8 +25,11 @@ pub(super) enum Flags {
 }
 
 impl Names {
-    /// Name of a frame.
+    /// Name of a frame. The zero page has a name of its own, as everybody maps it and nobody owns it.
     pub(super) fn frame(&mut self, pfn: u32) -> String {
+        if pfn == ZERO_PFN {
+            return "zero-page".into();
+        }
         let next = self.frames.len() + 1;
         format!("f{}", self.frames.entry(pfn).or_insert(next))
     }
@@ -98,6 +102,13 @@ mod tests {
         let old = Entry::with_pfn(EntryKind::Present, 1);
         let new = Entry { young: true, ..old };
         assert_eq!(names.change(&old, &new, Flags::Usual), "present f1 ro -> present f1 ro young");
+    }
+
+    #[test]
+    fn the_zero_page_is_no_numbered_frame() {
+        let mut names = Names::default();
+        assert_eq!(names.frame(ZERO_PFN), "zero-page");
+        assert_eq!(names.frame(9), "f1");
     }
 
     #[test]
