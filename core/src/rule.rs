@@ -186,6 +186,9 @@ rules! {
         "a refcount never falls below zero", "include/linux/mm.h: put_page_testzero()";
     BugUnlocked = "bug.folio_unlocked", Always,
         "a function that needs the folio lock is called with it", "VM_BUG_ON_FOLIO(!folio_test_locked)";
+    BugPageTableCheck = "bug.page_table_check", Always,
+        "no writable entry is uffd-wp, and a page that is mapped writable is mapped once",
+        "mm/page_table_check.c: page_table_check_pte_flags(), page_table_check_set()";
     BugWritableZero = "bug.writable-zero-page", Always,
         "the zero page is never mapped writable", "mm/memory.c: do_anonymous_page(); include/linux/pgtable.h: is_zero_pfn()";
 }

@@ -1,6 +1,6 @@
 //! Invariants: what must hold inside, whatever the modelled kernel does.
 //!
-//! Every check is a pure function of the [`World`] that says nothing or gives a [`Finding`]. When a check runs is
+//! Every check is a pure function of the [`World`](crate::world::World) that says nothing or gives a [`Finding`]. When a check runs is
 //! told by its row in [`crate::rule`]; who runs it are the primitives of [`crate::sched`] (at the release of a
 //! page-table lock, at a free) and the executor of [`crate::run`] (at the return of an op, when nothing is in
 //! flight, after the last exit). Checks that are part of a primitive, because the very access is wrong (an entry
@@ -12,10 +12,12 @@
 mod cache;
 mod counts;
 mod leak;
+mod page_table_check;
 
 pub use cache::{stale_mirror, stale_translation};
 pub use counts::{anon_exclusive, mapcount, refcount, rss, swap_map};
 pub use leak::leaks;
+pub use page_table_check::page_table_check;
 
 use crate::rule::{Evidence, Rule};
 use crate::site::Site;

@@ -202,7 +202,7 @@ async fn copy_nonpresent_pte(k: &Cpu, src: VmaId, s: PtePtr, d: PtePtr) -> Copie
         if !k.has(Defect::S3) {
             k.swap_duplicate(entry.offset as u32);
         }
-        if arch.pte_swp_exclusive(orig) {
+        if k.pte_swp_exclusive(orig) {
             pte = arch.pte_swp_clear_exclusive(orig);
             k.set_pte_at(s, pte).await;
         }

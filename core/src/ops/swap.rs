@@ -73,7 +73,7 @@ async fn map_swapped_in(k: &Cpu, vmf: &mut VmFault, p: PtePtr, folio: Pfn, slot:
     let evidence = Evidence { pfn: Some(folio), ..Evidence::default() };
     let f = k.folio(folio);
     k.bug_on(f.anon() && f.flags.has(Flags::ANON_EXCLUSIVE), Rule::BugSwapPageExclusive, evidence);
-    let exclusive = arch.pte_swp_exclusive(vmf.orig_pte);
+    let exclusive = k.pte_swp_exclusive(vmf.orig_pte);
     if !k.has(Defect::S16) {
         k.swap_free(slot);
     }

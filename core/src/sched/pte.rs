@@ -4,6 +4,7 @@ use super::ctl::Weakened;
 use super::{Cpu, Lock, Sim, Site};
 use crate::arch::{Arch, Pte, SwpEntry};
 use crate::entry::{Accessor, EntryConfig, EntryKind, transition_legal};
+use crate::invariant::page_table_check;
 use crate::mm::PtePtr;
 use crate::phys::{Flags, Pfn, ZERO_PFN};
 use crate::rule::{Evidence, Rule};
@@ -142,6 +143,10 @@ impl Sim {
         if to == EntryKind::Present && ec.arch.pte_write(new) {
             self.check_writable(cpu, ec.arch, p, new);
         }
+        if let Some(mut f) = page_table_check(&self.w, ec, new) {
+            f.evidence = Evidence { proc: Some(p.mm), vpn: Some(p.vpn), ..f.evidence };
+            self.found(cpu, f);
+        }
         self.cover_entry(cpu, ec, p, old, new);
         self.log_entry(Some(cpu), ec, p, old, new);
         old
@@ -246,6 +251,35 @@ fn weaker(arch: Arch, old: Pte, new: Pte) -> bool {
             || arch.pte_dirty(old) && !arch.pte_dirty(new))
 }
 
+/// Tests and conversions of one entry. The kernel's do not look at the kind of what they are given; these do, and
+/// then answer from the same bits.
+macro_rules! accessors {
+    ($($name:ident -> $result:ty = $accessor:ident;)*) => {
+        impl Cpu {
+            $(
+                #[doc = concat!("`", stringify!($name), "()`, noticed when the entry is of a kind that it does not read.")]
+                #[inline]
+                pub fn $name(&self, pte: Pte) -> $result {
+                    self.accessor(Accessor::$accessor, pte);
+                    self.arch().$name(pte)
+                }
+            )*
+        }
+    };
+}
+
+accessors! {
+    pte_write -> bool = PteWrite;
+    pte_dirty -> bool = PteDirty;
+    pte_young -> bool = PteYoung;
+    pte_soft_dirty -> bool = PteSoftDirty;
+    pte_uffd_wp -> bool = PteUffdWp;
+    pte_swp_soft_dirty -> bool = PteSwpSoftDirty;
+    pte_swp_uffd_wp -> bool = PteSwpUffdWp;
+    pte_swp_exclusive -> bool = PteSwpExclusive;
+    pte_to_swp_entry -> SwpEntry = PteToSwpEntry;
+}
+
 impl Cpu {
     /// `ptep_get()`.
     #[inline]
@@ -324,62 +358,6 @@ impl Cpu {
         }
         self.violate(Rule::BadPfn, Evidence { found: Some(pfn), ..Evidence::default() });
         ZERO_PFN
-    }
-
-    /// `pte_write()`, noticed when the entry is not present.
-    #[inline]
-    pub fn pte_write(&self, pte: Pte) -> bool {
-        self.accessor(Accessor::PteWrite, pte);
-        self.arch().pte_write(pte)
-    }
-
-    /// `pte_dirty()`, noticed when the entry is not present.
-    #[inline]
-    pub fn pte_dirty(&self, pte: Pte) -> bool {
-        self.accessor(Accessor::PteDirty, pte);
-        self.arch().pte_dirty(pte)
-    }
-
-    /// `pte_young()`, noticed when the entry is not present.
-    #[inline]
-    pub fn pte_young(&self, pte: Pte) -> bool {
-        self.accessor(Accessor::PteYoung, pte);
-        self.arch().pte_young(pte)
-    }
-
-    /// `pte_soft_dirty()`, noticed when the entry is not present.
-    #[inline]
-    pub fn pte_soft_dirty(&self, pte: Pte) -> bool {
-        self.accessor(Accessor::PteSoftDirty, pte);
-        self.arch().pte_soft_dirty(pte)
-    }
-
-    /// `pte_uffd_wp()`, noticed when the entry is not present.
-    #[inline]
-    pub fn pte_uffd_wp(&self, pte: Pte) -> bool {
-        self.accessor(Accessor::PteUffdWp, pte);
-        self.arch().pte_uffd_wp(pte)
-    }
-
-    /// `pte_swp_soft_dirty()`, noticed when the entry is present or none.
-    #[inline]
-    pub fn pte_swp_soft_dirty(&self, pte: Pte) -> bool {
-        self.accessor(Accessor::PteSwpSoftDirty, pte);
-        self.arch().pte_swp_soft_dirty(pte)
-    }
-
-    /// `pte_swp_uffd_wp()`, noticed when the entry is present or none.
-    #[inline]
-    pub fn pte_swp_uffd_wp(&self, pte: Pte) -> bool {
-        self.accessor(Accessor::PteSwpUffdWp, pte);
-        self.arch().pte_swp_uffd_wp(pte)
-    }
-
-    /// `pte_to_swp_entry()`, noticed when the entry is present or none.
-    #[inline]
-    pub fn pte_to_swp_entry(&self, pte: Pte) -> SwpEntry {
-        self.accessor(Accessor::PteToSwpEntry, pte);
-        self.arch().pte_to_swp_entry(pte)
     }
 
     /// Copies soft-dirty and uffd-wp into a swap-format entry: from a present one.

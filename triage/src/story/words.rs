@@ -319,6 +319,7 @@ fn assertions(rule: Rule) -> (&'static str, &'static str) {
             ("the refcount of {folio} is lowered below zero: more references are dropped than were taken", TRIPPED)
         }
         Rule::BugUnlocked => ("[{what}() is called for ]{folio} without the folio lock", TRIPPED),
+        Rule::BugPageTableCheck => ("page_table_check objects to the entry of {page}[: {what}]", TRIPPED),
         Rule::BugWritableZero => ("the shared zero page is mapped writable at {page}", TRIPPED),
         // A rule that has no words of its own yet is told by its summary; a test keeps this from happening.
         other => (other.summary(), ""),
