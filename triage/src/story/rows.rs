@@ -160,6 +160,10 @@ impl Builder<'_> {
             self.row(Some(from)).notes.push(format!("cpu{from} stops at {}; cpu{to} goes on", site.name()));
         }
         self.close();
+        // Events that name no CPU belong to the op that goes on.
+        if let Some(op) = self.active.get(&to).copied() {
+            self.push(Some(to), Some(op), true);
+        }
     }
 
     fn entry(&mut self, cpu: Option<u8>, site: Option<Site>, page: Page, old: &Entry, new: &Entry) {
