@@ -27,10 +27,15 @@ pub enum NotifyEvent {
 }
 
 impl Sim {
-    /// Changes a device's table and keeps the ghost counts true.
+    /// Changes a device's table and keeps the ghost counts true. A page that the device has written is marked dirty
+    /// when the driver lets go of the translation, be it to put another in its place: the CPU's entry may be clean,
+    /// so nobody else knows of the store.
     pub(crate) fn mirror_store(&mut self, device: u8, proc: u8, vpn: u32, mapping: Option<Mapping>) -> Option<Mapping> {
         let offset = self.w.mirror_offset(vpn);
         let old = self.w.mirrors[device as usize][proc as usize].store(offset, mapping);
+        if let Some(m) = old.filter(|m| m.written && m.pfn != ZERO_PFN) {
+            self.w.mem.folios[m.pfn as usize].flags.set(Flags::DIRTY);
+        }
         for (m, d) in [(old, -1), (mapping, 1)] {
             let Some(m) = m else { continue };
             if m.pfn != ZERO_PFN {
@@ -50,8 +55,7 @@ impl Sim {
         self.ctl.weakened.push(Weakened { cpu, mm: proc, vpn });
     }
 
-    /// `dmirror_interval_invalidate()`: the driver drops what the device has of a range. A page that the device
-    /// has written is marked dirty, as a driver must before it lets go of it.
+    /// `dmirror_interval_invalidate()`: the driver drops what the device has of a range.
     fn mirror_invalidate(&mut self, device: u8, proc: u8, start: u32, end: u32) {
         let m = &self.w.mirrors[device as usize][proc as usize];
         if m.mapped() == 0 {
@@ -60,12 +64,7 @@ impl Sim {
         let base = self.w.geometry().region_base(0);
         let last = (base + m.extent()).min(end);
         for vpn in start.max(base)..last {
-            if let Some(old) = self.mirror_store(device, proc, vpn, None)
-                && old.written
-                && old.pfn != ZERO_PFN
-            {
-                self.w.mem.folios[old.pfn as usize].flags.set(Flags::DIRTY);
-            }
+            self.mirror_store(device, proc, vpn, None);
         }
     }
 
