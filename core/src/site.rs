@@ -79,6 +79,10 @@ sites! {
     PinLookup = "gup:lookup", "The entry is about to be looked up for a pin.";
     Mkclean = "page_vma_mkclean_one:entry", "An entry is about to be cleaned.";
     ReferencedEntry = "folio_referenced_one:entry", "The young bit is about to be tested.";
+    VmaCollect = "migrate_vma_collect_pmd:entry", "The entry is about to be replaced by a migration entry, for a device.";
+    VmaCopy = "migrate_vma:copy", "The driver is about to copy the page.";
+    VmaFinalize = "migrate_vma_finalize:restore", "Migration entries are about to be replaced.";
+    ToRam = "migrate_to_ram:begin", "A CPU fault is about to bring a page back from device memory.";
 }
 
 impl Site {

@@ -73,9 +73,15 @@ defects! {
     D13 = "D13", fixed None, "copy_nonpresent_pte",
         "fork copies a device-exclusive entry instead of restoring it first",
         "what copy_nonpresent_pte() has had to do since \"mm: device exclusive memory access\"";
+    D15 = "D15", fixed None, "copy_nonpresent_pte",
+        "fork leaves a device-private entry writable in parent and child",
+        "what copy_nonpresent_pte() has had to do since \"mm: device private memory\"";
     N1 = "N1", fixed None, "clear_soft_dirty",
         "clear_refs leaves a writable migration entry writable: the page comes back without waiting for its write",
         "found here; seen on real 6.12.117 and 7.3.4 kernels: docs/found/N1-soft-dirty-lost-in-migration.md";
+    N2 = "N2", fixed None, "clear_soft_dirty",
+        "clear_refs leaves a writable device-private entry writable: the page comes back without waiting for its write",
+        "seen on real 6.12.117 and 7.3.4 kernels: docs/found/N1-soft-dirty-lost-in-migration.md";
     S1 = "S1", fixed None, "zap_pte_range", "pages are freed before the TLB is flushed", "seeded";
     S2 = "S2", fixed None, "change_protection", "mprotect takes write permission away without a TLB flush", "seeded";
     S3 = "S3", fixed None, "copy_nonpresent_pte", "fork copies a swap entry without swap_duplicate()", "seeded";

@@ -103,6 +103,15 @@ impl Geometry {
         (self.movable_blocks() + self.normal_blocks()) * self.block_frames()
     }
 
+    /// Frames of each device's own memory (`MEMORY_DEVICE_PRIVATE`). Their PFNs follow those of user frames.
+    #[inline]
+    pub fn device_frames(self) -> u32 {
+        match self {
+            Geometry::Tiny => 8,
+            Geometry::X86_64 => 1 << 14,
+        }
+    }
+
     /// Slots on the swap device.
     #[inline]
     pub fn swap_slots(self) -> u32 {

@@ -54,7 +54,9 @@ pub fn stale_mirror(w: &World, mm: u8, vpn: u32) -> Option<Finding> {
         let Some(m) = w.mirrors[device as usize][mm as usize].lookup(offset) else { continue };
         let named = match kind {
             EntryKind::Present => Some(ec.arch.pte_pfn(pte)),
-            k if k.is_device_exclusive() => Some(ec.swp_offset_pfn(ec.arch.pte_to_swp_entry(pte))),
+            k if k.is_device_exclusive() || k.is_device_private() => {
+                Some(ec.swp_offset_pfn(ec.arch.pte_to_swp_entry(pte)))
+            }
             _ => None,
         };
         let permitted = if m.exclusive {
@@ -62,7 +64,10 @@ pub fn stale_mirror(w: &World, mm: u8, vpn: u32) -> Option<Finding> {
         } else {
             // The device that has a page exclusively may keep an ordinary translation of it too: its driver
             // passes over the event that it caused itself.
-            kind.is_device_exclusive() || !m.write || ec.arch.pte_write(pte)
+            kind.is_device_exclusive()
+                || !m.write
+                || kind == EntryKind::DevicePrivateWrite
+                || kind == EntryKind::Present && ec.arch.pte_write(pte)
         };
         let evidence = Evidence {
             proc: Some(mm),

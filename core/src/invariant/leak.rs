@@ -9,7 +9,7 @@ use crate::world::World;
 pub fn leaks(w: &World) -> Option<Finding> {
     let finding = |rule, evidence| Some(Finding { rule, cause: None, evidence });
     if w.mem.allocated() != 0 {
-        let leaked = (1..=w.mem.frames() as Pfn).find(|p| w.mem.folios[*p as usize].flags.has(Flags::ALLOCATED));
+        let leaked = (1..w.mem.folios.len() as Pfn).find(|p| w.mem.folios[*p as usize].flags.has(Flags::ALLOCATED));
         let found = leaked.map(|p| w.mem.folios[p as usize].refcount as u64);
         return finding(Rule::LeakFolio, Evidence { pfn: leaked, found, ..Evidence::default() });
     }

@@ -5,6 +5,7 @@ use super::access::{find_vma, observe_signal};
 use super::exclusive::{ExclusiveError, make_device_exclusive};
 use super::fault::handle_mm_fault;
 use super::gup::{Grab, get_user_page};
+use super::migrate_device::migrate_to_device;
 use super::swap::migration_entry_wait;
 use super::vmf::FaultResult;
 use crate::config::Defect;
@@ -99,6 +100,24 @@ async fn dmirror_atomic_map(k: &Cpu, device: u8, mm: u8, vpn: u32, folio: Pfn, s
     valid
 }
 
+/// `dmirror_migrate_to_device()`: moves each page of a range into the device's own memory, as far as that is possible
+/// now.
+pub async fn to_device(k: &Cpu, device: u8, mm: u8, start: u32, end: u32) -> Outcome {
+    open(k, device, mm);
+    let mut outcome = Outcome::Done;
+    for vpn in start..end {
+        k.lock(Lock::MmapRead(mm)).await;
+        let result = migrate_to_device(k, device, mm, vpn).await;
+        k.unlock(Lock::MmapRead(mm));
+        if let Err(error) = result {
+            outcome = error;
+            break;
+        }
+    }
+    done(k, device, mm);
+    outcome
+}
+
 /// `dmirror_read()` and `dmirror_write()`: the device accesses each page through its table, faulting it in when it
 /// is not there.
 pub async fn access(k: &Cpu, device: u8, mm: u8, start: u32, end: u32, write: bool) -> Outcome {
@@ -175,6 +194,15 @@ async fn hmm_range_fault(k: &Cpu, device: u8, mm: u8, vpn: u32, write: bool) -> 
     if ec.arch.pte_present(pte) && (!write || k.pte_write(pte)) {
         let pfn = k.pte_pfn(pte);
         return Ok(Some(Mapping { pfn, write: k.pte_write(pte), exclusive: false, written: false }));
+    }
+    let swap = ec.is_swap_pte(pte).then(|| ec.arch.pte_to_swp_entry(pte));
+    if let Some(entry) = swap.filter(|e| ec.is_device_private_entry(*e)) {
+        // Of its own memory the device needs no copy; of another device's it does.
+        let pfn = k.swp_offset_pfn(entry);
+        if k.s().w.mem.device_of(pfn) == Some(device) {
+            let write = ec.is_writable_device_private_entry(entry);
+            return Ok(Some(Mapping { pfn, write, exclusive: false, written: false }));
+        }
     }
     if ec.is_swap_pte(pte) && ec.is_migration_entry(ec.arch.pte_to_swp_entry(pte)) {
         migration_entry_wait(k, mm, vpn).await;

@@ -216,6 +216,20 @@ async fn copy_nonpresent_pte(k: &Cpu, src: VmaId, s: PtePtr, d: PtePtr) -> Copie
             pte = k.carry_from_swap(orig, arch.swp_entry_to_pte(readable));
             k.set_pte_at(s, pte).await;
         }
+    } else if ec.is_device_private_entry(entry) {
+        let folio = k.swp_offset_pfn(entry);
+        k.folio_get(folio);
+        k.s().w.mms[d.mm as usize].anon_pages += 1;
+        // Cannot fail, as these pages cannot be pinned.
+        k.folio_try_dup_anon_rmap_pte(folio);
+        if ec.is_writable_device_private_entry(entry) && !k.has(Defect::D15) {
+            // Soft-dirty is not kept, as in mprotect.
+            pte = arch.swp_entry_to_pte(ec.make_device_private_entry(u64::from(folio), false));
+            if k.pte_swp_uffd_wp(orig) {
+                pte = arch.pte_swp_mkuffd_wp(pte);
+            }
+            k.set_pte_at(s, pte).await;
+        }
     } else if ec.is_device_exclusive_entry(entry) {
         let folio = k.swp_offset_pfn(entry);
         if !k.has(Defect::D13) {

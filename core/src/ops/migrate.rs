@@ -68,7 +68,7 @@ async fn migrate_folio(k: &Cpu, src: Pfn) -> Migrated {
         k.site(Site::MigrateUnmap).await;
         try_to_migrate(k, src).await;
     }
-    let moved = !k.folio_mapped(src) && move_to_new_folio(k, src, dst).await;
+    let moved = !k.folio_mapped(src) && move_to_new_folio(k, src, dst, 0).await;
     if was_mapped {
         k.site(Site::MigrateRestore).await;
         remove_migration_ptes(k, src, if moved { dst } else { src }).await;
@@ -101,10 +101,10 @@ fn put_anon_vma(k: &Cpu, av: Option<u32>) {
     }
 }
 
-/// `migrate_folio()`: copies the folio when nobody but the caller and the swap cache refers to it, and lets the
-/// new one take its place in the swap cache.
-async fn move_to_new_folio(k: &Cpu, src: Pfn, dst: Pfn) -> bool {
-    let expected = |k: &Cpu| 1 + i32::from(k.folio_test(src, Flags::SWAPCACHE));
+/// `migrate_folio()`: copies the folio when nobody but the caller, the swap cache and `extra` more refer to it, and
+/// lets the new one take its place in the swap cache.
+pub(super) async fn move_to_new_folio(k: &Cpu, src: Pfn, dst: Pfn, extra: i32) -> bool {
+    let expected = |k: &Cpu| 1 + extra + i32::from(k.folio_test(src, Flags::SWAPCACHE));
     if k.folio_ref_count(src) != expected(k) {
         return false;
     }
@@ -137,7 +137,7 @@ async fn move_to_new_folio(k: &Cpu, src: Pfn, dst: Pfn) -> bool {
 }
 
 /// `try_to_migrate()`.
-async fn try_to_migrate(k: &Cpu, folio: Pfn) {
+pub(super) async fn try_to_migrate(k: &Cpu, folio: Pfn) {
     let Some(mut walk) = RmapWalk::start(k, folio, AnonLock::IfMapped).await else { return };
     while let Some((vma, vpn)) = walk.next(k).await {
         if !try_to_migrate_one(k, folio, vma, vpn).await || !k.folio_mapped(folio) {
@@ -161,11 +161,12 @@ async fn try_to_migrate_one(k: &Cpu, folio: Pfn, vma: VmaId, vpn: u32) -> bool {
 }
 
 /// The body of the loop in `try_to_migrate_one()`, for an anonymous folio that is not poisoned.
-async fn replace_by_migration_entry(k: &Cpu, folio: Pfn, p: PtePtr) -> bool {
+pub(super) async fn replace_by_migration_entry(k: &Cpu, folio: Pfn, p: PtePtr) -> bool {
     let (arch, ec) = (k.arch(), k.entries());
     let mut pteval = k.ptep_get(p);
     // Without the repair every entry that the walk returns is taken for a present one.
-    let present = arch.pte_present(pteval) || k.has(Defect::D9);
+    // (Device-private entries always had a branch of their own.)
+    let present = arch.pte_present(pteval) || k.has(Defect::D9) && !ec.kind(pteval).is_device_private();
     let pfn = if present { k.pte_pfn(pteval) } else { k.swp_offset_pfn(k.pte_to_swp_entry(pteval)) };
     if pfn != folio {
         k.note(Note::WrongPfn, Some(folio), pfn, folio);
@@ -209,7 +210,7 @@ async fn replace_by_migration_entry(k: &Cpu, folio: Pfn, p: PtePtr) -> bool {
 }
 
 /// `remove_migration_ptes()`: makes every migration entry for `src` map `dst`.
-async fn remove_migration_ptes(k: &Cpu, src: Pfn, dst: Pfn) {
+pub(super) async fn remove_migration_ptes(k: &Cpu, src: Pfn, dst: Pfn) {
     let Some(mut walk) = RmapWalk::start(k, dst, AnonLock::Always).await else { return };
     while let Some((vma, vpn)) = walk.next(k).await {
         let mm = k.s().w.vmas[vma].mm;
@@ -239,6 +240,10 @@ async fn remove_migration_pte(k: &Cpu, new: Pfn, vma: VmaId, p: PtePtr) {
         pte = arch.pte_mkwrite(pte);
     } else if k.pte_swp_uffd_wp(old_pte) {
         pte = arch.pte_mkuffd_wp(pte);
+    }
+    if k.s().w.mem.device_of(new).is_some() {
+        let private = ec.make_device_private_entry(u64::from(new), arch.pte_write(pte));
+        pte = k.carry_from_swap(old_pte, arch.swp_entry_to_pte(private));
     }
     k.folio_add_anon_rmap_pte(new, !ec.is_readable_migration_entry(entry));
     k.set_pte_at(p, pte).await;

@@ -14,6 +14,7 @@ pub mod gup;
 pub mod hotplug;
 pub mod madvise;
 pub mod migrate;
+pub mod migrate_device;
 pub mod mmap;
 pub mod mprotect;
 pub mod pgtable;

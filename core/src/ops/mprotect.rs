@@ -161,6 +161,13 @@ fn change_swap_pte(k: &Cpu, oldpte: Pte, change: Change) -> Pte {
         if k.pte_swp_soft_dirty(oldpte) {
             newpte = arch.pte_swp_mksoft_dirty(newpte);
         }
+    } else if ec.is_writable_device_private_entry(entry) {
+        // Soft-dirty is not kept: checkpoint/restore, its only user, does not go with device drivers.
+        let new = ec.make_device_private_entry(ec.swp_offset_pfn(entry), false);
+        newpte = arch.swp_entry_to_pte(new);
+        if k.pte_swp_uffd_wp(oldpte) {
+            newpte = arch.pte_swp_mkuffd_wp(newpte);
+        }
     } else if ec.is_writable_device_exclusive_entry(entry) {
         let new = ec.make_device_exclusive_entry(ec.swp_offset_pfn(entry), false);
         newpte = k.carry_from_swap(oldpte, arch.swp_entry_to_pte(new));

@@ -101,7 +101,7 @@ impl RmapWalk {
 }
 
 /// The folio that the entry of a page refers to, as a scan of the LRU would have come upon it. Not for the zero
-/// page, nor for a folio that is only named by a migration entry.
+/// page, not for device memory, which is on no LRU list, nor for a folio that is only named by a migration entry.
 pub fn mapped_folio(k: &Cpu, mm: u8, vpn: u32) -> Option<Pfn> {
     let p = k.pte_offset(mm, vpn)?;
     let ec = k.entries();
@@ -109,7 +109,7 @@ pub fn mapped_folio(k: &Cpu, mm: u8, vpn: u32) -> Option<Pfn> {
     let kind = ec.kind(pte);
     let pfn = if kind == EntryKind::Present {
         ec.arch.pte_pfn(pte)
-    } else if kind.is_device_exclusive() || kind.is_device_private() {
+    } else if kind.is_device_exclusive() {
         ec.swp_offset_pfn(ec.arch.pte_to_swp_entry(pte))
     } else {
         return None;

@@ -1,5 +1,6 @@
 //! `mm/memory.c` and `mm/swap_state.c`: faults on entries that are neither none nor present.
 
+use super::migrate_device::device_private_fault;
 use super::swap_cache::{add_to_swap_cache, folio_free_swap};
 use super::vmf::{
     FaultResult, VmFault, can_change_pte_writable, maybe_mkwrite, pte_needs_soft_dirty_wp, userfaultfd_pte_wp,
@@ -28,7 +29,10 @@ pub async fn do_swap_page(k: &Cpu, vmf: &mut VmFault) -> FaultResult {
         if ec.is_device_exclusive_entry(entry) {
             return remove_device_exclusive_entry(k, vmf, entry).await;
         }
-        // hwpoison, markers and device-private entries cannot arise from the ops there are.
+        if ec.is_device_private_entry(entry) {
+            return device_private_fault(k, vmf).await;
+        }
+        // hwpoison and markers cannot arise from the ops there are.
         return FaultResult::SigBus;
     }
     let slot = entry.offset as u32;

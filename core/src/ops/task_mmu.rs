@@ -76,15 +76,19 @@ async fn clear_soft_dirty(k: &Cpu, p: PtePtr) {
     k.set_pte_at(p, arch.pte_clear_soft_dirty(ptent)).await;
 }
 
-/// The branch of `clear_soft_dirty()` for swap-format entries. Here we differ from the kernel, which leaves a
-/// writable migration entry writable (N1): the page would come back writable although it waits for its first
-/// write. It becomes readable instead, as `change_pte_range()` makes it when it takes write permission away.
+/// The branch of `clear_soft_dirty()` for swap-format entries. Here we differ from the kernel, which leaves writable
+/// migration and device-private entries writable (N1, N2): the page would come back writable although it waits for
+/// its first write. They become readable instead, as `change_pte_range()` makes them when it takes write
+/// permission away.
 fn clear_swap_soft_dirty(k: &Cpu, pte: Pte) -> Pte {
     let (arch, ec) = (k.arch(), k.entries());
     let entry = k.pte_to_swp_entry(pte);
     let mut new = pte;
     if ec.is_writable_migration_entry(entry) && !k.has(Defect::N1) {
         let readable = ec.make_migration_entry(ec.swp_offset_pfn(entry), MigrationKind::ReadExclusive);
+        new = k.carry_from_swap(pte, arch.swp_entry_to_pte(readable));
+    } else if ec.is_writable_device_private_entry(entry) && !k.has(Defect::N2) {
+        let readable = ec.make_device_private_entry(ec.swp_offset_pfn(entry), false);
         new = k.carry_from_swap(pte, arch.swp_entry_to_pte(readable));
     }
     arch.pte_swp_clear_soft_dirty(new)

@@ -162,7 +162,7 @@ impl Oracle {
         }
         let page = p.space.page(spot);
         let unmarked_vma = p.cleared > 0 && p.remapped > p.cleared && p.merged > page.stored;
-        let written = page.stored > p.cleared && page.stored < flight.began && !unmarked_vma;
+        let written = page.stored > p.cleared && page.stored < flight.began && !unmarked_vma && !p.lent;
         let new = page.mapped > p.cleared.max(p.merged) && page.mapped < flight.began;
         if !written && !new {
             return Ok(());

@@ -114,6 +114,9 @@ struct Proc {
     remapped: u32,
     /// When an `mprotect`, which may merge VMAs, last began or returned.
     merged: u32,
+    /// A device has been asked to take pages into its own memory: fork and `mprotect` do not keep soft-dirty of
+    /// such pages (`mm/memory.c: copy_nonpresent_pte()` says so, and why).
+    lent: bool,
 }
 
 /// The judge of one history of observations at a time.
@@ -273,6 +276,7 @@ impl Oracle {
             OpCode::ClearRefs => self.procs[parent].clearing += 1,
             OpCode::Mmap => self.procs[parent].remapped = self.now,
             OpCode::Mprotect => self.procs[parent].merged = self.now,
+            OpCode::ToDevice => self.procs[parent].lent = true,
             _ => {}
         }
         if let Some(Effect::Map(_)) = flight.effect() {

@@ -182,11 +182,11 @@ impl Oracle {
         let merging = self.flights.iter().flatten().any(|f| f.proc == flight.proc && f.code == OpCode::Mprotect);
         let (cleared, merged) =
             (if cleared_meanwhile { self.now } else { from.cleared }, if merging { self.now } else { from.merged });
-        let remapped = from.remapped;
+        let (remapped, lent) = (from.remapped, from.lent);
         let to = &mut self.procs[child];
         std::mem::swap(&mut to.space, &mut self.children[cpu]);
         (to.live, to.exiting) = (true, false);
-        (to.cleared, to.remapped, to.merged) = (cleared, remapped, merged);
+        (to.cleared, to.remapped, to.merged, to.lent) = (cleared, remapped, merged, lent);
         self.catch_up(child as u8);
         Ok(Keep::Either)
     }

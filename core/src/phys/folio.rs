@@ -53,7 +53,7 @@ pub struct Ghost {
     pub entries: u16,
     /// How many of [`Ghost::entries`] are device-exclusive.
     pub exclusive_entries: u16,
-    /// How many of [`Ghost::entries`] are present and writable.
+    /// How many of [`Ghost::entries`] are writable, be it present or of a writable device kind.
     pub writable: u16,
     /// Migration entries: they name the frame but hold no reference and no mapping.
     pub migration_entries: u16,

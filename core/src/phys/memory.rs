@@ -1,7 +1,7 @@
 //! Frames, zones and memory blocks.
 
 use super::folio::{Flags, Folio};
-use crate::config::Geometry;
+use crate::config::{Geometry, MAX_DEVICES};
 
 /// Page frame number of a user frame. [`ZERO_PFN`] is the zero page.
 pub type Pfn = u32;
@@ -9,13 +9,14 @@ pub type Pfn = u32;
 /// The zero page: always there, never freed, never written.
 pub const ZERO_PFN: Pfn = 0;
 
-/// All user frames. Blocks 0 to `normal_blocks() - 1` are `ZONE_NORMAL`, the rest `ZONE_MOVABLE`.
+/// All user frames, and the devices' own behind them. Blocks 0 to `normal_blocks() - 1` are `ZONE_NORMAL`, the rest `ZONE_MOVABLE`.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Memory {
     /// Folio of each frame, the zero page first.
     pub folios: Vec<Folio>,
     free_movable: Vec<Pfn>,
     free_normal: Vec<Pfn>,
+    free_device: [Vec<Pfn>; MAX_DEVICES],
     offline: u32,
     geometry: Geometry,
     allocated: u32,
@@ -28,6 +29,7 @@ impl Memory {
             folios: Vec::new(),
             free_movable: Vec::new(),
             free_normal: Vec::new(),
+            free_device: Default::default(),
             offline: 0,
             geometry,
             allocated: 0,
@@ -43,7 +45,13 @@ impl Memory {
         self.allocated = 0;
         let frames = geometry.frames();
         self.folios.clear();
-        self.folios.resize(frames as usize + 1, Folio::default());
+        let device = geometry.device_frames();
+        self.folios.resize((frames + device * MAX_DEVICES as u32) as usize + 1, Folio::default());
+        for (n, list) in (0..).zip(&mut self.free_device) {
+            let first = frames + 1 + n * device;
+            list.clear();
+            list.extend((first..first + device).rev());
+        }
         self.folios[ZERO_PFN as usize].flags.set(Flags::UPTODATE);
         let normal = geometry.normal_blocks() * geometry.block_frames();
         self.free_normal.clear();
@@ -54,7 +62,14 @@ impl Memory {
 
     /// Number of user frames; PFNs run from 1 to this.
     pub fn frames(&self) -> u32 {
-        self.folios.len() as u32 - 1
+        self.geometry.frames()
+    }
+
+    /// Device whose own memory the frame is (`folio_is_device_private()`).
+    #[inline]
+    pub fn device_of(&self, pfn: Pfn) -> Option<u8> {
+        let offset = pfn.checked_sub(self.frames() + 1)?;
+        Some((offset / self.geometry.device_frames()) as u8)
     }
 
     /// True for the PFN of a user frame or the zero page.
@@ -94,12 +109,23 @@ impl Memory {
     /// The folio is blank, with no reference.
     pub fn alloc(&mut self) -> Option<Pfn> {
         let pfn = self.free_movable.pop().or_else(|| self.free_normal.pop())?;
+        self.take(pfn);
+        Some(pfn)
+    }
+
+    /// Allocates a frame of a device's own memory, likewise.
+    pub fn alloc_device(&mut self, device: u8) -> Option<Pfn> {
+        let pfn = self.free_device[device as usize].pop()?;
+        self.take(pfn);
+        Some(pfn)
+    }
+
+    fn take(&mut self, pfn: Pfn) {
         self.allocated += 1;
         let folio = &mut self.folios[pfn as usize];
         let ghost = folio.ghost;
         *folio = Folio { ghost, ..Folio::default() };
         folio.flags.set(Flags::ALLOCATED);
-        Some(pfn)
     }
 
     /// Gives a frame back. A frame of an isolated block stays with the block.
@@ -109,7 +135,9 @@ impl Memory {
         folio.flags = Flags::default();
         folio.anon_vma = 0;
         folio.refcount = 0;
-        if self.online(self.block_of(pfn)) {
+        if let Some(device) = self.device_of(pfn) {
+            self.free_device[device as usize].push(pfn);
+        } else if self.online(self.block_of(pfn)) {
             self.list(pfn).push(pfn);
         }
     }

@@ -138,6 +138,8 @@ ops! {
         "Write-protects a range with userfaultfd in asynchronous mode: a write clears the bit and goes on.";
     UffdUnwp = "uffd-unwp", User, Range, weight 2, "mm/userfaultfd.c: mwriteprotect_range()",
         "Takes the write protection of userfaultfd away again.";
+    ToDevice = "to-device", Device, DeviceRange, weight 8, "lib/test_hmm.c: dmirror_migrate_to_device()",
+        "Moves pages into the device's own memory; a CPU access brings them back.";
 }
 
 /// One op with its operands. Which of them mean something is told by [`OpCode::shape`]; the others are zero

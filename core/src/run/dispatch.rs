@@ -74,6 +74,7 @@ async fn call(k: &Cpu, op: &Op) -> Outcome {
         OpCode::Pagemap => task_mmu::pagemap(k, mm, start, end).await,
         OpCode::UffdWp => mprotect::mwriteprotect_range(k, mm, start, end, true).await,
         OpCode::UffdUnwp => mprotect::mwriteprotect_range(k, mm, start, end, false).await,
+        OpCode::ToDevice => dmirror::to_device(k, op.device(), mm, start, end).await,
         OpCode::Exclusive => dmirror::exclusive(k, op.device(), mm, start, end).await,
         OpCode::DevRead => dmirror::access(k, op.device(), mm, start, end, false).await,
         OpCode::DevWrite => dmirror::access(k, op.device(), mm, start, end, true).await,

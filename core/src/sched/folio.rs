@@ -123,6 +123,14 @@ impl Cpu {
         Some(pfn)
     }
 
+    /// Allocates a folio of a device's own memory with one reference. `None` when it is full.
+    pub fn folio_alloc_device(&self, device: u8) -> Option<Pfn> {
+        let s = &mut *self.s();
+        let pfn = s.w.mem.alloc_device(device)?;
+        s.add_refs(pfn, 1);
+        Some(pfn)
+    }
+
     /// `folio_get()`.
     #[inline]
     pub fn folio_get(&self, pfn: Pfn) {

@@ -309,6 +309,12 @@ impl Cpu {
         self.s().try_acquire(lock, self.id)
     }
 
+    /// `__folio_set_locked()`: locks a folio that nobody else can know yet.
+    pub fn folio_lock_new(&self, pfn: Pfn) {
+        let taken = self.s().try_acquire(Lock::Folio(pfn), self.id);
+        debug_assert!(taken, "nobody else knows the folio");
+    }
+
     /// Gives a lock back.
     #[inline]
     pub fn unlock(&self, lock: Lock) {

@@ -49,7 +49,8 @@ impl Sim {
                 if self.w.swap.valid(offset) { Target::Slot(offset as u32) } else { Target::Bad(offset) }
             }
             k if k.is_device_private() || k.is_device_exclusive() => {
-                page(ec.swp_offset_pfn(arch.pte_to_swp_entry(pte)), false, k.is_device_exclusive())
+                let write = matches!(k, EntryKind::DevicePrivateWrite | EntryKind::DeviceExclusiveWrite);
+                page(ec.swp_offset_pfn(arch.pte_to_swp_entry(pte)), write, k.is_device_exclusive())
             }
             k if k.is_migration() => {
                 let pfn = ec.swp_offset_pfn(arch.pte_to_swp_entry(pte));
