@@ -115,7 +115,7 @@ rules! {
         "page_vma_mapped_walk() returns an entry of the kind it was asked for", "mm/page_vma_mapped.c: check_pte()";
     WritableSoftDirty = "entry.writable-soft-dirty", Always,
         "an entry that waits for its first write is not writable",
-        "include/linux/mm.h: pte_needs_soft_dirty_wp()";
+        "mm/internal.h: pte_needs_soft_dirty_wp()";
     WritableUffdWp = "entry.writable-uffd-wp", Always,
         "an entry that userfaultfd has write-protected is not writable",
         "include/linux/userfaultfd_k.h: userfaultfd_pte_wp(); arch pgtable.h: pte_mkuffd_wp()";
@@ -169,7 +169,8 @@ rules! {
 
     // The modelled kernel's own assertions.
     BugRestoreExclusive = "bug.restore_exclusive_pte", Always,
-        "a restored writable page is an exclusive anonymous page", "mm/memory.c: VM_BUG_ON_FOLIO in restore_exclusive_pte()";
+        "a restored writable page is an exclusive anonymous page",
+        "include/linux/page-flags.h: PG_anon_exclusive (the kernel's own VM_BUG_ON_FOLIO there tests less)";
     BugSwapPageExclusive = "bug.do_swap_page", Always,
         "a page in the swap cache that a swap entry names is not PageAnonExclusive", "mm/memory.c: BUG_ON in do_swap_page()";
     BugSwapPageWritable = "bug.do_swap_page-writable", Always,
@@ -179,9 +180,9 @@ rules! {
     BugDupRmap = "bug.folio_try_dup_anon_rmap", Always,
         "a page that fork shares is not PageAnonExclusive afterwards", "mm/memory.c: VM_WARN_ON_FOLIO in copy_present_ptes()";
     BugSwapCount = "bug.swap_free", Always,
-        "a slot that is given back is in use", "mm/swapfile.c: swap_entry_free()";
+        "a slot that is given back is in use", "mm/swapfile.c: __swap_entry_free_locked()";
     BugRmapUnderflow = "bug.folio_remove_rmap", Always,
-        "a mapcount never falls below zero", "include/linux/rmap.h: __folio_rmap_sanity_checks()";
+        "a mapcount never falls below zero", "mm/memory.c: the bad-page check in zap_present_folio_ptes()";
     BugRefUnderflow = "bug.folio_put", Always,
         "a refcount never falls below zero", "include/linux/mm.h: put_page_testzero()";
     BugUnlocked = "bug.folio_unlocked", Always,

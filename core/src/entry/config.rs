@@ -230,6 +230,14 @@ impl EntryConfig {
         }
     }
 
+    /// A migration entry of another type with the same offset, as `make_*_migration_entry(swp_offset(entry))` makes
+    /// it: young and dirty, which live in the offset, stay.
+    #[inline]
+    #[must_use]
+    pub fn retype_migration_entry(&self, entry: SwpEntry, kind: MigrationKind) -> SwpEntry {
+        SwpEntry { offset: entry.offset, ..self.make_migration_entry(0, kind) }
+    }
+
     /// `make_*_migration_entry`.
     #[inline]
     #[must_use]

@@ -99,12 +99,27 @@ struct NoMem;
 
 /// `copy_page_range()` down to `copy_pte_range()`.
 async fn copy_page_range(k: &Cpu, src: VmaId, dst: VmaId, start: u32, end: u32) -> Result<(), NoMem> {
+    let mut prealloc: Option<Pfn> = None;
+    let result = copy_tables(k, src, dst, start, end, &mut prealloc).await;
+    if let Some(unused) = prealloc {
+        k.folio_put(unused);
+    }
+    result
+}
+
+async fn copy_tables(
+    k: &Cpu,
+    src: VmaId,
+    dst: VmaId,
+    start: u32,
+    end: u32,
+    prealloc: &mut Option<Pfn>,
+) -> Result<(), NoMem> {
     let (parent, child) = {
         let s = k.s();
         (s.w.vmas[src].mm, s.w.vmas[dst].mm)
     };
     let ptrs = k.config().geometry.ptrs();
-    let mut prealloc: Option<Pfn> = None;
     let mut vpn = start;
     while vpn < end {
         let next = ((vpn / ptrs + 1) * ptrs).min(end);
@@ -112,20 +127,12 @@ async fn copy_page_range(k: &Cpu, src: VmaId, dst: VmaId, start: u32, end: u32) 
             vpn = next;
             continue;
         }
-        let stopped = copy_pte_range(k, src, dst, child, vpn, next, &mut prealloc).await;
-        match stopped {
-            Ok(at) if at == next => vpn = next,
+        // -EBUSY: copy_pmd_range() makes -ENOMEM of it.
+        vpn = copy_pte_range(k, src, dst, child, vpn, next, prealloc).await?;
+        if vpn < next {
             // -EAGAIN: a page that may be pinned has to be copied; the copy is allocated without locks.
-            Ok(at) => {
-                vpn = at;
-                prealloc = Some(k.folio_alloc().ok_or(NoMem)?);
-            }
-            // -EBUSY: copy_pmd_range() makes -ENOMEM of it.
-            Err(NoMem) => return Err(NoMem),
+            *prealloc = Some(k.folio_alloc().ok_or(NoMem)?);
         }
-    }
-    if let Some(unused) = prealloc {
-        k.folio_put(unused);
     }
     Ok(())
 }
@@ -176,6 +183,10 @@ async fn copy_pte_range(
             result = Ok(vpn);
             break;
         }
+        // The pin may be gone by now; then the page for the copy was not taken, and the next one would not fit it.
+        if let Some(unused) = prealloc.take() {
+            k.folio_put(unused);
+        }
         vpn += 1;
     }
     k.unlock(Lock::PteNested(s0.table));
@@ -210,9 +221,8 @@ async fn copy_nonpresent_pte(k: &Cpu, src: VmaId, s: PtePtr, d: PtePtr) -> Copie
     } else if ec.is_migration_entry(entry) {
         k.s().w.mms[d.mm as usize].anon_pages += 1;
         if !ec.is_readable_migration_entry(entry) {
-            // The page is no longer exclusive to the parent. Young and dirty of the entry go with the old type.
-            let folio = ec.swp_offset_pfn(entry);
-            let readable = ec.make_migration_entry(folio, MigrationKind::Read);
+            // The page is no longer exclusive to the parent.
+            let readable = ec.retype_migration_entry(entry, MigrationKind::Read);
             pte = k.carry_from_swap(orig, arch.swp_entry_to_pte(readable));
             k.set_pte_at(s, pte).await;
         }

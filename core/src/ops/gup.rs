@@ -95,27 +95,31 @@ pub async fn pin(k: &Cpu, mm: u8, vpn: u32) -> Outcome {
 }
 
 /// `unpin_user_pages_dirty_lock()` of what was pinned at an address last; nothing when nothing was.
-pub fn unpin(k: &Cpu, mm: u8, vpn: u32) -> Outcome {
+pub async fn unpin(k: &Cpu, mm: u8, vpn: u32) -> Outcome {
     let pinned = {
         let pins = &mut k.s().w.mms[mm as usize].pins;
         pins.iter().rposition(|p| p.vpn == vpn).map(|at| pins.remove(at))
     };
     if let Some(p) = pinned {
-        release_pin(k, p.pfn);
+        release_pin(k, p.pfn).await;
     }
     Outcome::Done
 }
 
 /// What the driver's file does when it is closed.
-pub fn unpin_all(k: &Cpu, mm: u8) {
+pub async fn unpin_all(k: &Cpu, mm: u8) {
     let next = |k: &Cpu| k.s().w.mms[mm as usize].pins.pop();
     while let Some(p) = next(k) {
-        release_pin(k, p.pfn);
+        release_pin(k, p.pfn).await;
     }
 }
 
-fn release_pin(k: &Cpu, pfn: Pfn) {
-    k.folio_set(pfn, Flags::DIRTY);
+async fn release_pin(k: &Cpu, pfn: Pfn) {
+    if !k.folio_test(pfn, Flags::DIRTY) {
+        k.lock(Lock::Folio(pfn)).await;
+        k.folio_mark_dirty(pfn);
+        k.folio_unlock(pfn);
+    }
     k.s().w.mem.folios[pfn as usize].ghost.pins -= 1;
     k.folio_put_refs(pfn, GUP_PIN_COUNTING_BIAS);
 }

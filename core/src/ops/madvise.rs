@@ -56,7 +56,7 @@ async fn madvise_pageout(k: &Cpu, mm: u8, start: u32, end: u32) {
     }
 }
 
-/// `madvise_cold_or_pageout_pte_range()`: isolates what is mapped once, and makes it old.
+/// `madvise_cold_or_pageout_pte_range()`: isolates what is mapped once.
 async fn madvise_cold_or_pageout_pte_range(k: &Cpu, mm: u8, start: u32, end: u32, folios: &mut ArrayVec<Pfn, BATCH>) {
     let arch = k.arch();
     let Some(first) = k.pte_offset_map_lock(mm, start).await else { return };
@@ -67,11 +67,8 @@ async fn madvise_cold_or_pageout_pte_range(k: &Cpu, mm: u8, start: u32, end: u32
             continue;
         }
         let folio = k.pte_pfn(pte);
-        if folio == ZERO_PFN || k.folio_mapcount(folio) != 1 {
+        if folio == ZERO_PFN || k.folio_mapcount(folio) != 1 || !k.folio_test(folio, Flags::LRU) {
             continue;
-        }
-        if k.pte_young(pte) {
-            k.ptep_update(p, Site::PteSet, |pte| arch.pte_mkold(pte)).await;
         }
         k.folio_clear(folio, Flags::REFERENCED);
         k.site(Site::MadvisePageout).await;

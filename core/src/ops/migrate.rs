@@ -69,6 +69,9 @@ async fn migrate_folio(k: &Cpu, src: Pfn) -> Migrated {
         try_to_migrate(k, src).await;
     }
     let moved = !k.folio_mapped(src) && move_to_new_folio(k, src, dst, 0).await;
+    if moved {
+        k.folio_add_lru(dst);
+    }
     if was_mapped {
         k.site(Site::MigrateRestore).await;
         remove_migration_ptes(k, src, if moved { dst } else { src }).await;
@@ -77,7 +80,6 @@ async fn migrate_folio(k: &Cpu, src: Pfn) -> Migrated {
     k.folio_unlock(dst);
     if moved {
         k.note(Note::Migrated, Some(src), dst, 0);
-        k.folio_add_lru(dst);
         k.folio_unlock(src);
         k.folio_put(src);
     } else {
@@ -112,8 +114,9 @@ pub(super) async fn move_to_new_folio(k: &Cpu, src: Pfn, dst: Pfn, extra: i32) -
     if !k.has(Defect::S14) {
         k.s().copy_page(src, dst);
     }
-    // __folio_migrate_mapping(): the refcount is compared and frozen in one step.
-    if k.folio_ref_count(src) != expected(k) {
+    // __folio_migrate_mapping(): in the swap cache the refcount is compared again and frozen in one step; without it
+    // there is no turning back any more.
+    if k.folio_test(src, Flags::SWAPCACHE) && k.folio_ref_count(src) != expected(k) {
         return false;
     }
     let old = k.folio(src);

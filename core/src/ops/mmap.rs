@@ -116,12 +116,15 @@ async fn unmap_region(k: &Cpu, mm: u8, detached: &Detached) {
         (s.w.vmas[v].start, s.w.vmas[v].end)
     };
     let mut tlb = MmuGather::new(mm);
+    // unmap_vmas(): one notification around all of them.
+    let Some((&first, &last)) = detached.first().zip(detached.last()) else { return };
+    let (start, end) = (bounds(k, first).0, bounds(k, last).1);
+    k.mmu_notifier_invalidate_range_start(mm, start, end, NotifyEvent::Clear).await;
     for &vma in detached {
         let (start, end) = bounds(k, vma);
-        k.mmu_notifier_invalidate_range_start(mm, start, end, NotifyEvent::Clear).await;
         zap_range(k, &mut tlb, start, end).await;
-        k.mmu_notifier_invalidate_range_end(mm).await;
     }
+    k.mmu_notifier_invalidate_range_end(mm).await;
     for &vma in detached {
         unlink_anon_vmas(k, vma).await;
     }

@@ -39,30 +39,23 @@ async fn mprotect_fixup(k: &Cpu, mm: u8, start: u32, end: u32, perm: Perm) {
     }
 }
 
-/// `mwriteprotect_range()` of `UFFDIO_WRITEPROTECT`, for memory that is registered with it. A range with a hole is
-/// refused.
+/// `mwriteprotect_range()` of `UFFDIO_WRITEPROTECT`, for memory that is registered with it. Holes are passed over; a
+/// range without any mapping is an error (`ENOENT`).
 pub async fn mwriteprotect_range(k: &Cpu, mm: u8, start: u32, end: u32, enable: bool) -> Outcome {
     k.lock(Lock::MmapWrite(mm)).await;
     // UFFDIO_REGISTER: here of every VMA that the range touches, as a whole.
     let vmas = vmas_in(k, mm, start, end);
-    let mut covered = 0;
     for &vma in &vmas {
-        let s = &mut *k.s();
-        let v = &mut s.w.vmas[vma];
-        covered += v.end.min(end) - v.start.max(start);
-        v.uffd_wp = true;
+        k.s().w.vmas[vma].uffd_wp = true;
     }
     k.mmap_write_downgrade(mm);
-    let mut outcome = Outcome::NoMem;
-    if covered == end - start {
-        for vma in vmas {
-            let (from, to) = {
-                let s = k.s();
-                (s.w.vmas[vma].start.max(start), s.w.vmas[vma].end.min(end))
-            };
-            change_protection(k, vma, from, to, if enable { Change::UffdWp } else { Change::UffdWpResolve }).await;
-        }
-        outcome = Outcome::Done;
+    let outcome = if vmas.is_empty() { Outcome::Invalid } else { Outcome::Done };
+    for vma in vmas {
+        let (from, to) = {
+            let s = k.s();
+            (s.w.vmas[vma].start.max(start), s.w.vmas[vma].end.min(end))
+        };
+        change_protection(k, vma, from, to, if enable { Change::UffdWp } else { Change::UffdWpResolve }).await;
     }
     k.unlock(Lock::MmapRead(mm));
     outcome
@@ -91,11 +84,11 @@ async fn change_protection(k: &Cpu, vma: VmaId, start: u32, end: u32, change: Ch
         flush |= change_pte_range(k, vma, at, next, change).await;
         at = next;
     }
+    k.mmu_notifier_invalidate_range_end(mm).await;
     if flush && !k.has(Defect::S2) {
         k.site(Site::ProtectFlush).await;
         k.flush_tlb_range(mm, start, end).await;
     }
-    k.mmu_notifier_invalidate_range_end(mm).await;
 }
 
 /// `change_pte_range()`: true when a cached translation may have to go.
@@ -155,8 +148,8 @@ fn change_swap_pte(k: &Cpu, oldpte: Pte, change: Change) -> Pte {
     let entry = k.pte_to_swp_entry(oldpte);
     let mut newpte = oldpte;
     if ec.is_writable_migration_entry(entry) {
-        // A page that was exclusive stays so. Young and dirty go with the old type.
-        let new = ec.make_migration_entry(ec.swp_offset_pfn(entry), MigrationKind::ReadExclusive);
+        // A page that was exclusive stays so.
+        let new = ec.retype_migration_entry(entry, MigrationKind::ReadExclusive);
         newpte = arch.swp_entry_to_pte(new);
         if k.pte_swp_soft_dirty(oldpte) {
             newpte = arch.pte_swp_mksoft_dirty(newpte);

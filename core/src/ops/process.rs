@@ -87,7 +87,7 @@ pub async fn exit_mmap(k: &Cpu, mm: u8) {
     }
     free_pgtables(k, mm).await;
     k.unlock(Lock::MmapWrite(mm));
-    unpin_all(k, mm);
+    unpin_all(k, mm).await;
     let s = &mut *k.s();
     for cpu in 0..MAX_CPUS as u8 {
         if s.w.tlbs[cpu as usize].loaded_mm == Some(mm) {

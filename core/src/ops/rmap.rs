@@ -196,8 +196,8 @@ pub async fn folio_referenced(k: &Cpu, folio: Pfn) -> u32 {
     referenced
 }
 
-/// `folio_referenced_one()`. The flush that some architectures do for a cleared young bit is left out: x86-64
-/// and arm64 accept that a cached translation keeps the bit from being set again.
+/// `folio_referenced_one()`. The flush of a cleared young bit is left out: x86-64 does without, and arm64 does not wait
+/// for it. A translation that stays cached keeps the bit from being set again.
 async fn folio_referenced_one(k: &Cpu, folio: Pfn, vma: VmaId, vpn: u32) -> bool {
     let mm = k.s().w.vmas[vma].mm;
     let Some(p) = page_vma_mapped_walk(k, folio, mm, vpn, Pvmw::Mapped).await else { return false };

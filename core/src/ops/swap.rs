@@ -81,8 +81,8 @@ async fn map_swapped_in(k: &Cpu, vmf: &mut VmFault, p: PtePtr, folio: Pfn, slot:
     if !k.has(Defect::S16) {
         k.swap_free(slot);
     }
-    // should_try_to_free_swap(): only a write gains by being the only user.
-    if vmf.write && k.folio_ref_count(folio) == 2 {
+    // should_try_to_free_swap(): swap is scarce, or a write gains by being the only user.
+    if k.s().w.swap.full() || vmf.write && k.folio_ref_count(folio) == 2 {
         folio_free_swap(k, folio);
     }
     {
@@ -171,10 +171,11 @@ pub async fn migration_entry_wait(k: &Cpu, mm: u8, vpn: u32) {
 /// `remove_device_exclusive_entry()`: a CPU access takes the page back from the device.
 async fn remove_device_exclusive_entry(k: &Cpu, vmf: &VmFault, entry: SwpEntry) -> FaultResult {
     let folio = k.swp_offset_pfn(entry);
+    // The entry was read without its lock: the folio may be gone, or be another one, by the time it is looked at.
+    k.site(Site::RemoveExclusive).await;
     if !k.folio_try_get(folio) {
         return FaultResult::Done;
     }
-    k.site(Site::RemoveExclusive).await;
     k.lock(Lock::Folio(folio)).await;
     let event = NotifyEvent::Exclusive { owner: None };
     k.mmu_notifier_invalidate_range_start(vmf.mm, vmf.vpn, vmf.vpn + 1, event).await;

@@ -8,11 +8,9 @@ use crate::observe::{Observation, Outcome};
 use crate::phys::ZERO_PFN;
 use crate::sched::{Cpu, Lock, NotifyEvent, Site};
 
-/// `clear_refs_write()` of `CLEAR_REFS_SOFT_DIRTY`. `EINVAL` on an architecture without soft-dirty.
+/// `clear_refs_write()` of `CLEAR_REFS_SOFT_DIRTY`. On an architecture without soft-dirty it invalidates and flushes
+/// all the same, but changes no entry.
 pub async fn clear_refs(k: &Cpu, mm: u8) -> Outcome {
-    if !k.arch().has_soft_dirty() {
-        return Outcome::Invalid;
-    }
     k.lock(Lock::MmapWrite(mm)).await;
     {
         let s = &mut *k.s();
@@ -58,7 +56,7 @@ async fn clear_vma(k: &Cpu, mm: u8, vma: VmaId) {
 async fn clear_soft_dirty(k: &Cpu, p: PtePtr) {
     let arch = k.arch();
     let pte = k.ptep_get(p);
-    if arch.pte_none(pte) {
+    if arch.pte_none(pte) || !arch.has_soft_dirty() {
         return;
     }
     k.site(Site::ClearRefs).await;
@@ -85,7 +83,7 @@ fn clear_swap_soft_dirty(k: &Cpu, pte: Pte) -> Pte {
     let entry = k.pte_to_swp_entry(pte);
     let mut new = pte;
     if ec.is_writable_migration_entry(entry) && !k.has(Defect::N1) {
-        let readable = ec.make_migration_entry(ec.swp_offset_pfn(entry), MigrationKind::ReadExclusive);
+        let readable = ec.retype_migration_entry(entry, MigrationKind::ReadExclusive);
         new = k.carry_from_swap(pte, arch.swp_entry_to_pte(readable));
     } else if ec.is_writable_device_private_entry(entry) && !k.has(Defect::N2) {
         let readable = ec.make_device_private_entry(ec.swp_offset_pfn(entry), false);
@@ -97,9 +95,6 @@ fn clear_swap_soft_dirty(k: &Cpu, pte: Pte) -> Pte {
 /// `pagemap_pmd_range()`: reports the soft-dirty bit of each page of a range.
 pub async fn pagemap(k: &Cpu, mm: u8, start: u32, end: u32) -> Outcome {
     let arch = k.arch();
-    if !arch.has_soft_dirty() {
-        return Outcome::Invalid;
-    }
     k.lock(Lock::MmapRead(mm)).await;
     for vpn in start..end {
         let locked = k.pte_offset_map_lock(mm, vpn).await;
@@ -112,7 +107,8 @@ pub async fn pagemap(k: &Cpu, mm: u8, start: u32, end: u32) -> Outcome {
         };
         {
             let s = &mut *k.s();
-            if let Some(vma) = s.w.vma_lookup(mm, vpn) {
+            // Where the architecture has no such bit, it reads 0 and means nothing.
+            if let Some(vma) = s.w.vma_lookup(mm, vpn).filter(|_| arch.has_soft_dirty()) {
                 let dirty = bit || s.w.vmas[vma].soft_dirty;
                 s.observe(Observation::SoftDirty { op, proc: mm, vpn, dirty });
             }

@@ -33,16 +33,21 @@ impl MmuGather {
 
     /// `tlb_flush_mmu()`: flushes, then frees.
     pub async fn flush(&mut self, k: &Cpu) {
+        if k.has(Defect::S1) {
+            self.free_pages(k).await;
+        }
+        self.flush_tlb_only(k).await;
+        self.free_pages(k).await;
+    }
+
+    /// `tlb_flush_mmu_tlbonly()`.
+    async fn flush_tlb_only(&mut self, k: &Cpu) {
         if self.start < self.end {
             k.site(Site::GatherFlush).await;
             let (start, end) = (self.start, self.end);
             (self.start, self.end) = (u32::MAX, 0);
-            if k.has(Defect::S1) {
-                self.free_pages(k).await;
-            }
             k.flush_tlb_range(self.mm, start, end).await;
         }
-        self.free_pages(k).await;
     }
 
     /// `free_pages_and_swap_cache()`.
@@ -81,6 +86,10 @@ async fn zap_pte_range(k: &Cpu, tlb: &mut MmuGather, start: u32, end: u32) -> u3
         vpn += 1;
     }
     k.site(Site::ZapCleared).await;
+    if vpn < end {
+        // Forced to stop: the TLB is flushed before the lock is dropped; the pages are freed after.
+        tlb.flush_tlb_only(k).await;
+    }
     k.pte_unmap_unlock(first);
     vpn
 }
@@ -98,9 +107,7 @@ async fn zap_pte(k: &Cpu, tlb: &mut MmuGather, p: PtePtr) {
                 if !k.has(Defect::S4) {
                     k.s().w.mms[mm].anon_pages -= 1;
                 }
-                if k.pte_dirty(pte) {
-                    k.folio_mark_dirty(pfn);
-                }
+                // Nobody needs the dirty bit of an anonymous page that goes.
                 k.folio_remove_rmap_pte(pfn);
                 tlb.pages.push(pfn);
             }
@@ -132,7 +139,9 @@ async fn free_swap_and_cache(k: &Cpu, slot: u32) {
         return;
     }
     // __try_to_reclaim_swap(): only if the lock is free, as a page-table lock is held here.
-    if k.trylock(Lock::Folio(folio)).await {
+    // TTRS_UNMAPPED | TTRS_FULL: a page that is still mapped keeps its slot unless swap is full.
+    let wanted = !k.folio_mapped(folio) || k.s().w.swap.full();
+    if wanted && k.trylock(Lock::Folio(folio)).await {
         if k.folio(folio).slot == slot {
             folio_free_swap(k, folio);
         }

@@ -57,6 +57,11 @@ impl Swap {
         !self.freed.is_empty() || (self.fresh as usize) < self.slots.len()
     }
 
+    /// `vm_swap_full()`: more than half of it is in use.
+    pub fn full(&self) -> bool {
+        (self.slots.len() as u32 - 1 - self.in_use) * 2 < self.slots.len() as u32 - 1
+    }
+
     /// `folio_alloc_swap()`: a slot for a folio in the swap cache, most recently freed first.
     pub fn alloc(&mut self, folio: Pfn) -> Option<u32> {
         let slot = match self.freed.pop() {

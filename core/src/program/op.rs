@@ -108,7 +108,7 @@ ops! {
         "Ends the process's thread on this CPU; the last thread ends the process.";
     Pin = "pin", User, Page, weight 3, "mm/gup.c: pin_user_pages()",
         "Pins a page for writing, as a driver does for DMA.";
-    Unpin = "unpin", User, Page, weight 3, "mm/gup.c: unpin_user_pages()",
+    Unpin = "unpin", User, Page, weight 3, "mm/gup.c: unpin_user_pages_dirty_lock()",
         "Gives up what the process pinned at this page.";
     ClearRefs = "clear-refs", User, Proc, weight 3, "fs/proc/task_mmu.c: clear_refs_write()",
         "Starts soft-dirty tracking of the whole address space (echo 4 > clear_refs).";

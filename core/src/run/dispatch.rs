@@ -69,7 +69,7 @@ async fn call(k: &Cpu, op: &Op) -> Outcome {
         OpCode::Exit => process::exit(k, mm),
         OpCode::ExitThread => process::exit_thread(k, mm),
         OpCode::Pin => gup::pin(k, mm, start).await,
-        OpCode::Unpin => gup::unpin(k, mm, start),
+        OpCode::Unpin => gup::unpin(k, mm, start).await,
         OpCode::ClearRefs => task_mmu::clear_refs(k, mm).await,
         OpCode::Pagemap => task_mmu::pagemap(k, mm, start, end).await,
         OpCode::UffdWp => mprotect::mwriteprotect_range(k, mm, start, end, true).await,

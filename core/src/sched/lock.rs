@@ -315,6 +315,16 @@ impl Cpu {
         debug_assert!(taken, "nobody else knows the folio");
     }
 
+    /// `might_sleep()`: nothing that may sleep is called under a spinlock.
+    #[inline]
+    pub fn might_sleep(&self, what: &'static str) {
+        let s = &mut *self.s();
+        if s.ctl.cpus[self.id as usize].held_classes >> LockClass::PageTable as u8 != 0 {
+            let on = s.ctl.cpus[self.id as usize].held.last().map(|l| l.class().name());
+            s.violate(self.id, Rule::SleepInAtomic, Evidence { what: Some(what), on, ..Evidence::default() });
+        }
+    }
+
     /// Gives a lock back.
     #[inline]
     pub fn unlock(&self, lock: Lock) {
@@ -332,6 +342,7 @@ impl Cpu {
 impl Cpu {
     /// `folio_wait_locked()`: waits until nobody holds the folio lock, without taking it.
     pub async fn folio_wait_locked(&self, pfn: Pfn) {
+        self.might_sleep("folio_wait_locked");
         poll_fn(|_| {
             let s = &mut *self.s();
             if s.ctl.violation.is_some() {

@@ -98,6 +98,7 @@ impl Sim {
 impl Cpu {
     /// `mmu_notifier_invalidate_range_start()`.
     pub async fn mmu_notifier_invalidate_range_start(&self, mm: u8, start: u32, end: u32, event: NotifyEvent) {
+        self.might_sleep("mmu_notifier_invalidate_range_start");
         if self.s().w.mms[mm as usize].mirrored_by == 0 {
             self.s().ctl.cpus[self.id as usize].notifiers_open += 1;
             self.s().w.mms[mm as usize].active_invalidate_ranges += 1;
@@ -148,6 +149,7 @@ impl Cpu {
 
     /// `mmu_interval_read_begin()`: waits until the range is not being invalidated, then gives the sequence.
     pub async fn mmu_interval_read_begin(&self, device: u8, mm: u8) -> u32 {
+        self.might_sleep("mmu_interval_read_begin");
         poll_fn(|_| {
             let s = &mut *self.s();
             if s.ctl.violation.is_some() {
