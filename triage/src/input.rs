@@ -88,7 +88,8 @@ fn walk(folder: &Path, out: &mut Vec<Result<PathBuf, Error>>) {
         match path.is_dir() {
             _ if hidden => {}
             true if !link => walk(&path, out),
-            false if is_case_name(&path) => out.push(Ok(path)),
+            // Pipes and devices are read only when they are named themselves. What cannot be looked at is an error.
+            false if is_case_name(&path) && path.metadata().map_or(true, |m| m.is_file()) => out.push(Ok(path)),
             _ => {}
         }
     }
@@ -112,6 +113,13 @@ pub fn load(path: &Path) -> Result<Input, Error> {
         }
         read_bounded(File::open(path).map_err(|e| Error::io(path, e))?, &name)?
     };
+    // What a full disk or a broken copy leaves is no case, although any bytes can be read as one.
+    if bytes.is_empty() {
+        return Err(Error::input(name, "the file is empty"));
+    }
+    if bytes.len() < codec::MAGIC.len() && codec::MAGIC.starts_with(&bytes) {
+        return Err(Error::input(name, "the file is cut off within its first bytes"));
+    }
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
     decode(name, extension, &bytes)
 }

@@ -97,6 +97,14 @@ pub fn complain(message: &str) {
 /// # Errors
 /// [`Error::Io`] with the path that could not be written.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let there = std::fs::metadata(path).ok();
+    if there.as_ref().is_some_and(|m| !m.is_file() && !m.is_dir()) {
+        // A device or a pipe is written to, not replaced.
+        return std::fs::write(path, bytes).map_err(|e| Error::io(path, e));
+    }
+    // Behind a link it is the file that is replaced, not the link.
+    let resolved = path.canonicalize();
+    let path = resolved.as_deref().unwrap_or(path);
     let folder = match path.parent() {
         Some(p) if !p.as_os_str().is_empty() => p.to_path_buf(),
         _ => PathBuf::from("."),
@@ -105,6 +113,9 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let mut file =
         tempfile::Builder::new().prefix(".ptefuzz-").permissions_like_created().tempfile_in(&folder).map_err(fail)?;
     file.write_all(bytes).map_err(fail)?;
+    if let Some(m) = there {
+        file.as_file().set_permissions(m.permissions()).map_err(fail)?;
+    }
     file.as_file().sync_all().map_err(fail)?;
     file.persist(path).map_err(|e| Error::io(path, e.error))?;
     Ok(())

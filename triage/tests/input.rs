@@ -73,13 +73,36 @@ fn wrong_usage_is_status_2() {
 
 #[test]
 fn any_bytes_are_a_case_also_on_standard_input() {
-    let dir = folder(&[("crash-1", &[0, 7, 1, 255, 254, 9, 9, 9, 3]), ("empty", b"")]);
-    let run = ptefuzz(dir.path(), &["replay", "crash-1", "empty"]);
+    let dir = folder(&[("crash-1", &[0, 7, 1, 255, 254, 9, 9, 9, 3]), ("one-byte", &[9])]);
+    let run = ptefuzz(dir.path(), &["replay", "crash-1", "one-byte"]);
     assert!(run.code == Some(0) || run.code == Some(1), "{}", run.stderr);
     assert_eq!(run.stdout.lines().count(), 2);
     let run = with_stdin(dir.path(), &["replay", "-"], D12.as_bytes());
     assert_eq!(run.code, Some(1), "{}", run.stderr);
     assert!(run.stdout.starts_with("<stdin>: progress.reclaim at step "), "{}", run.stdout);
+}
+
+#[test]
+fn what_a_full_disk_leaves_is_an_error_and_no_clean_case() {
+    let dir = folder(&[("empty", b""), ("cut", b"\x8fPTE")]);
+    for (file, words) in [("empty", "is empty"), ("cut", "is cut off")] {
+        let run = ptefuzz(dir.path(), &["replay", file]);
+        assert_eq!((run.code, run.stdout.as_str()), (Some(2), ""), "{}", run.stderr);
+        assert!(run.stderr.starts_with(&format!("ptefuzz: {file}: ")) && run.stderr.contains(words), "{}", run.stderr);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_is_followed_when_it_is_written_to_and_a_pipe_in_a_folder_is_passed_over() {
+    let dir = folder(&[("b.case", D12.as_bytes())]);
+    std::os::unix::fs::symlink(dir.path().join("b.case"), dir.path().join("l.case")).expect("a link");
+    let run = ptefuzz(dir.path(), &["fmt", "l.case", "-o", "l.case"]);
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    assert!(dir.path().join("l.case").symlink_metadata().expect("it is there").is_symlink());
+    let made = std::process::Command::new("mkfifo").arg(dir.path().join("pipe")).status();
+    assert!(made.is_ok_and(|s| s.success()));
+    assert_eq!(ptefuzz(dir.path(), &["replay", "."]).code, Some(1));
 }
 
 #[test]

@@ -8,11 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use ptefuzz_core::program::Case;
+
 use super::campaign::Campaign;
 use super::message::{Report, Stats, StopReason, WorkerMessage};
 use crate::coverage::{self, Seen};
 use crate::mutator;
-use crate::session::{Failure, Session};
+use crate::session::{self, Failure, Session};
 use crate::targets::{self, Target};
 
 /// Time between two progress messages.
@@ -179,11 +181,25 @@ impl Worker {
     fn panicked(&mut self, bytes: &[u8]) -> Next {
         let summary = PANIC.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
         let stats = self.stats_now();
-        match save(&self.campaign.finds, "harness-panic", "bin", bytes) {
+        let (extension, contents) = self.reproducer(bytes);
+        match save(&self.campaign.finds, "harness-panic", extension, &contents) {
             Ok(path) => (self.report)(&WorkerMessage::HarnessPanic { summary, path, stats }),
             Err(error) => return self.failed(error),
         }
         self.done(StopReason::HarnessPanic)
+    }
+
+    /// What to keep of an input on which the harness panicked: the case as it was to run, with the campaign's kernel
+    /// and defects in it; the bytes themselves when no case can be made of them.
+    fn reproducer(&self, bytes: &[u8]) -> (&'static str, Vec<u8>) {
+        let made = panic::catch_unwind(AssertUnwindSafe(|| {
+            let mut case = Case::empty();
+            super::case_for(&self.campaign, bytes, &mut case).then(|| session::case_text(&case))
+        }));
+        match made {
+            Ok(Some(text)) => ("case", text.into_bytes()),
+            _ => ("bin", bytes.to_vec()),
+        }
     }
 
     fn failed(&mut self, error: String) -> Next {

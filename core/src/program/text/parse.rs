@@ -32,6 +32,12 @@ pub fn parse(text: &str) -> std::result::Result<Document, ParseError> {
     }
     let mut parser = Parser::default();
     for (i, line) in text.strip_prefix('\u{feff}').unwrap_or(text).lines().enumerate() {
+        let inside = line.trim_end_matches('\r');
+        if let Some(at) = inside.find('\r') {
+            let column = inside[..at].chars().count() + 1;
+            let message = "a carriage return inside a line; lines end with a line feed".to_owned();
+            return Err(ParseError { line: i + 1, column, message });
+        }
         parser.line(i + 1, line)?;
     }
     Ok(parser.finish())
