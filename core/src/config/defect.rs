@@ -82,6 +82,9 @@ defects! {
     N2 = "N2", fixed None, "clear_soft_dirty",
         "clear_refs leaves a writable device-private entry writable: the page comes back without waiting for its write",
         "seen on real 6.12.117 and 7.3.4 kernels: docs/found/N1-soft-dirty-lost-in-migration.md";
+    N3 = "N3", fixed None, "clear_soft_dirty",
+        "clear_refs passes over a pinned page as soft-dirty although its entry is not",
+        "found here; fs/proc/task_mmu.c: clear_soft_dirty() of 6.12 returns early for pte_is_pinned(); not tried";
     S1 = "S1", fixed None, "zap_pte_range", "pages are freed before the TLB is flushed", "seeded";
     S2 = "S2", fixed None, "change_protection", "mprotect takes write permission away without a TLB flush", "seeded";
     S3 = "S3", fixed None, "copy_nonpresent_pte", "fork copies a swap entry without swap_duplicate()", "seeded";

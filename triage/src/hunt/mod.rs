@@ -113,8 +113,11 @@ fn report(options: &Hunt, ledger: &Ledger, summary: &Summary) -> Outcome {
     let mut out = Out::stdout();
     let mut judge = Judge::new();
     let mut code = EXIT_CLEAN;
-    for (i, find) in ledger.smallest_of_each_rule().into_iter().enumerate() {
-        match finds::settle(&mut judge, find, &options.out) {
+    // Everything is saved before anything is printed: whoever reads may go away.
+    let finds = ledger.smallest_of_each_rule();
+    let settled: Vec<_> = finds.iter().map(|find| finds::settle(&mut judge, find, &options.out)).collect();
+    for (i, (find, settled)) in finds.into_iter().zip(settled).enumerate() {
+        match settled {
             Ok(settled) => {
                 let whole = i == 0 || options.keep_going;
                 settled.print(&mut out, options.format, whole)?;
@@ -123,6 +126,7 @@ fn report(options: &Hunt, ledger: &Ledger, summary: &Summary) -> Outcome {
             }
             Err(e) => {
                 complain(&e.to_string());
+                complain(&format!("what was found ({}) is still in {}", find.summary, find.path.display()));
                 code = EXIT_ERROR;
             }
         }
