@@ -65,8 +65,6 @@ pub struct Mm {
     pub active_invalidate_ranges: u32,
     /// Pins held.
     pub pins: Vec<Pinned>,
-    /// Pages from which the first clear_refs has taken `VM_SOFTDIRTY` at least once.
-    pub soft_dirty_tracked: bool,
 }
 
 impl Mm {

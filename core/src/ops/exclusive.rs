@@ -32,7 +32,7 @@ pub async fn make_device_exclusive(k: &Cpu, mm: u8, vpn: u32, device: u8) -> Res
 async fn make_device_exclusive_by_walk(k: &Cpu, mm: u8, vpn: u32, device: u8) -> Result<Pfn, ExclusiveError> {
     loop {
         k.site(Site::ExclusiveGup).await;
-        let (folio, vma) = get_user_page(k, mm, vpn, Grab::Get).await.map_err(ExclusiveError::Gup)?;
+        let (folio, _) = get_user_page(k, mm, vpn, Grab::Get).await.map_err(ExclusiveError::Gup)?;
         k.site(Site::ExclusiveLock).await;
         k.lock(Lock::Folio(folio)).await;
         let event = NotifyEvent::Exclusive { owner: Some(device) };
@@ -43,7 +43,7 @@ async fn make_device_exclusive_by_walk(k: &Cpu, mm: u8, vpn: u32, device: u8) ->
             let arch = k.arch();
             let pte = k.ptep_get(p);
             if arch.pte_present(pte) && k.pte_write(pte) && k.pte_pfn(pte) == folio {
-                convert(k, folio, vma, p).await;
+                convert(k, folio, p).await;
                 converted = true;
             }
             k.pte_unmap_unlock(p);
@@ -111,7 +111,7 @@ async fn page_make_device_exclusive_one(k: &Cpu, folio: Pfn, vma: VmaId, vpn: u3
     let mut result = One::NotMapped;
     if let Some(p) = page_vma_mapped_walk(k, folio, mm, vpn, Pvmw::Mapped).await {
         if k.arch().pte_present(k.ptep_get(p)) {
-            let writable = convert(k, folio, vma, p).await;
+            let writable = convert(k, folio, p).await;
             result = One::Converted { writable };
         } else {
             result = One::Stop;
@@ -124,7 +124,7 @@ async fn page_make_device_exclusive_one(k: &Cpu, folio: Pfn, vma: VmaId, vpn: u3
 
 /// Replaces a present entry by a device-exclusive one; the entry's reference and, once D12 is repaired, its
 /// mapping stay. True when the entry was writable.
-async fn convert(k: &Cpu, folio: Pfn, _vma: VmaId, p: PtePtr) -> bool {
+async fn convert(k: &Cpu, folio: Pfn, p: PtePtr) -> bool {
     let (arch, ec) = (k.arch(), k.entries());
     k.site(Site::ExclusiveConvert).await;
     let pteval = k.ptep_clear_flush(p).await;

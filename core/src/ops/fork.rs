@@ -179,7 +179,7 @@ async fn copy_pte_range(
                 }
             }
         }
-        if !copy_present_pte(k, src, dst, s, d, prealloc).await {
+        if !copy_present_pte(k, dst, s, d, prealloc).await {
             result = Ok(vpn);
             break;
         }
@@ -266,7 +266,7 @@ async fn try_restore_exclusive_pte(k: &Cpu, vma: VmaId, folio: Pfn, p: PtePtr, o
 }
 
 /// `copy_present_ptes()` of one page. False when the page may be pinned and no page to copy it to is there yet.
-async fn copy_present_pte(k: &Cpu, src: VmaId, dst: VmaId, s: PtePtr, d: PtePtr, prealloc: &mut Option<Pfn>) -> bool {
+async fn copy_present_pte(k: &Cpu, dst: VmaId, s: PtePtr, d: PtePtr, prealloc: &mut Option<Pfn>) -> bool {
     let arch = k.arch();
     let pte = k.ptep_get(s);
     let folio = k.pte_pfn(pte);
@@ -274,7 +274,7 @@ async fn copy_present_pte(k: &Cpu, src: VmaId, dst: VmaId, s: PtePtr, d: PtePtr,
         k.folio_get(folio);
         if !k.folio_try_dup_anon_rmap_pte(folio) {
             k.folio_put(folio);
-            return copy_present_page(k, src, dst, d, folio, prealloc).await;
+            return copy_present_page(k, dst, d, folio, prealloc).await;
         }
         k.s().w.mms[d.mm as usize].anon_pages += 1;
         let exclusive = k.folio_test(folio, Flags::ANON_EXCLUSIVE);
@@ -291,14 +291,7 @@ async fn copy_present_pte(k: &Cpu, src: VmaId, dst: VmaId, s: PtePtr, d: PtePtr,
 }
 
 /// `copy_present_page()`: the child gets a copy of a page that may be pinned.
-async fn copy_present_page(
-    k: &Cpu,
-    _src: VmaId,
-    dst: VmaId,
-    d: PtePtr,
-    folio: Pfn,
-    prealloc: &mut Option<Pfn>,
-) -> bool {
+async fn copy_present_page(k: &Cpu, dst: VmaId, d: PtePtr, folio: Pfn, prealloc: &mut Option<Pfn>) -> bool {
     let Some(new) = prealloc.take() else { return false };
     let arch = k.arch();
     k.s().copy_page(folio, new);

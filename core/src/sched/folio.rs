@@ -68,7 +68,7 @@ impl Sim {
         self.log_counts(pfn);
     }
 
-    /// Is the folio named by its flags in the swap cache of slot?
+    /// What the kernel knows of a folio.
     pub(crate) fn folio(&self, pfn: Pfn) -> &Folio {
         &self.w.mem.folios[pfn as usize]
     }
