@@ -23,7 +23,7 @@ fn a_machine_that_has_run_other_cases_does_what_a_fresh_one_does() {
     let mut violations = 0;
     for n in 0..200 {
         let config = Config { cpus: 1 + n % 4, ..Config::of(Kernel::V6_12) };
-        generate(&mut rng, &mut case, &GenConfig { config, max_ops: 32, sequential: false });
+        generate(&mut rng, &mut case, &GenConfig { config, max_ops: 32, sequential: false, bias: None });
         violations += u32::from(used.run(&case).violation().is_some());
     }
     assert!(violations > 0, "tasks that were stopped in the middle are what this is about");

@@ -23,7 +23,7 @@ pub fn check(target: &'static Target, bytes: &[u8]) {
     thread_local! {
         static SESSION: RefCell<Session> = RefCell::new(Session::new(Pin::FIXED));
     }
-    mutator::choose(&target.input);
+    mutator::choose(target);
     let result = SESSION.with_borrow_mut(|session| target.run(bytes, session));
     if let Err(failure) = result {
         if failure.extension() == "case" {

@@ -4,15 +4,19 @@
 //! which kind of input the target takes.
 
 use std::panic;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use libfuzzer_sys::{fuzz_crossover, fuzz_mutator, fuzzer_mutate};
-use ptefuzz_core::program::mutate::mutate_bytes;
+use ptefuzz_core::program::family::Family;
+use ptefuzz_core::program::mutate::{CaseMutator, MutateConfig};
 
-use crate::targets::Input;
+use crate::targets::{Input, Target};
 
 /// True when inputs are cases. Until a target has said so, bytes are only bytes.
 static CASES: AtomicBool = AtomicBool::new(false);
+
+/// Family that the target is about: its place in the table plus one, or 0.
+static BIAS: AtomicUsize = AtomicUsize::new(0);
 
 /// True when the structured mutator has panicked.
 static PANICKED: AtomicBool = AtomicBool::new(false);
@@ -23,9 +27,16 @@ const HAVOC_ONE_IN: u32 = 8;
 /// Size of what case inputs consist of: a header and records, all multiples of this.
 const GRID: usize = 8;
 
-/// Tells the mutator what inputs are.
-pub(crate) fn choose(input: &Input) {
-    CASES.store(matches!(input, Input::Case(_)), Ordering::Relaxed);
+/// Tells the mutator what the target's inputs are.
+pub(crate) fn choose(target: &Target) {
+    CASES.store(matches!(target.input, Input::Case(_)), Ordering::Relaxed);
+    BIAS.store(target.family.map_or(0, |f| f as usize + 1), Ordering::Relaxed);
+}
+
+/// One structured mutation, towards what the target is about.
+fn mutate_bytes(data: &mut [u8], size: usize, max_size: usize, seed: u32) -> usize {
+    let bias = BIAS.load(Ordering::Relaxed).checked_sub(1).map(|f| Family::ALL[f]);
+    CaseMutator::new(MutateConfig { bias, ..MutateConfig::default() }).mutate_bytes(data, size, max_size, seed)
 }
 
 /// Says, once, that the structured mutator has panicked. Under the embedded driver that is caught here, because

@@ -63,7 +63,7 @@ fn pool(machine: &mut Machine) -> Vec<Case> {
     for n in 0.. {
         let (kernel, arch) = (Kernel::ALL[n % Kernel::ALL.len()], Arch::ALL[n % Arch::ALL.len()]);
         let config = Config { arch, cpus: 1 + (n % 3) as u8, ..Config::fixed(kernel) };
-        generate(&mut rng, &mut case, &GenConfig { config, max_ops: OPS, sequential: false });
+        generate(&mut rng, &mut case, &GenConfig { config, max_ops: OPS, sequential: false, bias: None });
         if case.ops.len() == OPS && machine.run(&case) == Verdict::Clean {
             cases.push(case.clone());
         }

@@ -105,7 +105,7 @@ defects! {
     S18 = "S18", fixed None, "do_wp_page", "copy-on-write maps the copy without a TLB flush of the old page", "seeded";
 }
 
-const _: () = assert!(Defect::ALL.len() < 64, "a DefectSet has one bit for each row");
+const _: () = assert!(Defect::ALL.len() < 128, "a DefectSet has one bit for each row");
 
 impl Defect {
     /// The defect with this id.
@@ -121,7 +121,7 @@ impl Defect {
 
 /// A set of defects.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct DefectSet(u64);
+pub struct DefectSet(u128);
 
 impl DefectSet {
     /// No defect: the fixed model.
@@ -156,12 +156,12 @@ impl DefectSet {
     }
 
     /// The set as a bit mask, bit *n* for the *n*th row of the table.
-    pub fn bits(self) -> u64 {
+    pub fn bits(self) -> u128 {
         self.0
     }
 
     /// The set of a bit mask; bits that name no defect are dropped.
-    pub fn from_bits(bits: u64) -> DefectSet {
+    pub fn from_bits(bits: u128) -> DefectSet {
         DefectSet(bits & ((1 << Defect::ALL.len()) - 1))
     }
 }
@@ -183,6 +183,6 @@ mod tests {
             assert!(DefectSet::EMPTY.with(d).contains(d));
             assert!(DefectSet::EMPTY.with(d).without(d).is_empty());
         }
-        assert_eq!(DefectSet::from_bits(u64::MAX).iter().count(), Defect::ALL.len());
+        assert_eq!(DefectSet::from_bits(u128::MAX).iter().count(), Defect::ALL.len());
     }
 }

@@ -90,7 +90,7 @@ impl Design {
 
 /// A set of designs. Holds at most one of each group when built through [`DesignSet::choose`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct DesignSet(u32);
+pub struct DesignSet(u64);
 
 impl DesignSet {
     /// Nothing chosen.

@@ -10,6 +10,7 @@ mod tests;
 use crate::config::{Config, Kernel, MAX_DEVICES, MAX_PROCS, MAX_REGIONS};
 use crate::program::case::{Action, Case, Interrupt, MAX_FUZZ_INTERRUPTS, MAX_FUZZ_OPS, Map};
 use crate::program::codec::normalize;
+use crate::program::family::{Family, FamilySet, pick_code};
 use crate::program::op::{Op, OpCode, Perm, Shape};
 use crate::program::rng::Rng;
 use crate::sched::Site;
@@ -26,12 +27,14 @@ pub struct GenConfig {
     pub max_ops: usize,
     /// One CPU and no interruptions.
     pub sequential: bool,
+    /// Family that every case uses, and that its ops mostly come from.
+    pub bias: Option<Family>,
 }
 
 impl Default for GenConfig {
     /// 16 ops on the fixed model of the newest release.
     fn default() -> Self {
-        GenConfig { config: Config::fixed(Kernel::NEWEST), max_ops: 16, sequential: false }
+        GenConfig { config: Config::fixed(Kernel::NEWEST), max_ops: 16, sequential: false, bias: None }
     }
 }
 
@@ -48,6 +51,7 @@ pub fn generate(rng: &mut Rng, case: &mut Case, cfg: &GenConfig) {
     let max = cfg.max_ops.clamp(1, MAX_FUZZ_OPS);
     let n = 1 + rng.index(max);
     let mut focus = Focus::of(case);
+    (focus.families, focus.bias) = (FamilySet::swarm(rng, cfg.bias), cfg.bias);
     for _ in 0..n {
         let op = generate_op(rng, case, &mut focus);
         case.ops.push(op);
@@ -90,15 +94,28 @@ pub(super) struct Focus {
     page: u32,
     /// Processes that probably exist, one bit each.
     live: u8,
+    /// Families that ops are taken from.
+    families: FamilySet,
+    /// The one that they are mostly taken from.
+    bias: Option<Family>,
 }
 
 impl Focus {
     /// After the ops that the case has: their last page, CPU and process.
     pub(super) fn of(case: &Case) -> Focus {
-        let mut focus = Focus { cpu: 0, proc: 0, region: 0, page: 0, live: 1 };
+        let families = FamilySet::of(case.ops.iter().map(|op| op.code));
+        let mut focus = Focus { cpu: 0, proc: 0, region: 0, page: 0, live: 1, families, bias: None };
         focus.live |= case.maps.iter().fold(0, |l, m| l | 1 << m.proc);
         case.ops.iter().for_each(|op| focus.follow(op));
         focus
+    }
+
+    /// The same, now and then with a family that the case does not use yet, and with `bias`.
+    pub(super) fn widened(mut self, rng: &mut Rng, bias: Option<Family>) -> Focus {
+        let more = if rng.percent(35) { rng.pick(&Family::ALL) } else { None };
+        self.families = more.into_iter().chain(bias).fold(self.families, FamilySet::with);
+        self.bias = bias;
+        self
     }
 
     /// After one op more.
@@ -118,7 +135,7 @@ impl Focus {
 /// An op that suits those before it, and the focus after it. Normalised.
 pub(super) fn generate_op(rng: &mut Rng, case: &Case, focus: &mut Focus) -> Op {
     let config = &case.config;
-    let mut op = Op::new(pick_code(rng), focus.cpu);
+    let mut op = Op::new(pick_code(rng, focus.families, focus.bias), focus.cpu);
     if rng.percent(40) {
         op.cpu = rng.below(u32::from(config.cpus)) as u8;
     }
@@ -141,28 +158,6 @@ pub(super) fn generate_op(rng: &mut Rng, case: &Case, focus: &mut Focus) -> Op {
     super::codec::repair_op(&mut op, config);
     focus.follow(&op);
     op
-}
-
-/// An op code, by the weights of the table.
-fn pick_code(rng: &mut Rng) -> OpCode {
-    const TOTAL: u32 = total_weight();
-    let mut left = rng.below(TOTAL);
-    for code in OpCode::ALL {
-        match left.checked_sub(code.weight()) {
-            Some(rest) => left = rest,
-            None => return code,
-        }
-    }
-    OpCode::Read
-}
-
-const fn total_weight() -> u32 {
-    let (mut sum, mut i) = (0, 0);
-    while i < OpCode::ALL.len() {
-        sum += OpCode::ALL[i].weight();
-        i += 1;
-    }
-    sum
 }
 
 fn pick_proc(rng: &mut Rng, focus: &Focus) -> u8 {

@@ -5,6 +5,7 @@
 
 pub mod case;
 pub mod codec;
+pub mod family;
 pub mod generate;
 pub mod mutate;
 pub mod op;

@@ -11,6 +11,7 @@ use crate::arch::Arch;
 use crate::config::{Config, Geometry, Kernel, MAX_CPUS};
 use crate::program::case::{Case, MAX_FUZZ_INTERRUPTS, MAX_FUZZ_OPS, Map};
 use crate::program::codec::{encode_raw_into, from_any, normalize};
+use crate::program::family::Family;
 use crate::program::generate::{Focus, generate_action, generate_interrupt, generate_op};
 use crate::program::op::{Op, Perm, Shape};
 use crate::program::rng::Rng;
@@ -24,6 +25,8 @@ pub struct MutateConfig {
     pub pin: Option<Config>,
     /// One CPU and no interruptions, whatever `pin` says.
     pub sequential: bool,
+    /// Family that new ops mostly come from.
+    pub bias: Option<Family>,
 }
 
 /// Changes that are made at most in one call of [`CaseMutator::mutate_bytes`].
@@ -117,14 +120,14 @@ impl Mutation {
     fn apply(self, case: &mut Case, place: usize, rng: &mut Rng, cfg: &MutateConfig) {
         let cpus = u32::from(case.config.cpus);
         match self {
-            Mutation::InsertOp => insert_op(case, place, rng),
+            Mutation::InsertOp => insert_op(case, place, rng, cfg.bias),
             Mutation::DuplicateOp => duplicate_op(case, rng),
             Mutation::DeleteOp => {
                 let at = rng.index(case.ops.len());
                 remove(&mut case.ops, at);
             }
             Mutation::SwapOps => case.ops.swap(place, place + 1),
-            Mutation::ChangeCode => change_code(case, place, rng),
+            Mutation::ChangeCode => change_code(case, place, rng, cfg.bias),
             Mutation::ChangeCpu => case.ops[place].cpu += 1 + rng.below(cpus - 1) as u8,
             Mutation::ReusePage => reuse_page(case, place, rng),
             Mutation::ChangePage => change_page(case, rng),
@@ -164,8 +167,8 @@ fn remove<T>(items: &mut Vec<T>, at: usize) {
     }
 }
 
-fn insert_op(case: &mut Case, at: usize, rng: &mut Rng) {
-    let mut focus = Focus::of(case);
+fn insert_op(case: &mut Case, at: usize, rng: &mut Rng, bias: Option<Family>) {
+    let mut focus = Focus::of(case).widened(rng, bias);
     if let Some(before) = at.checked_sub(1) {
         focus.follow(&case.ops[before]);
     }
@@ -184,8 +187,9 @@ fn duplicate_op(case: &mut Case, rng: &mut Rng) {
 }
 
 /// Another op in the same place.
-fn change_code(case: &mut Case, at: usize, rng: &mut Rng) {
-    let new = generate_op(rng, case, &mut Focus::of(case));
+fn change_code(case: &mut Case, at: usize, rng: &mut Rng, bias: Option<Family>) {
+    let mut focus = Focus::of(case).widened(rng, bias);
+    let new = generate_op(rng, case, &mut focus);
     let op = &mut case.ops[at];
     *op = Op { code: new.code, arg: new.arg, len: op.len.max(1), ..*op };
 }

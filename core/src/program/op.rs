@@ -1,9 +1,11 @@
 //! The table of ops: everything a thread, the kernel or a device can do in a case.
 //!
-//! One row gives an op its code, its name in text, its operands, the kernel function behind it and how often
-//! the generator picks it. All ops share one fixed-size record, so decoding and mutation never allocate.
+//! One row gives an op its code, its name in text, its operands, its family, how often the generator picks it and
+//! the kernel function behind it. All ops share one fixed-size record, so decoding and mutation never allocate.
 
 pub use crate::observe::Perm;
+
+use super::family::Family;
 
 /// Who does an op, and so who may notice it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -42,7 +44,7 @@ pub enum Shape {
 }
 
 macro_rules! ops {
-    ($($name:ident = $text:literal, $actor:ident, $shape:ident, weight $weight:literal, $function:literal, $doc:literal;)*) => {
+    ($($name:ident = $text:literal, $actor:ident, $shape:ident, $family:ident, weight $weight:literal, $function:literal, $doc:literal;)*) => {
         /// What is done.
         #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
         #[repr(u8)]
@@ -67,7 +69,12 @@ macro_rules! ops {
                 match self { $(OpCode::$name => Shape::$shape),* }
             }
 
-            /// How often the generator picks it, relative to the others.
+            /// What it is about.
+            pub const fn family(self) -> Family {
+                match self { $(OpCode::$name => Family::$family),* }
+            }
+
+            /// How often the generator picks it, relative to the others of the chosen families.
             pub const fn weight(self) -> u32 {
                 match self { $(OpCode::$name => $weight),* }
             }
@@ -86,59 +93,59 @@ macro_rules! ops {
 }
 
 ops! {
-    Mmap = "mmap", User, Map, weight 4, "mm/mmap.c: mmap_region()",
+    Mmap = "mmap", User, Map, Base, weight 4, "mm/mmap.c: mmap_region()",
         "Maps private anonymous memory at a window, with MAP_FIXED: what was mapped in these pages is gone.";
-    Munmap = "munmap", User, Range, weight 4, "mm/vma.c: do_vmi_munmap()",
+    Munmap = "munmap", User, Range, Base, weight 4, "mm/vma.c: do_vmi_munmap()",
         "Unmaps a range.";
-    Read = "read", User, Range, weight 16, "arch/x86/mm/fault.c: do_user_addr_fault()",
+    Read = "read", User, Range, Base, weight 16, "arch/x86/mm/fault.c: do_user_addr_fault()",
         "Loads from each page of a range.";
-    Write = "write", User, Range, weight 20, "arch/x86/mm/fault.c: do_user_addr_fault()",
+    Write = "write", User, Range, Base, weight 20, "arch/x86/mm/fault.c: do_user_addr_fault()",
         "Stores a token of its own to each page of a range.";
-    Mprotect = "mprotect", User, RangeProt, weight 8, "mm/mprotect.c: mprotect_fixup()",
+    Mprotect = "mprotect", User, RangeProt, Base, weight 8, "mm/mprotect.c: mprotect_fixup()",
         "Changes the protection of a range.";
-    Dontneed = "dontneed", User, Range, weight 4, "mm/madvise.c: madvise_dontneed_single_vma()",
+    Dontneed = "dontneed", User, Range, Base, weight 4, "mm/madvise.c: madvise_dontneed_single_vma()",
         "Drops the contents of a range: reads give zero again.";
-    Pageout = "pageout", User, Range, weight 8, "mm/madvise.c: madvise_cold_or_pageout_pte_range()",
+    Pageout = "pageout", User, Range, Reclaim, weight 8, "mm/madvise.c: madvise_cold_or_pageout_pte_range()",
         "Asks the kernel to reclaim a range now.";
-    Fork = "fork", User, ProcProc, weight 6, "kernel/fork.c: dup_mmap()",
+    Fork = "fork", User, ProcProc, Base, weight 6, "kernel/fork.c: dup_mmap()",
         "Makes a child with a copy of the address space.";
-    Exit = "exit", User, Proc, weight 2, "mm/mmap.c: exit_mmap()",
+    Exit = "exit", User, Proc, Base, weight 2, "mm/mmap.c: exit_mmap()",
         "Ends all threads of a process; its address space goes when the last op in it has ended.";
-    ExitThread = "exit-thread", User, Proc, weight 1, "kernel/exit.c: exit_mm()",
+    ExitThread = "exit-thread", User, Proc, Base, weight 1, "kernel/exit.c: exit_mm()",
         "Ends the process's thread on this CPU; the last thread ends the process.";
-    Pin = "pin", User, Page, weight 3, "mm/gup.c: pin_user_pages()",
+    Pin = "pin", User, Page, Gup, weight 3, "mm/gup.c: pin_user_pages()",
         "Pins a page for writing, as a driver does for DMA.";
-    Unpin = "unpin", User, Page, weight 3, "mm/gup.c: unpin_user_pages_dirty_lock()",
+    Unpin = "unpin", User, Page, Gup, weight 3, "mm/gup.c: unpin_user_pages_dirty_lock()",
         "Gives up what the process pinned at this page.";
-    ClearRefs = "clear-refs", User, Proc, weight 3, "fs/proc/task_mmu.c: clear_refs_write()",
+    ClearRefs = "clear-refs", User, Proc, Track, weight 3, "fs/proc/task_mmu.c: clear_refs_write()",
         "Starts soft-dirty tracking of the whole address space (echo 4 > clear_refs).";
-    Pagemap = "pagemap", User, Range, weight 3, "fs/proc/task_mmu.c: pagemap_pmd_range()",
+    Pagemap = "pagemap", User, Range, Track, weight 3, "fs/proc/task_mmu.c: pagemap_pmd_range()",
         "Reads the soft-dirty bit of each page of a range.";
-    Reclaim = "reclaim", Kernel, KernelRange, weight 10, "mm/vmscan.c: shrink_folio_list()",
+    Reclaim = "reclaim", Kernel, KernelRange, Reclaim, weight 10, "mm/vmscan.c: shrink_folio_list()",
         "Tries to reclaim the folios that a range maps, as kswapd would on meeting them.";
-    Referenced = "referenced", Kernel, KernelRange, weight 3, "mm/rmap.c: folio_referenced()",
+    Referenced = "referenced", Kernel, KernelRange, Reclaim, weight 3, "mm/rmap.c: folio_referenced()",
         "Ages the folios that a range maps.";
-    Mkclean = "mkclean", Kernel, KernelRange, weight 2, "mm/rmap.c: page_vma_mkclean_one()",
+    Mkclean = "mkclean", Kernel, KernelRange, Reclaim, weight 2, "mm/rmap.c: page_vma_mkclean_one()",
         "Write-protects and cleans the entries that map a folio.";
-    Migrate = "migrate", Kernel, KernelRange, weight 8, "mm/migrate.c: migrate_pages()",
+    Migrate = "migrate", Kernel, KernelRange, Migrate, weight 8, "mm/migrate.c: migrate_pages()",
         "Moves the folios that a range maps to other frames.";
-    Offline = "offline", Kernel, Block, weight 4, "mm/memory_hotplug.c: offline_pages()",
+    Offline = "offline", Kernel, Block, Migrate, weight 4, "mm/memory_hotplug.c: offline_pages()",
         "Takes a movable memory block out of use, moving what is in it elsewhere.";
-    Online = "online", Kernel, Block, weight 3, "mm/memory_hotplug.c: online_pages()",
+    Online = "online", Kernel, Block, Migrate, weight 3, "mm/memory_hotplug.c: online_pages()",
         "Puts a memory block back into use.";
-    Exclusive = "exclusive", Device, DeviceRange, weight 12, "lib/test_hmm.c: dmirror_exclusive()",
+    Exclusive = "exclusive", Device, DeviceRange, Device, weight 12, "lib/test_hmm.c: dmirror_exclusive()",
         "Makes pages device-exclusive and programs the device, one call for each page table's worth.";
-    DevRead = "read", Device, DeviceRange, weight 6, "lib/test_hmm.c: dmirror_read()",
+    DevRead = "read", Device, DeviceRange, Device, weight 6, "lib/test_hmm.c: dmirror_read()",
         "The device loads from each page, faulting it into its mirror when needed.";
-    DevWrite = "write", Device, DeviceRange, weight 8, "lib/test_hmm.c: dmirror_write()",
+    DevWrite = "write", Device, DeviceRange, Device, weight 8, "lib/test_hmm.c: dmirror_write()",
         "The device stores to each page, faulting it into its mirror when needed.";
-    DevClose = "close", Device, DeviceProc, weight 1, "lib/test_hmm.c: dmirror_fops_release()",
+    DevClose = "close", Device, DeviceProc, Device, weight 1, "lib/test_hmm.c: dmirror_fops_release()",
         "The device stops mirroring the process.";
-    UffdWp = "uffd-wp", User, Range, weight 4, "mm/userfaultfd.c: mwriteprotect_range()",
+    UffdWp = "uffd-wp", User, Range, Uffd, weight 4, "mm/userfaultfd.c: mwriteprotect_range()",
         "Write-protects a range with userfaultfd in asynchronous mode: a write clears the bit and goes on.";
-    UffdUnwp = "uffd-unwp", User, Range, weight 2, "mm/userfaultfd.c: mwriteprotect_range()",
+    UffdUnwp = "uffd-unwp", User, Range, Uffd, weight 2, "mm/userfaultfd.c: mwriteprotect_range()",
         "Takes the write protection of userfaultfd away again.";
-    ToDevice = "to-device", Device, DeviceRange, weight 8, "lib/test_hmm.c: dmirror_migrate_to_device()",
+    ToDevice = "to-device", Device, DeviceRange, Device, weight 8, "lib/test_hmm.c: dmirror_migrate_to_device()",
         "Moves pages into the device's own memory; a CPU access brings them back.";
 }
 

@@ -44,7 +44,7 @@ pub fn pool() -> Vec<Case> {
                     config.defects = config.defects.with(COMMON[cases.len() / 3 % COMMON.len()]);
                 }
                 let mut case = Case::empty();
-                generate(&mut rng, &mut case, &GenConfig { config, max_ops: 24, sequential: n == 0 });
+                generate(&mut rng, &mut case, &GenConfig { config, max_ops: 24, sequential: n == 0, bias: None });
                 cases.push(case);
             }
         }

@@ -82,7 +82,7 @@ pub struct Ctl {
     /// How often each `(cpu, site)` with an interruption was passed.
     pub hits: Vec<(u8, Site, u32)>,
     /// Bit *n* set: some interruption names the site with index *n*.
-    pub armed: u64,
+    pub armed: u128,
     /// Interruptions that have happened.
     pub interrupted: u32,
     /// Somebody may be waiting for a lock.
@@ -101,7 +101,7 @@ pub struct Ctl {
     pub stores: u32,
 }
 
-const _: () = assert!(Site::ALL.len() <= 64, "Ctl::armed has one bit for each site");
+const _: () = assert!(Site::ALL.len() <= 128, "Ctl::armed has one bit for each site");
 
 impl Ctl {
     /// Forgets the last run, keeping allocations.

@@ -200,7 +200,7 @@ impl Sim {
     fn cover_entry(&self, cpu: u8, ec: EntryConfig, p: PtePtr, old: Pte, new: Pte) {
         if self.coverage.is_some() {
             let c = &self.ctl.cpus[cpu as usize];
-            let site = c.site.map_or(63, |s| s as u64);
+            let site = c.site.map_or(255, |s| s as u64);
             let key = digest(ec, old) << 8 | digest(ec, new);
             let exclusive = match self.target(ec, ec.kind(new), new) {
                 Target::Page { pfn, .. } => self.w.mem.folios[pfn as usize].flags.has(Flags::ANON_EXCLUSIVE),

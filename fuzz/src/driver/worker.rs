@@ -83,7 +83,7 @@ impl Worker {
                 return Err((format!("{}: {e}", dir.display()), report));
             }
         }
-        mutator::choose(&target.input);
+        mutator::choose(target);
         let now = Instant::now();
         Ok(Worker {
             session: Session::new(campaign.pin),

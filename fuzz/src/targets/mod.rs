@@ -6,6 +6,7 @@ mod text;
 
 use ptefuzz_core::config::Defect;
 use ptefuzz_core::program::Case;
+use ptefuzz_core::program::family::Family;
 
 use crate::pin::Pin;
 use crate::session::{self, Failure, Session};
@@ -29,6 +30,8 @@ pub struct Target {
     pub input: Input,
     /// Defect that is always on. Only the canary has one.
     pub planted: Option<Defect>,
+    /// Family that its cases are mostly about.
+    pub family: Option<Family>,
 }
 
 /// Everything.
@@ -37,6 +40,7 @@ pub static MACHINE: Target = Target {
     doc: "everything: any case, all CPUs, devices and interruptions",
     input: Input::Case(as_it_is),
     planted: None,
+    family: None,
 };
 
 /// No concurrency.
@@ -45,6 +49,7 @@ pub static SEQUENTIAL: Target = Target {
     doc: "one CPU, no interruptions: what is wrong here needs no race",
     input: Input::Case(on_one_cpu),
     planted: None,
+    family: None,
 };
 
 /// Entry encodings.
@@ -53,6 +58,7 @@ pub static ENTRY: Target = Target {
     doc: "entry encodings: total decoding, round trips, laws of the accessors",
     input: Input::Bytes(entry::check),
     planted: None,
+    family: None,
 };
 
 /// The parser.
@@ -61,6 +67,7 @@ pub static TEXT: Target = Target {
     doc: "text form of cases: what can be read can be printed and read again",
     input: Input::Bytes(text::check),
     planted: None,
+    family: None,
 };
 
 /// One case, one result.
@@ -69,6 +76,7 @@ pub static DETERMINISM: Target = Target {
     doc: "the same case gives the same trace, on a fresh machine, on a used one and in every build",
     input: Input::Bytes(determinism::check),
     planted: None,
+    family: None,
 };
 
 /// The target that must fail.
@@ -77,6 +85,7 @@ pub static CANARY: Target = Target {
     doc: "a planted defect (S4): must fail within seconds, or failures go unseen",
     input: Input::Case(as_it_is),
     planted: Some(Defect::S4),
+    family: None,
 };
 
 /// Every target.

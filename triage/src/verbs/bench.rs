@@ -92,7 +92,12 @@ fn pool(target: &Target) -> Result<Vec<(Vec<u8>, u64)>, Error> {
     let mut case = Case::empty();
     let mut ready = Case::empty();
     let mut inputs = Vec::with_capacity(POOL);
-    let config = GenConfig { max_ops: OPS, sequential: target.name == "sequential", ..GenConfig::default() };
+    let config = GenConfig {
+        max_ops: OPS,
+        sequential: target.name == "sequential",
+        bias: target.family,
+        ..GenConfig::default()
+    };
     while inputs.len() < POOL {
         generate(&mut rng, &mut case, &config);
         if case.ops.len() != OPS {

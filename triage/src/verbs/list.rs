@@ -31,9 +31,15 @@ pub(super) fn run(options: &List) -> Outcome {
 fn table(topic: Topic) -> Table {
     match topic {
         Topic::Ops => Table {
-            columns: &["name", "actor", "source", "summary"],
+            columns: &["name", "actor", "family", "source", "summary"],
             rows: rows(OpCode::ALL, |op| {
-                vec![op.name().into(), actor(op).into(), op.function().into(), op.summary().into()]
+                vec![
+                    op.name().into(),
+                    actor(op).into(),
+                    op.family().name().into(),
+                    op.function().into(),
+                    op.summary().into(),
+                ]
             }),
         },
         Topic::Rules => Table {

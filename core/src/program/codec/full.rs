@@ -2,15 +2,15 @@
 //!
 //! ```text
 //!  0..8   magic; its first byte can begin no text
-//!  8      version, now 1
+//!  8      version, now 2
 //!  9..13  kernel, arch, geometry (indices into their tables), number of CPUs
 //! 13..16  zero
-//! 16..24  defects, bit n for row n of the table
-//! 24..28  designs, likewise
-//! 28..32  number of ops
-//! 32..34  number of interruptions
-//! 34..36  number of maps
-//! 36..    maps (process, window, protection, zero, 4 bytes of pages), then ops, then interruptions
+//! 16..32  defects, bit n for row n of the table
+//! 32..40  designs, likewise
+//! 40..44  number of ops
+//! 44..46  number of interruptions
+//! 46..48  number of maps
+//! 48..    maps (process, window, protection, zero, 4 bytes of pages), then ops, then interruptions
 //! ```
 //!
 //! Numbers are little-endian.
@@ -26,8 +26,8 @@ use crate::program::op::Perm;
 /// First bytes of the full layout.
 pub const MAGIC: [u8; 8] = *b"\x8fPTECASE";
 /// The version that is written.
-pub const VERSION: u8 = 1;
-const HEADER: usize = 36;
+pub const VERSION: u8 = 2;
+const HEADER: usize = 48;
 
 /// Little-endian number of up to 8 bytes; what is not there is zero.
 fn number(bytes: &[u8], at: usize, width: usize) -> u64 {
@@ -48,7 +48,7 @@ fn position<T: PartialEq>(table: &[T], item: &T) -> u8 {
 
 /// Numbers of ops, interruptions and maps that the header promises.
 fn counts(bytes: &[u8]) -> (usize, usize, usize) {
-    (number(bytes, 28, 4) as usize, number(bytes, 32, 2) as usize, number(bytes, 34, 2) as usize)
+    (number(bytes, 40, 4) as usize, number(bytes, 44, 2) as usize, number(bytes, 46, 2) as usize)
 }
 
 /// Reads as much as there is. The caller normalises.
@@ -58,8 +58,9 @@ pub(super) fn read(case: &mut Case, bytes: &[u8]) {
     config.arch = entry(&Arch::ALL, number(bytes, 10, 1));
     config.geometry = entry(&Geometry::ALL, number(bytes, 11, 1));
     config.cpus = number(bytes, 12, 1) as u8;
-    config.defects = DefectSet::from_bits(number(bytes, 16, 8));
-    let designs = number(bytes, 24, 4);
+    let defects = u128::from(number(bytes, 16, 8)) | u128::from(number(bytes, 24, 8)) << 64;
+    config.defects = DefectSet::from_bits(defects);
+    let designs = number(bytes, 32, 8);
     config.designs = Design::ALL.into_iter().filter(|d| designs & (1 << *d as u8) != 0).collect();
 
     let (ops, interrupts, maps) = counts(bytes);
@@ -86,7 +87,7 @@ pub(super) fn check_frame(bytes: &[u8]) -> Result<(), CodecError> {
     }
     let (ops, interrupts, maps) = counts(bytes);
     for (offset, what, found, limit) in
-        [(28, "ops", ops, MAX_OPS), (32, "interruptions", interrupts, MAX_INTERRUPTS), (34, "maps", maps, MAX_MAPS)]
+        [(40, "ops", ops, MAX_OPS), (44, "interruptions", interrupts, MAX_INTERRUPTS), (46, "maps", maps, MAX_MAPS)]
     {
         if found > limit {
             return Err(CodecError::TooMany { offset, what, found, limit });
@@ -111,7 +112,7 @@ pub(super) fn write(case: &Case, out: &mut Vec<u8>) {
     out.push(config.cpus);
     out.extend_from_slice(&[0; 3]);
     out.extend_from_slice(&config.defects.bits().to_le_bytes());
-    let designs = config.designs.iter().fold(0u32, |s, d| s | 1 << d as u8);
+    let designs = config.designs.iter().fold(0u64, |s, d| s | 1 << d as u8);
     out.extend_from_slice(&designs.to_le_bytes());
     out.extend_from_slice(&(case.ops.len() as u32).to_le_bytes());
     out.extend_from_slice(&(case.interrupts.len() as u16).to_le_bytes());

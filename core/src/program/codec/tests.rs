@@ -21,7 +21,7 @@ fn any_case(seed: u64) -> Case {
     config.arch = rng.pick(&Arch::ALL).expect("there are architectures");
     config.geometry = rng.pick(&Geometry::ALL).expect("there are geometries");
     config.cpus = 1 + rng.below(4) as u8;
-    config.defects = DefectSet::from_bits(rng.next_u64());
+    config.defects = DefectSet::from_bits(u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64()));
     config.designs = config.kernel.designs();
     for _ in 0..rng.below(3) {
         config.designs = config.designs.choose(rng.pick(&Design::ALL).expect("there are designs"));

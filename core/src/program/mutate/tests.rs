@@ -56,7 +56,7 @@ fn shrinking_never_adds_and_ends_with_nothing_left() {
 #[test]
 fn a_pinned_machine_is_never_changed() {
     let pin = Config::of(Kernel::V6_12);
-    let mut mutator = CaseMutator::new(MutateConfig { pin: Some(pin), sequential: false });
+    let mut mutator = CaseMutator::new(MutateConfig { pin: Some(pin), ..MutateConfig::default() });
     let mut case = generated(3);
     for seed in 0..2000 {
         let mut session = Session::new().seed(seed);
@@ -68,7 +68,7 @@ fn a_pinned_machine_is_never_changed() {
 
 #[test]
 fn a_sequential_mutator_gives_one_cpu_and_no_interruptions() {
-    let mut mutator = CaseMutator::new(MutateConfig { pin: None, sequential: true });
+    let mut mutator = CaseMutator::new(MutateConfig { sequential: true, ..MutateConfig::default() });
     let mut case = generated(5);
     for seed in 0..2000 {
         let mut session = Session::new().seed(seed);
