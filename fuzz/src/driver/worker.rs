@@ -233,6 +233,7 @@ mod tests {
         doc: "a harness that panics",
         input: Input::Bytes(|bytes| panic!("no {} bytes, please", bytes.len())),
         planted: None,
+        family: None,
     };
 
     #[test]
