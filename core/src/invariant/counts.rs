@@ -16,24 +16,79 @@ fn count(rule: Rule, pfn: Pfn, expected: i64, found: i64) -> Finding {
 /// release's own rule, and the harm it does shows as `progress.*`, not here.
 pub fn mapcount(w: &World, pfn: Pfn) -> Option<Finding> {
     let f = &w.mem.folios[pfn as usize];
-    let uncounted = if w.config.has(Defect::D12) { f.ghost.exclusive_entries } else { 0 };
+    let d12 = w.config.has(Defect::D12);
+    if f.order != 0 {
+        return large_mapcount(w, pfn, d12);
+    }
+    let uncounted = if d12 { f.ghost.exclusive_entries } else { 0 };
     let expected = i64::from(f.ghost.entries - uncounted);
     (i64::from(f.mapcount) != expected).then(|| count(Rule::Mapcount, pfn, expected, i64::from(f.mapcount)))
+}
+
+/// The same of a large folio: each page's own count, the PMDs', their sum, and the number of pages that PTEs map.
+#[cold]
+fn large_mapcount(w: &World, head: Pfn, d12: bool) -> Option<Finding> {
+    let f = &w.mem.folios[head as usize];
+    let (mut total, mut mapped) = (i64::from(f.ghost.pmds), 0);
+    for (page, p) in (head..).zip(w.mem.pages(head)) {
+        let uncounted = if d12 { p.ghost.exclusive_entries } else { 0 };
+        let expected = i64::from(p.ghost.entries - uncounted);
+        if i64::from(p.page_mapcount) != expected {
+            return Some(count(Rule::Mapcount, page, expected, i64::from(p.page_mapcount)));
+        }
+        total += expected;
+        mapped += i64::from(expected > 0);
+    }
+    let counts = [
+        ("_entire_mapcount", i64::from(f.ghost.pmds), i64::from(f.entire_mapcount)),
+        ("_large_mapcount", total, i64::from(f.mapcount)),
+        ("_nr_pages_mapped", mapped, i64::from(f.nr_pages_mapped)),
+    ];
+    let (what, expected, found) = counts.into_iter().find(|(_, expected, found)| expected != found)?;
+    let mut found = count(Rule::Mapcount, head, expected, found);
+    found.evidence.what = Some(what);
+    Some(found)
 }
 
 /// `accounting.anon-exclusive`.
 pub fn anon_exclusive(w: &World, pfn: Pfn) -> Option<Finding> {
     let f = &w.mem.folios[pfn as usize];
+    if f.order != 0 {
+        return large_anon_exclusive(w, pfn);
+    }
     let exclusive = f.flags.has(Flags::ANON_EXCLUSIVE);
     let entries = i64::from(f.ghost.entries) + i64::from(f.ghost.migration_entries);
+    judge_anon_exclusive(pfn, exclusive, entries, f.ghost.writable)
+}
+
+/// The same of each page of a large folio. A PMD maps every page, and while there is one the head's flag is that of
+/// all pages that no PTE maps.
+#[cold]
+fn large_anon_exclusive(w: &World, head: Pfn) -> Option<Finding> {
+    let f = &w.mem.folios[head as usize];
+    let pmds = i64::from(f.ghost.pmds) + i64::from(f.ghost.migration_pmds);
+    let by_pmd = f.flags.has(Flags::ANON_EXCLUSIVE);
+    if pmds > 0
+        && let found @ Some(_) = judge_anon_exclusive(head, by_pmd, pmds, f.ghost.writable_pmds)
+    {
+        return found;
+    }
+    (head..).zip(w.mem.pages(head)).find_map(|(page, p)| {
+        let ptes = i64::from(p.ghost.entries) + i64::from(p.ghost.migration_entries);
+        let entries = if ptes == 0 { 0 } else { ptes + pmds };
+        judge_anon_exclusive(page, p.flags.has(Flags::ANON_EXCLUSIVE), entries, p.ghost.writable)
+    })
+}
+
+fn judge_anon_exclusive(pfn: Pfn, exclusive: bool, entries: i64, writable: u16) -> Option<Finding> {
     if exclusive && entries > 1 {
         let what = Some("PageAnonExclusive is set");
         let mut found = count(Rule::AnonExclusive, pfn, 1, entries);
         found.evidence.what = what;
         return Some(found);
     }
-    if !exclusive && f.ghost.writable > 0 {
-        let mut found = count(Rule::AnonExclusive, pfn, 0, i64::from(f.ghost.writable));
+    if !exclusive && writable > 0 {
+        let mut found = count(Rule::AnonExclusive, pfn, 0, i64::from(writable));
         found.evidence.what = Some("PageAnonExclusive is clear");
         return Some(found);
     }
@@ -46,9 +101,9 @@ pub fn refcount(w: &World, pfn: Pfn) -> Option<Finding> {
     if !f.flags.has(Flags::ALLOCATED) {
         return None;
     }
-    let expected = i64::from(f.ghost.entries)
-        + i64::from(f.flags.has(Flags::SWAPCACHE))
-        + i64::from(f.ghost.pins) * i64::from(GUP_PIN_COUNTING_BIAS);
+    let pin = if f.order == 0 { i64::from(GUP_PIN_COUNTING_BIAS) } else { 1 };
+    let refs = w.mem.mappings(pfn) + w.mem.swap_cache_refs(pfn);
+    let expected = i64::from(refs) + i64::from(f.ghost.pins) * pin;
     (i64::from(f.refcount) != expected).then(|| count(Rule::Refcount, pfn, expected, i64::from(f.refcount)))
 }
 
@@ -70,8 +125,8 @@ pub fn swap_map(w: &World, slot: u32) -> Option<Finding> {
         return finding(s.entries, s.count, "swap_map");
     }
     if let Some(pfn) = s.cache {
-        let f = &w.mem.folios[pfn as usize];
-        if !f.flags.has(Flags::SWAPCACHE) || f.slot != slot {
+        let f = &w.mem.folios[w.mem.page_folio(pfn) as usize];
+        if !f.flags.has(Flags::SWAPCACHE) || f.slot + u32::from(w.mem.folios[pfn as usize].tail) != slot {
             return finding(1, 0, "swap cache");
         }
     }

@@ -64,12 +64,13 @@ async fn exclusive_range(k: &Cpu, device: u8, mm: u8, start: u32, end: u32) -> O
 async fn exclusive_page(k: &Cpu, device: u8, mm: u8, vpn: u32) -> Result<(), ExclusiveError> {
     for _ in 0..TRIES {
         let seq = k.mmu_interval_read_begin(device, mm).await;
-        let folio = make_device_exclusive(k, mm, vpn, device).await?;
+        let page = make_device_exclusive(k, mm, vpn, device).await?;
+        let folio = k.page_folio(page);
         let unlocked_early = k.has(Defect::S12);
         if unlocked_early {
             k.folio_unlock(folio);
         }
-        let programmed = dmirror_atomic_map(k, device, mm, vpn, folio, seq).await;
+        let programmed = dmirror_atomic_map(k, device, mm, vpn, page, seq).await;
         // Once the device is programmed, whoever takes the page back finds it in the device's table.
         if !unlocked_early {
             k.folio_unlock(folio);
@@ -82,18 +83,18 @@ async fn exclusive_page(k: &Cpu, device: u8, mm: u8, vpn: u32) -> Result<(), Exc
         // The entry is device-exclusive now, and the next GUP would take that back first: an event that moves the
         // sequence once more, for ever. So the page is taken back before the sequence is read again.
         let (page, _) = get_user_page(k, mm, vpn, Grab::Get).await.map_err(ExclusiveError::Gup)?;
-        k.folio_put(page);
+        k.folio_put(k.page_folio(page));
     }
     Err(ExclusiveError::Busy)
 }
 
 /// `dmirror_atomic_map()`, unless the interval was invalidated since `seq`.
-async fn dmirror_atomic_map(k: &Cpu, device: u8, mm: u8, vpn: u32, folio: Pfn, seq: u32) -> bool {
+async fn dmirror_atomic_map(k: &Cpu, device: u8, mm: u8, vpn: u32, page: Pfn, seq: u32) -> bool {
     k.site(Site::ExclusiveProgram).await;
     k.lock(Lock::Mirror(device, mm)).await;
     let valid = !k.mmu_interval_read_retry(device, mm, seq) || k.has(Defect::S12);
     if valid {
-        let mapping = Mapping { pfn: folio, write: true, exclusive: true, written: false };
+        let mapping = Mapping { pfn: page, write: true, exclusive: true, written: false };
         k.s().mirror_program(k.id, device, mm, vpn, mapping);
     }
     k.unlock(Lock::Mirror(device, mm));

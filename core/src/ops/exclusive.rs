@@ -19,7 +19,7 @@ pub enum ExclusiveError {
 }
 
 /// Makes one page device-exclusive for a device, as the release does. `mmap_lock` is held for reading. On success
-/// the folio is locked and referenced: the caller programs the device, then drops both.
+/// the page's folio is locked and referenced: the caller programs the device, then drops both.
 pub async fn make_device_exclusive(k: &Cpu, mm: u8, vpn: u32, device: u8) -> Result<Pfn, ExclusiveError> {
     if k.uses(Design::ExclusiveByRmap) {
         make_device_exclusive_by_rmap(k, mm, vpn, device).await
@@ -32,7 +32,8 @@ pub async fn make_device_exclusive(k: &Cpu, mm: u8, vpn: u32, device: u8) -> Res
 async fn make_device_exclusive_by_walk(k: &Cpu, mm: u8, vpn: u32, device: u8) -> Result<Pfn, ExclusiveError> {
     loop {
         k.site(Site::ExclusiveGup).await;
-        let (folio, _) = get_user_page(k, mm, vpn, Grab::Get).await.map_err(ExclusiveError::Gup)?;
+        let (page, _) = get_user_page(k, mm, vpn, Grab::Get).await.map_err(ExclusiveError::Gup)?;
+        let folio = k.page_folio(page);
         k.site(Site::ExclusiveLock).await;
         k.lock(Lock::Folio(folio)).await;
         let event = NotifyEvent::Exclusive { owner: Some(device) };
@@ -42,15 +43,15 @@ async fn make_device_exclusive_by_walk(k: &Cpu, mm: u8, vpn: u32, device: u8) ->
         if let Some(p) = k.pte_offset_map_lock(mm, vpn).await {
             let arch = k.arch();
             let pte = k.ptep_get(p);
-            if arch.pte_present(pte) && k.pte_write(pte) && k.pte_pfn(pte) == folio {
-                convert(k, folio, p).await;
+            if arch.pte_present(pte) && k.pte_write(pte) && k.pte_pfn(pte) == page {
+                convert(k, page, p).await;
                 converted = true;
             }
             k.pte_unmap_unlock(p);
         }
         k.mmu_notifier_invalidate_range_end(mm).await;
         if converted {
-            return Ok(folio);
+            return Ok(page);
         }
         k.note(Note::ExclusiveBusy, Some(folio), 0, 0);
         k.folio_unlock(folio);
@@ -124,19 +125,19 @@ async fn page_make_device_exclusive_one(k: &Cpu, folio: Pfn, vma: VmaId, vpn: u3
 
 /// Replaces a present entry by a device-exclusive one; the entry's reference and, once D12 is repaired, its
 /// mapping stay. True when the entry was writable.
-async fn convert(k: &Cpu, folio: Pfn, p: PtePtr) -> bool {
+async fn convert(k: &Cpu, page: Pfn, p: PtePtr) -> bool {
     let (arch, ec) = (k.arch(), k.entries());
     k.site(Site::ExclusiveConvert).await;
     let pteval = k.ptep_clear_flush(p).await;
     if k.pte_dirty(pteval) {
-        k.folio_mark_dirty(folio);
+        k.folio_mark_dirty(k.page_folio(page));
     }
     let writable = k.pte_write(pteval);
-    let entry = ec.make_device_exclusive_entry(u64::from(folio), writable);
+    let entry = ec.make_device_exclusive_entry(u64::from(page), writable);
     let swp_pte: Pte = k.carry_from_present(pteval, arch.swp_entry_to_pte(entry));
     k.set_pte_at(p, swp_pte).await;
     if k.has(Defect::D12) {
-        k.folio_remove_rmap_pte(folio);
+        k.folio_remove_rmap_pte(page);
     }
     writable
 }

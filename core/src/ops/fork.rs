@@ -9,7 +9,7 @@ use crate::config::Defect;
 use crate::entry::MigrationKind;
 use crate::mm::{Life, PtePtr, VmaId};
 use crate::observe::Outcome;
-use crate::phys::{Flags, Pfn, ZERO_PFN};
+use crate::phys::{Pfn, ZERO_PFN};
 use crate::rule::{Evidence, Rule};
 use crate::sched::{Cpu, Lock, NotifyEvent, Site};
 use crate::trace::Note;
@@ -241,13 +241,13 @@ async fn copy_nonpresent_pte(k: &Cpu, src: VmaId, s: PtePtr, d: PtePtr) -> Copie
             k.set_pte_at(s, pte).await;
         }
     } else if ec.is_device_exclusive_entry(entry) {
-        let folio = k.swp_offset_pfn(entry);
+        let page = k.swp_offset_pfn(entry);
         if !k.has(Defect::D13) {
-            return try_restore_exclusive_pte(k, src, folio, s, orig).await;
+            return try_restore_exclusive_pte(k, src, page, s, orig).await;
         }
-        k.folio_get(folio);
+        k.folio_get(k.page_folio(page));
         if !k.has(Defect::D12) {
-            k.folio_add_anon_rmap_pte(folio, false);
+            k.folio_add_anon_rmap_pte(page, false);
         }
         k.s().w.mms[d.mm as usize].anon_pages += 1;
     }
@@ -256,11 +256,12 @@ async fn copy_nonpresent_pte(k: &Cpu, src: VmaId, s: PtePtr, d: PtePtr) -> Copie
 }
 
 /// `try_restore_exclusive_pte()`.
-async fn try_restore_exclusive_pte(k: &Cpu, vma: VmaId, folio: Pfn, p: PtePtr, orig: Pte) -> Copied {
+async fn try_restore_exclusive_pte(k: &Cpu, vma: VmaId, page: Pfn, p: PtePtr, orig: Pte) -> Copied {
+    let folio = k.page_folio(page);
     if !k.trylock(Lock::Folio(folio)).await {
         return Copied::Busy;
     }
-    restore_exclusive_pte(k, vma, folio, p, orig).await;
+    restore_exclusive_pte(k, vma, page, p, orig).await;
     k.folio_unlock(folio);
     Copied::Restored
 }
@@ -269,16 +270,17 @@ async fn try_restore_exclusive_pte(k: &Cpu, vma: VmaId, folio: Pfn, p: PtePtr, o
 async fn copy_present_pte(k: &Cpu, dst: VmaId, s: PtePtr, d: PtePtr, prealloc: &mut Option<Pfn>) -> bool {
     let arch = k.arch();
     let pte = k.ptep_get(s);
-    let folio = k.pte_pfn(pte);
-    if folio != ZERO_PFN {
+    let page = k.pte_pfn(pte);
+    if page != ZERO_PFN {
+        let folio = k.page_folio(page);
         k.folio_get(folio);
-        if !k.folio_try_dup_anon_rmap_pte(folio) {
+        if !k.folio_try_dup_anon_rmap_pte(page) {
             k.folio_put(folio);
-            return copy_present_page(k, dst, d, folio, prealloc).await;
+            return copy_present_page(k, dst, d, page, prealloc).await;
         }
         k.s().w.mms[d.mm as usize].anon_pages += 1;
-        let exclusive = k.folio_test(folio, Flags::ANON_EXCLUSIVE);
-        k.bug_on(exclusive, Rule::BugDupRmap, Evidence { pfn: Some(folio), ..Evidence::default() });
+        let exclusive = k.page_anon_exclusive(page);
+        k.bug_on(exclusive, Rule::BugDupRmap, Evidence { pfn: Some(page), ..Evidence::default() });
     }
     let mut copy = pte;
     if k.pte_write(pte) && !k.has(Defect::S6) {
@@ -291,11 +293,11 @@ async fn copy_present_pte(k: &Cpu, dst: VmaId, s: PtePtr, d: PtePtr, prealloc: &
 }
 
 /// `copy_present_page()`: the child gets a copy of a page that may be pinned.
-async fn copy_present_page(k: &Cpu, dst: VmaId, d: PtePtr, folio: Pfn, prealloc: &mut Option<Pfn>) -> bool {
+async fn copy_present_page(k: &Cpu, dst: VmaId, d: PtePtr, page: Pfn, prealloc: &mut Option<Pfn>) -> bool {
     let Some(new) = prealloc.take() else { return false };
     let arch = k.arch();
-    k.s().copy_page(folio, new);
-    k.note(Note::PinnedCopy, Some(folio), new, 0);
+    k.s().copy_page(page, new);
+    k.note(Note::PinnedCopy, Some(page), new, 0);
     k.folio_add_new_anon_rmap(new, dst, d.vpn, true);
     k.folio_add_lru(new);
     k.s().w.mms[d.mm as usize].anon_pages += 1;

@@ -5,7 +5,7 @@ use super::fault::handle_mm_fault;
 use super::vmf::FaultResult;
 use crate::mm::{Pinned, VmaId};
 use crate::observe::Outcome;
-use crate::phys::{Flags, GUP_PIN_COUNTING_BIAS, Pfn};
+use crate::phys::{Flags, Pfn};
 use crate::sched::{Cpu, Lock, Site};
 
 /// Pins that one process can hold at once.
@@ -39,13 +39,14 @@ impl GupError {
     }
 }
 
-/// `__get_user_pages()` of one page with `FOLL_WRITE`, `mmap_lock` held: faults it in writable and takes hold of it.
+/// `__get_user_pages()` of one page with `FOLL_WRITE`, `mmap_lock` held: faults it in writable and takes hold
+/// of its folio.
 pub async fn get_user_page(k: &Cpu, mm: u8, vpn: u32, grab: Grab) -> Result<(Pfn, VmaId), GupError> {
     let vma = find_vma(k, mm, vpn, true).map_err(|_| GupError::Fault)?;
     loop {
         k.site(Site::PinLookup).await;
-        if let Some(folio) = follow_page_pte(k, mm, vpn, grab).await {
-            return Ok((folio, vma));
+        if let Some(page) = follow_page_pte(k, mm, vpn, grab).await {
+            return Ok((page, vma));
         }
         match handle_mm_fault(k, vma, vpn, true).await {
             FaultResult::Done => {}
@@ -62,19 +63,17 @@ async fn follow_page_pte(k: &Cpu, mm: u8, vpn: u32, grab: Grab) -> Option<Pfn> {
     let pte = k.ptep_get(p);
     let mut found = None;
     if arch.pte_present(pte) && !arch.pte_protnone(pte) && k.pte_write(pte) {
-        let folio = k.pte_pfn(pte);
+        let page = k.pte_pfn(pte);
+        let folio = k.page_folio(page);
         // try_grab_folio()
         match grab {
             Grab::Get => k.folio_get(folio),
-            Grab::Pin => {
-                k.s().w.mem.folios[folio as usize].ghost.pins += 1;
-                k.folio_ref_add(folio, GUP_PIN_COUNTING_BIAS);
-            }
+            Grab::Pin => k.folio_pin(folio),
         }
         if !k.pte_dirty(pte) {
             k.folio_mark_dirty(folio);
         }
-        found = Some(folio);
+        found = Some(page);
     }
     k.pte_unmap_unlock(p);
     found
@@ -114,12 +113,12 @@ pub async fn unpin_all(k: &Cpu, mm: u8) {
     }
 }
 
-async fn release_pin(k: &Cpu, pfn: Pfn) {
-    if !k.folio_test(pfn, Flags::DIRTY) {
-        k.lock(Lock::Folio(pfn)).await;
-        k.folio_mark_dirty(pfn);
-        k.folio_unlock(pfn);
+async fn release_pin(k: &Cpu, page: Pfn) {
+    let folio = k.page_folio(page);
+    if !k.folio_test(folio, Flags::DIRTY) {
+        k.lock(Lock::Folio(folio)).await;
+        k.folio_mark_dirty(folio);
+        k.folio_unlock(folio);
     }
-    k.s().w.mem.folios[pfn as usize].ghost.pins -= 1;
-    k.folio_put_refs(pfn, GUP_PIN_COUNTING_BIAS);
+    k.folio_unpin(folio);
 }

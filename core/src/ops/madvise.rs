@@ -66,7 +66,7 @@ async fn madvise_cold_or_pageout_pte_range(k: &Cpu, mm: u8, start: u32, end: u32
         if !arch.pte_present(pte) {
             continue;
         }
-        let folio = k.pte_pfn(pte);
+        let folio = k.page_folio(k.pte_pfn(pte));
         if folio == ZERO_PFN || k.folio_mapcount(folio) != 1 || !k.folio_test(folio, Flags::LRU) {
             continue;
         }

@@ -2,7 +2,7 @@
 
 use super::rmap::{AnonLock, Pvmw, RmapWalk, page_vma_mapped_walk};
 use super::swap_cache::add_to_swap_cache;
-use super::unmap::carry;
+use super::unmap::{carry, subpage};
 use crate::arch::{Pte, SwpEntry};
 use crate::config::Defect;
 use crate::entry::MigrationKind;
@@ -171,10 +171,8 @@ pub(super) async fn replace_by_migration_entry(k: &Cpu, folio: Pfn, p: PtePtr) -
     // (Device-private entries always had a branch of their own.)
     let present = arch.pte_present(pteval) || k.has(Defect::D9) && !ec.kind(pteval).is_device_private();
     let pfn = if present { k.pte_pfn(pteval) } else { k.swp_offset_pfn(k.pte_to_swp_entry(pteval)) };
-    if pfn != folio {
-        k.note(Note::WrongPfn, Some(folio), pfn, folio);
-    }
-    let anon_exclusive = k.folio_test(folio, Flags::ANON_EXCLUSIVE);
+    let page = subpage(k, folio, pfn);
+    let anon_exclusive = k.page_anon_exclusive(page);
     let writable = if present {
         pteval = k.ptep_clear_flush(p).await;
         if k.pte_dirty(pteval) {
@@ -188,7 +186,7 @@ pub(super) async fn replace_by_migration_entry(k: &Cpu, folio: Pfn, p: PtePtr) -
     k.site(Site::MigrateCleared).await;
     let evidence = Evidence { pfn: Some(folio), ..Evidence::default() };
     k.bug_on(writable && !anon_exclusive, Rule::BugMigrateExclusive, evidence);
-    if anon_exclusive && !k.folio_try_share_anon_rmap_pte(folio) {
+    if anon_exclusive && !k.folio_try_share_anon_rmap_pte(page) {
         k.set_pte_at(p, pteval).await;
         return false;
     }
@@ -197,7 +195,7 @@ pub(super) async fn replace_by_migration_entry(k: &Cpu, folio: Pfn, p: PtePtr) -
         (false, true) => MigrationKind::ReadExclusive,
         (false, false) => MigrationKind::Read,
     };
-    let mut entry = ec.make_migration_entry(u64::from(folio), kind);
+    let mut entry = ec.make_migration_entry(u64::from(page), kind);
     if present {
         if k.pte_young(pteval) {
             entry = ec.make_migration_entry_young(entry);
@@ -207,7 +205,7 @@ pub(super) async fn replace_by_migration_entry(k: &Cpu, folio: Pfn, p: PtePtr) -
         }
     }
     k.set_pte_at(p, carry(k, present, pteval, arch.swp_entry_to_pte(entry))).await;
-    k.folio_remove_rmap_pte(folio);
+    k.folio_remove_rmap_pte(page);
     k.folio_put(folio);
     true
 }

@@ -115,7 +115,11 @@ pub fn mapped_folio(k: &Cpu, mm: u8, vpn: u32) -> Option<Pfn> {
         return None;
     };
     let s = k.s();
-    (pfn != 0 && s.w.mem.valid(pfn) && s.folio(pfn as Pfn).refcount > 0).then_some(pfn as Pfn)
+    if pfn == 0 || !s.w.mem.valid(pfn) {
+        return None;
+    }
+    let folio = s.w.mem.page_folio(pfn as Pfn);
+    (s.folio(folio).refcount > 0).then_some(folio)
 }
 
 /// Which entries `page_vma_mapped_walk()` looks for.
@@ -182,7 +186,7 @@ fn check_pte(k: &Cpu, folio: Pfn, pte: Pte, which: Pvmw) -> bool {
         }
         k.pte_pfn(pte)
     };
-    pfn == folio
+    k.page_folio(pfn) == folio
 }
 
 /// `folio_referenced()`: how many entries say that the folio was used since they were last asked.

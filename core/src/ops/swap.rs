@@ -115,7 +115,7 @@ async fn map_swapped_in(k: &Cpu, vmf: &mut VmFault, p: PtePtr, folio: Pfn, slot:
     } else {
         k.folio_add_new_anon_rmap(folio, vmf.vma, vmf.vpn, alone);
     }
-    let exclusive_now = k.folio_test(folio, Flags::ANON_EXCLUSIVE);
+    let exclusive_now = k.page_anon_exclusive(folio);
     k.bug_on(k.pte_write(pte) && !exclusive_now, Rule::BugSwapPageWritable, evidence);
     k.site(Site::SwapInSet).await;
     k.set_pte_at(p, pte).await;
@@ -160,7 +160,7 @@ pub async fn migration_entry_wait(k: &Cpu, mm: u8, vpn: u32) {
     let ec = k.entries();
     let pte = k.ptep_get(p);
     let folio = (ec.is_swap_pte(pte) && ec.is_migration_entry(ec.arch.pte_to_swp_entry(pte)))
-        .then(|| k.swp_offset_pfn(ec.arch.pte_to_swp_entry(pte)));
+        .then(|| k.page_folio(k.swp_offset_pfn(ec.arch.pte_to_swp_entry(pte))));
     k.pte_unmap_unlock(p);
     if let Some(folio) = folio {
         k.site(Site::MigrationWait).await;
@@ -170,7 +170,8 @@ pub async fn migration_entry_wait(k: &Cpu, mm: u8, vpn: u32) {
 
 /// `remove_device_exclusive_entry()`: a CPU access takes the page back from the device.
 async fn remove_device_exclusive_entry(k: &Cpu, vmf: &VmFault, entry: SwpEntry) -> FaultResult {
-    let folio = k.swp_offset_pfn(entry);
+    let page = k.swp_offset_pfn(entry);
+    let folio = k.page_folio(page);
     // The entry was read without its lock: the folio may be gone, or be another one, by the time it is looked at.
     k.site(Site::RemoveExclusive).await;
     if !k.folio_try_get(folio) {
@@ -181,7 +182,7 @@ async fn remove_device_exclusive_entry(k: &Cpu, vmf: &VmFault, entry: SwpEntry) 
     k.mmu_notifier_invalidate_range_start(vmf.mm, vmf.vpn, vmf.vpn + 1, event).await;
     if let Some(p) = k.pte_offset_map_lock(vmf.mm, vmf.vpn).await {
         if k.ptep_get(p) == vmf.orig_pte {
-            restore_exclusive_pte(k, vmf.vma, folio, p, vmf.orig_pte).await;
+            restore_exclusive_pte(k, vmf.vma, page, p, vmf.orig_pte).await;
         }
         k.pte_unmap_unlock(p);
     }
@@ -192,13 +193,13 @@ async fn remove_device_exclusive_entry(k: &Cpu, vmf: &VmFault, entry: SwpEntry) 
 }
 
 /// `restore_exclusive_pte()`: makes a device-exclusive entry present again. Folio and page table are locked.
-pub async fn restore_exclusive_pte(k: &Cpu, vma: VmaId, folio: Pfn, p: PtePtr, orig: Pte) {
+pub async fn restore_exclusive_pte(k: &Cpu, vma: VmaId, page: Pfn, p: PtePtr, orig: Pte) {
     let (arch, ec) = (k.arch(), k.entries());
     let (prot, writable) = {
         let s = k.s();
         (s.w.vmas[vma].page_prot(), s.w.vmas[vma].writable())
     };
-    let mut pte = arch.pte_mkold(arch.pfn_pte(u64::from(folio), prot));
+    let mut pte = arch.pte_mkold(arch.pfn_pte(u64::from(page), prot));
     if k.pte_swp_soft_dirty(orig) {
         pte = arch.pte_mksoft_dirty(pte);
     }
@@ -211,17 +212,16 @@ pub async fn restore_exclusive_pte(k: &Cpu, vma: VmaId, folio: Pfn, p: PtePtr, o
             pte = maybe_mkwrite(k, vma, arch.pte_mkdirty(pte));
         }
     } else if writable && (k.has(Defect::D5) || can_change_pte_writable(k, vma, pte)) {
-        if k.folio_test(folio, Flags::DIRTY) {
+        if k.folio_test(k.page_folio(page), Flags::DIRTY) {
             pte = arch.pte_mkdirty(pte);
         }
         pte = arch.pte_mkwrite(pte);
     }
-    let f = k.folio(folio);
-    let evidence = Evidence { pfn: Some(folio), ..Evidence::default() };
-    let exclusive = f.anon() && f.flags.has(Flags::ANON_EXCLUSIVE);
+    let evidence = Evidence { pfn: Some(page), ..Evidence::default() };
+    let exclusive = k.folio(k.page_folio(page)).anon() && k.page_anon_exclusive(page);
     k.bug_on(arch.pte_write(pte) && !exclusive, Rule::BugRestoreExclusive, evidence);
     if k.has(Defect::D12) {
-        k.folio_add_anon_rmap_pte(folio, false);
+        k.folio_add_anon_rmap_pte(page, false);
     }
     k.site(Site::RestoreExclusive).await;
     k.set_pte_at(p, pte).await;

@@ -67,7 +67,7 @@ async fn clear_soft_dirty(k: &Cpu, p: PtePtr) {
     // pte_is_pinned(): such a page stays soft-dirty, as whoever has pinned it writes without a fault. The kernel takes
     // it for granted that the entry says so; one that has come from device memory may not (N3).
     let pfn = k.pte_pfn(pte);
-    if pfn != ZERO_PFN && k.pte_write(pte) && k.folio(pfn).maybe_dma_pinned() {
+    if pfn != ZERO_PFN && k.pte_write(pte) && k.folio(k.page_folio(pfn)).maybe_dma_pinned() {
         if !arch.pte_soft_dirty(pte) && !k.has(Defect::N3) {
             k.ptep_update(p, Site::PteSet, |pte| arch.pte_mksoft_dirty(pte)).await;
         }

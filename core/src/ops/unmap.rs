@@ -4,7 +4,7 @@ use super::rmap::{AnonLock, Pvmw, RmapWalk, page_vma_mapped_walk};
 use crate::arch::{Pte, SwpEntry};
 use crate::config::Defect;
 use crate::mm::{PtePtr, VmaId};
-use crate::phys::{Flags, Pfn};
+use crate::phys::Pfn;
 use crate::sched::{Cpu, NotifyEvent, Site};
 use crate::trace::Note;
 
@@ -46,10 +46,8 @@ async fn replace_by_swap_entry(k: &Cpu, folio: Pfn, mm: u8, p: PtePtr) -> bool {
     // Without the repair every entry that the walk returns is taken for a present one.
     let present = arch.pte_present(pteval) || k.has(Defect::D8);
     let pfn = if present { k.pte_pfn(pteval) } else { k.swp_offset_pfn(k.pte_to_swp_entry(pteval)) };
-    if pfn != folio {
-        k.note(Note::WrongPfn, Some(folio), pfn, folio);
-    }
-    let anon_exclusive = k.folio_test(folio, Flags::ANON_EXCLUSIVE);
+    let page = subpage(k, folio, pfn);
+    let anon_exclusive = k.page_anon_exclusive(page);
     if present {
         pteval = k.ptep_clear_flush(p).await;
         if k.pte_dirty(pteval) {
@@ -59,9 +57,9 @@ async fn replace_by_swap_entry(k: &Cpu, folio: Pfn, mm: u8, p: PtePtr) -> bool {
         pteval = k.ptep_get_and_clear(p).await;
     }
     k.site(Site::UnmapCleared).await;
-    let slot = k.folio(folio).slot;
+    let slot = k.folio(folio).slot + (page - folio);
     k.swap_duplicate(slot);
-    if anon_exclusive && !k.folio_try_share_anon_rmap_pte(folio) {
+    if anon_exclusive && !k.folio_try_share_anon_rmap_pte(page) {
         k.swap_free(slot);
         k.set_pte_at(p, pteval).await;
         return false;
@@ -78,9 +76,19 @@ async fn replace_by_swap_entry(k: &Cpu, folio: Pfn, mm: u8, p: PtePtr) -> bool {
     swp_pte = carry(k, present, pteval, swp_pte);
     debug_assert!(!ec.non_swap_entry(arch.pte_to_swp_entry(swp_pte)));
     k.set_pte_at(p, swp_pte).await;
-    k.folio_remove_rmap_pte(folio);
+    k.folio_remove_rmap_pte(page);
     k.folio_put(folio);
     true
+}
+
+/// `folio_page(folio, pfn - folio_pfn(folio))`: the page that the walk has found. A frame of another folio comes of an
+/// entry that was read as what it is not; that is noted, and the head stands in for it.
+pub fn subpage(k: &Cpu, folio: Pfn, pfn: Pfn) -> Pfn {
+    if k.page_folio(pfn) == folio {
+        return pfn;
+    }
+    k.note(Note::WrongPfn, Some(folio), pfn, folio);
+    folio
 }
 
 /// Soft-dirty and uffd-wp go along, read with the accessors of the kind that `pteval` is taken for.

@@ -2,7 +2,7 @@
 
 use crate::arch::Pte;
 use crate::mm::{PtePtr, VmaId};
-use crate::phys::{Flags, ZERO_PFN};
+use crate::phys::ZERO_PFN;
 use crate::sched::Cpu;
 
 /// `vm_fault_t`, as far as callers tell results apart.
@@ -62,5 +62,5 @@ pub fn can_change_pte_writable(k: &Cpu, vma: VmaId, pte: Pte) -> bool {
     }
     // vm_normal_page() is NULL for the zero page; every other page here is anonymous.
     let pfn = k.pte_pfn(pte);
-    pfn != ZERO_PFN && k.folio_test(pfn, Flags::ANON_EXCLUSIVE)
+    pfn != ZERO_PFN && k.page_anon_exclusive(pfn)
 }

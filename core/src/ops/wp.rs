@@ -18,12 +18,13 @@ pub async fn do_wp_page(k: &Cpu, vmf: &mut VmFault, p: PtePtr) -> FaultResult {
         k.set_pte_at(p, pte).await;
         vmf.orig_pte = pte;
     }
-    let folio = k.pte_pfn(vmf.orig_pte);
+    let page = k.pte_pfn(vmf.orig_pte);
+    let folio = k.page_folio(page);
     if folio != ZERO_PFN
         && k.folio(folio).anon()
-        && (k.folio_test(folio, Flags::ANON_EXCLUSIVE) || wp_can_reuse_anon_folio(k, folio, vmf.vma).await)
+        && (k.page_anon_exclusive(page) || wp_can_reuse_anon_folio(k, folio, vmf.vma).await)
     {
-        k.folio_set(folio, Flags::ANON_EXCLUSIVE);
+        k.set_page_anon_exclusive(page);
         wp_page_reuse(k, vmf, p, folio).await;
         return FaultResult::Done;
     }
@@ -31,7 +32,7 @@ pub async fn do_wp_page(k: &Cpu, vmf: &mut VmFault, p: PtePtr) -> FaultResult {
         k.folio_get(folio);
     }
     k.pte_unmap_unlock(p);
-    wp_page_copy(k, vmf, folio).await
+    wp_page_copy(k, vmf, page).await
 }
 
 /// `wp_page_reuse()`. Releases the page-table lock.
@@ -49,6 +50,10 @@ async fn wp_page_reuse(k: &Cpu, vmf: &VmFault, p: PtePtr, folio: Pfn) {
 async fn wp_can_reuse_anon_folio(k: &Cpu, folio: Pfn, vma: VmaId) -> bool {
     let swapcache = i32::from(k.folio_test(folio, Flags::SWAPCACHE));
     let unchecked = k.has(Defect::S5);
+    // Of a large folio no page is reused, be it the last one that is mapped.
+    if k.folio_test_large(folio) {
+        return false;
+    }
     if k.folio_ref_count(folio) > 1 + swapcache && !unchecked {
         return false;
     }
@@ -67,12 +72,13 @@ async fn wp_can_reuse_anon_folio(k: &Cpu, folio: Pfn, vma: VmaId) -> bool {
     true
 }
 
-/// `wp_page_copy()`: breaks copy-on-write. The caller has taken a reference to `old` unless it is the zero page.
+/// `wp_page_copy()`: breaks copy-on-write. The caller has taken a reference to `old`'s folio unless it is the zero page.
 async fn wp_page_copy(k: &Cpu, vmf: &VmFault, old: Pfn) -> FaultResult {
     let arch = k.arch();
+    let old_folio = k.page_folio(old);
     anon_vma_prepare(k, vmf.vma).await;
     let Some(new) = k.folio_alloc() else {
-        k.folio_put(old);
+        k.folio_put(old_folio);
         return FaultResult::Oom;
     };
     k.site(Site::WpCopy).await;
@@ -102,18 +108,18 @@ async fn wp_page_copy(k: &Cpu, vmf: &VmFault, old: Pfn) -> FaultResult {
                 k.folio_remove_rmap_pte(old);
             }
             k.note(Note::Copied, Some(old), new, 0);
-            put = old;
+            put = old_folio;
         }
         k.pte_unmap_unlock(p);
     }
     k.mmu_notifier_invalidate_range_end(vmf.mm).await;
-    let copied = put == old;
+    let copied = put == old_folio;
     k.folio_put(put);
     if old != ZERO_PFN {
         if copied {
-            free_swap_cache(k, old).await;
+            free_swap_cache(k, old_folio).await;
         }
-        k.folio_put(old);
+        k.folio_put(old_folio);
     }
     FaultResult::Done
 }

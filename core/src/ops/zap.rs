@@ -52,9 +52,10 @@ impl MmuGather {
 
     /// `free_pages_and_swap_cache()`.
     async fn free_pages(&mut self, k: &Cpu) {
-        for pfn in self.pages.take() {
-            free_swap_cache(k, pfn).await;
-            k.folio_put(pfn);
+        for page in self.pages.take() {
+            let folio = k.page_folio(page);
+            free_swap_cache(k, folio).await;
+            k.folio_put(folio);
         }
     }
 }
@@ -119,7 +120,7 @@ async fn zap_pte(k: &Cpu, tlb: &mut MmuGather, p: PtePtr) {
             if kind.is_device_private() || !k.has(Defect::D12) {
                 k.folio_remove_rmap_pte(pfn);
             }
-            k.folio_put(pfn);
+            k.folio_put(k.page_folio(pfn));
         }
         EntryKind::Swap => {
             k.s().w.mms[mm].swap_ents -= 1;

@@ -1,9 +1,14 @@
-//! `struct folio`, order 0.
+//! `struct folio` and `struct page`: one record for each frame.
+//!
+//! The record of a frame is the page's, and, if the frame is the first of its folio, the folio's too. A small folio
+//! is one frame, so there both are the same record. Of a large folio only the head's record holds what belongs to
+//! the folio (counts, flags, lock, `anon_vma`, index, slot, pins); the contents, `PG_anon_exclusive`, the page's own
+//! mapcount and the ghosts of PTEs, TLBs and mirrors are in the record of each page.
 
 use crate::observe::Token;
 use crate::site::Site;
 
-/// `folio->flags`, and `PG_anon_exclusive` of its only page.
+/// `folio->flags`, and `PG_anon_exclusive` of the page.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Flags(u16);
 
@@ -22,7 +27,9 @@ impl Flags {
     pub const SWAPCACHE: Flags = Flags(1 << 6);
     /// `PG_swapbacked`.
     pub const SWAPBACKED: Flags = Flags(1 << 7);
-    /// `PG_anon_exclusive`.
+    /// `PG_partially_mapped`: some page of a large folio has lost its last mapping, others have not.
+    pub const PARTIALLY_MAPPED: Flags = Flags(1 << 8);
+    /// `PG_anon_exclusive`, of a page. Of a folio that is mapped by a PMD the head's speaks for all.
     pub const ANON_EXCLUSIVE: Flags = Flags(1 << 9);
     /// Allocated; free frames have no flag at all.
     pub const ALLOCATED: Flags = Flags(1 << 10);
@@ -49,7 +56,7 @@ impl Flags {
 /// What really refers to a frame, whatever the kernel's counts say.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Ghost {
-    /// Present and device-private or device-exclusive entries: each holds one reference.
+    /// Present and device-private or device-exclusive PTEs: each holds one reference.
     pub entries: u16,
     /// How many of [`Ghost::entries`] are device-exclusive.
     pub exclusive_entries: u16,
@@ -57,7 +64,13 @@ pub struct Ghost {
     pub writable: u16,
     /// Migration entries: they name the frame but hold no reference and no mapping.
     pub migration_entries: u16,
-    /// Pins that processes hold.
+    /// Of a head: PMDs that map the whole folio, each with one reference.
+    pub pmds: u16,
+    /// How many of [`Ghost::pmds`] are writable.
+    pub writable_pmds: u16,
+    /// Of a head: migration entries at PMD level.
+    pub migration_pmds: u16,
+    /// Of a head: pins that processes hold.
     pub pins: u16,
     /// TLB entries of CPUs that translate to the frame.
     pub tlbs: u16,
@@ -69,12 +82,12 @@ pub struct Ghost {
     pub parted: Option<(Site, u32)>,
 }
 
-/// A folio of one page.
+/// A frame: page, and folio if it is the head of one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Folio {
     /// `folio_ref_count()`.
     pub refcount: i32,
-    /// `folio_mapcount()`.
+    /// `folio_mapcount()`: `_mapcount` of a small folio's page, `_large_mapcount` of a large folio.
     pub mapcount: i32,
     /// Flags.
     pub flags: Flags,
@@ -86,7 +99,19 @@ pub struct Folio {
     pub index: u32,
     /// Swap slot, when [`Flags::SWAPCACHE`] is set.
     pub slot: u32,
-    /// Contents.
+    /// Of a head: `folio_order()`.
+    pub order: u8,
+    /// Distance to the folio's head (`compound_head()`); 0 of a head.
+    pub tail: u16,
+    /// `page->_mapcount` of a page of a large folio: PTEs that map it. Not used by small folios.
+    pub page_mapcount: i16,
+    /// `_entire_mapcount` of a large folio: PMDs that map it.
+    pub entire_mapcount: i16,
+    /// `_nr_pages_mapped` of a large folio without `ENTIRELY_MAPPED`: pages that some PTE maps.
+    pub nr_pages_mapped: u16,
+    /// `_pincount` of a large folio.
+    pub pincount: u16,
+    /// Contents of the page.
     pub data: Token,
     /// What really refers to it.
     pub ghost: Ghost,
@@ -98,8 +123,23 @@ impl Folio {
         self.anon_vma != 0
     }
 
-    /// `folio_maybe_dma_pinned()`, as for a small folio: false positives come with 1024 other references.
+    /// `folio_nr_pages()`.
+    #[inline]
+    pub fn nr_pages(&self) -> u32 {
+        1 << self.order
+    }
+
+    /// `folio_test_large()` of the folio that this page belongs to.
+    #[inline]
+    pub fn large(&self) -> bool {
+        u16::from(self.order) | self.tail != 0
+    }
+
+    /// `folio_maybe_dma_pinned()`. Of a small folio false positives come with 1024 other references.
     pub fn maybe_dma_pinned(&self) -> bool {
+        if self.order != 0 {
+            return self.pincount > 0;
+        }
         self.refcount >= super::GUP_PIN_COUNTING_BIAS
     }
 }

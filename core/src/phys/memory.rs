@@ -12,14 +12,16 @@ pub const ZERO_PFN: Pfn = 0;
 /// All user frames, and the devices' own behind them. Blocks 0 to `normal_blocks() - 1` are `ZONE_NORMAL`, the rest `ZONE_MOVABLE`.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Memory {
-    /// Folio of each frame, the zero page first.
+    /// Each frame, the zero page first.
     pub folios: Vec<Folio>,
-    free_movable: Vec<Pfn>,
-    free_normal: Vec<Pfn>,
+    /// `deferred_split_queue`: large folios that are mapped in part, in order of queueing.
+    pub deferred_split: Vec<Pfn>,
+    pub(super) free_movable: Vec<Pfn>,
+    pub(super) free_normal: Vec<Pfn>,
     free_device: [Vec<Pfn>; MAX_DEVICES],
     offline: u32,
-    geometry: Geometry,
-    allocated: u32,
+    pub(super) geometry: Geometry,
+    pub(super) allocated: u32,
 }
 
 impl Memory {
@@ -27,6 +29,7 @@ impl Memory {
     pub fn new(geometry: Geometry) -> Memory {
         let mut m = Memory {
             folios: Vec::new(),
+            deferred_split: Vec::new(),
             free_movable: Vec::new(),
             free_normal: Vec::new(),
             free_device: Default::default(),
@@ -43,6 +46,7 @@ impl Memory {
         self.geometry = geometry;
         self.offline = 0;
         self.allocated = 0;
+        self.deferred_split.clear();
         let frames = geometry.frames();
         self.folios.clear();
         let device = geometry.device_frames();
@@ -88,6 +92,12 @@ impl Memory {
         self.free_movable.len() + self.free_normal.len()
     }
 
+    /// `page_folio()`: the folio that a page belongs to, named by its head.
+    #[inline]
+    pub fn page_folio(&self, page: Pfn) -> Pfn {
+        page - Pfn::from(self.folios[page as usize].tail)
+    }
+
     /// Memory block of a user frame.
     #[inline]
     pub fn block_of(&self, pfn: Pfn) -> u32 {
@@ -120,7 +130,7 @@ impl Memory {
         Some(pfn)
     }
 
-    fn take(&mut self, pfn: Pfn) {
+    pub(super) fn take(&mut self, pfn: Pfn) {
         self.allocated += 1;
         let folio = &mut self.folios[pfn as usize];
         let ghost = folio.ghost;
@@ -128,7 +138,7 @@ impl Memory {
         folio.flags.set(Flags::ALLOCATED);
     }
 
-    /// Gives a frame back. A frame of an isolated block stays with the block.
+    /// Gives the frame of a small folio back. A frame of an isolated block stays with the block.
     pub fn free(&mut self, pfn: Pfn) {
         self.allocated -= 1;
         let folio = &mut self.folios[pfn as usize];
@@ -159,7 +169,7 @@ impl Memory {
         }
     }
 
-    fn list(&mut self, pfn: Pfn) -> &mut Vec<Pfn> {
+    pub(super) fn list(&mut self, pfn: Pfn) -> &mut Vec<Pfn> {
         if self.block_of(pfn) < self.geometry.normal_blocks() { &mut self.free_normal } else { &mut self.free_movable }
     }
 }

@@ -1,12 +1,13 @@
 //! Physical memory: frames and the folios on them, zones and memory blocks, the swap device.
 //!
-//! Only order-0 folios exist, so a folio is named by its frame. Frame 0 is the zero page; user frames are
+//! A folio is named by its first frame, and so is its page 0: [`Memory::page_folio`] tells the folio of a page. Frame 0 is the zero page; user frames are
 //! 1 to [`Memory::frames`]; behind them are the frames of devices' own memory. A folio carries what the kernel keeps in `struct folio` and, apart from it, *ghost*
 //! counts that the kernel does not have: how many entries, TLBs and devices really refer to the frame. Ghosts
 //! are maintained by the primitives that change entries and caches, never by the modelled kernel, so an
 //! invariant that compares the two does not believe what it checks.
 
 mod folio;
+mod large;
 mod memory;
 mod swap;
 

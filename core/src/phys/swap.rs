@@ -8,7 +8,7 @@ use crate::observe::Token;
 pub struct Slot {
     /// `swap_map` without `SWAP_HAS_CACHE`: swap entries that the kernel counts.
     pub count: u16,
-    /// Folio in the swap cache, if any (`SWAP_HAS_CACHE`).
+    /// Page in the swap cache, if any (`SWAP_HAS_CACHE`): of a large folio each slot names the page of its own.
     pub cache: Option<Pfn>,
     /// Contents on the device.
     pub data: Token,

@@ -33,8 +33,9 @@ impl Sim {
     fn note_parted(&mut self, cpu: u8, pfn: Pfn) {
         let c = &self.ctl.cpus[cpu as usize];
         let (site, op) = (c.site.unwrap_or(Site::OpStart), c.op.unwrap_or(0));
+        let mappings = self.w.mem.mappings(pfn);
         let f = &mut self.w.mem.folios[pfn as usize];
-        if f.mapcount == i32::from(f.ghost.entries) {
+        if f.mapcount == mappings {
             f.ghost.parted = None;
         } else if f.ghost.parted.is_none() {
             f.ghost.parted = Some((site, op));
@@ -103,11 +104,12 @@ impl Sim {
     /// Is the folio held by nothing but its mappings (and perhaps its swap cache slot)?
     pub fn only_mapped(&self, pfn: Pfn) -> bool {
         let f = self.folio(pfn);
+        let mappings = self.w.mem.mappings(pfn);
         f.flags.has(Flags::ALLOCATED)
             && f.ghost.pins == 0
             && f.locked_by == 0
-            && f.ghost.entries > 0
-            && f.refcount == i32::from(f.ghost.entries) + i32::from(f.flags.has(Flags::SWAPCACHE))
+            && mappings > 0
+            && f.refcount == mappings + self.w.mem.swap_cache_refs(pfn)
     }
 }
 

@@ -20,24 +20,26 @@ impl Sim {
 
     /// `free_unref_folios()`: the last reference is gone.
     fn free_folio(&mut self, cpu: u8, pfn: Pfn) {
-        let f = self.w.mem.folios[pfn as usize];
-        let e = Evidence { pfn: Some(pfn), ..Evidence::default() };
-        let in_use = f.ghost.entries != 0
-            || f.ghost.migration_entries != 0
-            || f.ghost.pins != 0
-            || f.flags.has(Flags::SWAPCACHE)
-            || f.locked_by != 0;
-        if in_use || f.mapcount != 0 {
-            self.violate(cpu, Rule::FreedInUse, Evidence { found: Some(u64::from(f.ghost.entries)), ..e });
-        } else if f.ghost.tlbs != 0 {
-            self.violate(cpu, Rule::TlbFreedFrame, e);
-        } else if f.ghost.mirrors != 0 {
-            self.violate(cpu, Rule::DeviceFreedFrame, e);
+        let f = &self.w.mem.folios[pfn as usize];
+        let (pins, swapcache, locked, mapped) =
+            (f.ghost.pins, f.flags.has(Flags::SWAPCACHE), f.locked_by != 0, f.mapcount != 0);
+        let in_use = pins != 0 || swapcache || locked || mapped || f.ghost.pmds != 0 || f.ghost.migration_pmds != 0;
+        let pages = pfn..pfn + f.nr_pages();
+        for page in pages {
+            let g = self.w.mem.folios[page as usize].ghost;
+            let e = Evidence { pfn: Some(page), ..Evidence::default() };
+            if in_use || g.entries != 0 || g.migration_entries != 0 {
+                self.violate(cpu, Rule::FreedInUse, Evidence { found: Some(u64::from(g.entries)), ..e });
+            } else if g.tlbs != 0 {
+                self.violate(cpu, Rule::TlbFreedFrame, e);
+            } else if g.mirrors != 0 {
+                self.violate(cpu, Rule::DeviceFreedFrame, e);
+            }
         }
-        self.w.mem.free(pfn);
+        self.w.mem.free_folio(pfn);
     }
 
-    fn add_refs(&mut self, pfn: Pfn, n: i32) {
+    pub(super) fn add_refs(&mut self, pfn: Pfn, n: i32) {
         if pfn == ZERO_PFN {
             return;
         }
@@ -46,7 +48,7 @@ impl Sim {
         self.log_counts(pfn);
     }
 
-    fn sub_refs(&mut self, cpu: u8, pfn: Pfn, n: i32) {
+    pub(super) fn sub_refs(&mut self, cpu: u8, pfn: Pfn, n: i32) {
         if pfn == ZERO_PFN {
             return;
         }
@@ -62,20 +64,25 @@ impl Sim {
         }
     }
 
-    fn add_mapcount(&mut self, pfn: Pfn, n: i32) {
-        self.w.mem.folios[pfn as usize].mapcount += n;
-        self.touch_folio(pfn);
-        self.log_counts(pfn);
+    /// `__folio_add_rmap()` and `__folio_remove_rmap()` of one PTE: counts a mapping of a page.
+    fn add_mapcount(&mut self, page: Pfn, n: i32) {
+        let f = &mut self.w.mem.folios[page as usize];
+        if f.large() {
+            return self.add_large_mapcount(page, n);
+        }
+        f.mapcount += n;
+        self.touch_folio(page);
+        self.log_counts(page);
     }
 
-    /// What the kernel knows of a folio.
+    /// What the kernel knows of a page, and of its folio if it is the head.
     pub(crate) fn folio(&self, pfn: Pfn) -> &Folio {
         &self.w.mem.folios[pfn as usize]
     }
 }
 
 impl Cpu {
-    /// A copy of what the kernel knows of a folio.
+    /// A copy of what the kernel knows of a page, and of its folio if it is the head.
     #[inline]
     pub fn folio(&self, pfn: Pfn) -> Folio {
         *self.s().folio(pfn)
@@ -112,7 +119,24 @@ impl Cpu {
         self.folio_mapcount(pfn) > 0
     }
 
-    /// Allocates a movable folio with one reference. `None` when no frame is free.
+    /// `page_folio()`: the folio that a page belongs to.
+    #[inline]
+    pub fn page_folio(&self, page: Pfn) -> Pfn {
+        self.s().w.mem.page_folio(page)
+    }
+
+    /// `PageAnonExclusive()` of a page.
+    #[inline]
+    pub fn page_anon_exclusive(&self, page: Pfn) -> bool {
+        self.s().folio(page).flags.has(Flags::ANON_EXCLUSIVE)
+    }
+
+    /// `SetPageAnonExclusive()` of a page.
+    pub fn set_page_anon_exclusive(&self, page: Pfn) {
+        self.s().w.mem.folios[page as usize].flags.set(Flags::ANON_EXCLUSIVE);
+    }
+
+    /// Allocates a small movable folio with one reference. `None` when no frame is free.
     pub fn folio_alloc(&self) -> Option<Pfn> {
         let s = &mut *self.s();
         let Some(pfn) = s.w.mem.alloc() else {
@@ -212,30 +236,34 @@ impl Cpu {
         let f = &mut s.w.mem.folios[pfn as usize];
         f.flags.set(Flags::SWAPBACKED);
         (f.anon_vma, f.index) = (av + 1, vpn);
+        if f.order != 0 {
+            return s.add_new_large_rmap(pfn, exclusive);
+        }
         if exclusive {
             f.flags.set(Flags::ANON_EXCLUSIVE);
         }
         s.add_mapcount(pfn, 1);
     }
 
-    /// `folio_add_anon_rmap_pte()`: another mapping of an anonymous folio.
-    pub fn folio_add_anon_rmap_pte(&self, pfn: Pfn, exclusive: bool) {
+    /// `folio_add_anon_rmap_pte()`: another mapping of a page of an anonymous folio.
+    pub fn folio_add_anon_rmap_pte(&self, page: Pfn, exclusive: bool) {
         let s = &mut *self.s();
         if exclusive {
-            s.w.mem.folios[pfn as usize].flags.set(Flags::ANON_EXCLUSIVE);
+            s.w.mem.folios[page as usize].flags.set(Flags::ANON_EXCLUSIVE);
         }
-        s.add_mapcount(pfn, 1);
+        s.add_mapcount(page, 1);
     }
 
-    /// `folio_remove_rmap_pte()`.
-    pub fn folio_remove_rmap_pte(&self, pfn: Pfn) {
-        if pfn == ZERO_PFN {
+    /// `folio_remove_rmap_pte()` of a page.
+    pub fn folio_remove_rmap_pte(&self, page: Pfn) {
+        if page == ZERO_PFN {
             return;
         }
         let s = &mut *self.s();
-        s.add_mapcount(pfn, -1);
-        if s.folio(pfn).mapcount < 0 {
-            s.violate(self.id, Rule::BugRmapUnderflow, Evidence { pfn: Some(pfn), ..Evidence::default() });
+        s.add_mapcount(page, -1);
+        let f = s.folio(page);
+        if f.mapcount < 0 || f.page_mapcount < 0 {
+            s.violate(self.id, Rule::BugRmapUnderflow, Evidence { pfn: Some(page), ..Evidence::default() });
         }
     }
 
@@ -247,29 +275,27 @@ impl Cpu {
         }
     }
 
-    /// `folio_try_dup_anon_rmap_pte()`: fork maps the page a second time. False when the page may be pinned and
-    /// has to be copied instead.
-    pub fn folio_try_dup_anon_rmap_pte(&self, pfn: Pfn) -> bool {
+    /// `folio_try_dup_anon_rmap_pte()`: fork maps the page a second time. False when its folio may be pinned and the
+    /// page has to be copied instead.
+    pub fn folio_try_dup_anon_rmap_pte(&self, page: Pfn) -> bool {
         let s = &mut *self.s();
-        let f = &mut s.w.mem.folios[pfn as usize];
-        if f.flags.has(Flags::ANON_EXCLUSIVE) {
-            if f.maybe_dma_pinned() {
+        if s.folio(page).flags.has(Flags::ANON_EXCLUSIVE) {
+            if s.folio(s.w.mem.page_folio(page)).maybe_dma_pinned() {
                 return false;
             }
-            f.flags.clear(Flags::ANON_EXCLUSIVE);
+            s.w.mem.folios[page as usize].flags.clear(Flags::ANON_EXCLUSIVE);
         }
-        s.add_mapcount(pfn, 1);
+        s.add_mapcount(page, 1);
         true
     }
 
-    /// `folio_try_share_anon_rmap_pte()`: the page is about to become unmapped. False when it may be pinned.
-    pub fn folio_try_share_anon_rmap_pte(&self, pfn: Pfn) -> bool {
+    /// `folio_try_share_anon_rmap_pte()`: the page is about to become unmapped. False when its folio may be pinned.
+    pub fn folio_try_share_anon_rmap_pte(&self, page: Pfn) -> bool {
         let s = &mut *self.s();
-        let f = &mut s.w.mem.folios[pfn as usize];
-        if f.maybe_dma_pinned() {
+        if s.folio(s.w.mem.page_folio(page)).maybe_dma_pinned() {
             return false;
         }
-        f.flags.clear(Flags::ANON_EXCLUSIVE);
+        s.w.mem.folios[page as usize].flags.clear(Flags::ANON_EXCLUSIVE);
         true
     }
 

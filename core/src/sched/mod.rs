@@ -10,6 +10,7 @@ mod cpu;
 mod ctl;
 mod folio;
 mod interrupt;
+mod large;
 mod lock;
 mod notifier;
 mod pte;

@@ -34,7 +34,8 @@ impl Sim {
         let offset = self.w.mirror_offset(vpn);
         let old = self.w.mirrors[device as usize][proc as usize].store(offset, mapping);
         if let Some(m) = old.filter(|m| m.written && m.pfn != ZERO_PFN) {
-            self.w.mem.folios[m.pfn as usize].flags.set(Flags::DIRTY);
+            let folio = self.w.mem.page_folio(m.pfn);
+            self.w.mem.folios[folio as usize].flags.set(Flags::DIRTY);
         }
         for (m, d) in [(old, -1), (mapping, 1)] {
             let Some(m) = m else { continue };

@@ -60,9 +60,10 @@ impl Sim {
         }
     }
 
-    /// Queues a folio for the checks of counts.
+    /// Queues the folio of a page for the checks of counts.
     #[inline]
-    pub(crate) fn touch_folio(&mut self, pfn: Pfn) {
+    pub(crate) fn touch_folio(&mut self, page: Pfn) {
+        let pfn = self.w.mem.page_folio(page);
         let g = &mut self.w.mem.folios[pfn as usize].ghost;
         if !g.touched {
             g.touched = true;

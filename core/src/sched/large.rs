@@ -1,0 +1,124 @@
+//! Large folios: their mapcounts, and what a page's last unmapping leaves behind.
+
+use super::{Cpu, Sim};
+use crate::phys::{Flags, GUP_PIN_COUNTING_BIAS, Pfn};
+use crate::rule::{Evidence, Rule};
+use crate::trace::Note;
+
+impl Sim {
+    /// `HPAGE_PMD_ORDER`.
+    pub(crate) fn pmd_order(&self) -> u8 {
+        self.w.geometry().shift() as u8
+    }
+
+    /// `__folio_add_rmap()` and `__folio_remove_rmap()` with `RMAP_LEVEL_PTE`, of one page of a large folio.
+    pub(super) fn add_large_mapcount(&mut self, page: Pfn, n: i32) {
+        let folio = self.w.mem.page_folio(page);
+        let p = &mut self.w.mem.folios[page as usize];
+        let was = p.page_mapcount;
+        p.page_mapcount += n as i16;
+        let (first, last) = (was == 0 && n > 0, was == 1 && n < 0);
+        let f = &mut self.w.mem.folios[folio as usize];
+        f.mapcount += n;
+        f.nr_pages_mapped = f.nr_pages_mapped + u16::from(first) - u16::from(last);
+        let partially = last && f.entire_mapcount == 0 && f.nr_pages_mapped != 0;
+        self.touch_folio(folio);
+        self.log_counts(folio);
+        if partially {
+            self.deferred_split_folio(folio);
+        }
+    }
+
+    /// `folio_add_new_anon_rmap()` of a large folio: by a PMD when one can map it, else by a PTE for each page.
+    pub(super) fn add_new_large_rmap(&mut self, folio: Pfn, exclusive: bool) {
+        let pmd_order = self.pmd_order();
+        let f = &mut self.w.mem.folios[folio as usize];
+        let pages = if f.order == pmd_order {
+            (f.entire_mapcount, f.mapcount) = (1, 1);
+            1
+        } else {
+            let n = f.nr_pages();
+            (f.mapcount, f.nr_pages_mapped) = (n as i32, n as u16);
+            for p in &mut self.w.mem.folios[folio as usize..(folio + n) as usize] {
+                p.page_mapcount = 1;
+            }
+            n
+        };
+        if exclusive {
+            for p in &mut self.w.mem.folios[folio as usize..(folio + pages) as usize] {
+                p.flags.set(Flags::ANON_EXCLUSIVE);
+            }
+        }
+        self.touch_folio(folio);
+        self.log_counts(folio);
+    }
+
+    /// `mm/huge_memory.c: deferred_split_folio()` with `partially_mapped`: queues a folio of which memory could be
+    /// given back.
+    fn deferred_split_folio(&mut self, folio: Pfn) {
+        let f = &mut self.w.mem.folios[folio as usize];
+        if f.order < 2 || f.anon_vma == 0 || f.flags.has(Flags::PARTIALLY_MAPPED) {
+            return;
+        }
+        f.flags.set(Flags::PARTIALLY_MAPPED);
+        self.w.mem.deferred_split.push(folio);
+    }
+}
+
+impl Cpu {
+    /// `folio_test_large()` of the folio that a page belongs to.
+    #[inline]
+    pub fn folio_test_large(&self, page: Pfn) -> bool {
+        self.s().folio(page).large()
+    }
+
+    /// `folio_nr_pages()`.
+    #[inline]
+    pub fn folio_nr_pages(&self, folio: Pfn) -> u32 {
+        self.s().folio(folio).nr_pages()
+    }
+
+    /// Allocates a movable folio of this order with one reference. `None` when no such run of frames is free.
+    pub fn folio_alloc_order(&self, order: u8) -> Option<Pfn> {
+        let s = &mut *self.s();
+        let Some(folio) = s.w.mem.alloc_order(order) else {
+            s.note(self.id, Note::OutOfMemory, None, 0, 0);
+            return None;
+        };
+        s.add_refs(folio, 1);
+        Some(folio)
+    }
+
+    /// `try_grab_folio()` with `FOLL_PIN`.
+    pub fn folio_pin(&self, folio: Pfn) {
+        let s = &mut *self.s();
+        let f = &mut s.w.mem.folios[folio as usize];
+        f.ghost.pins += 1;
+        let refs = if f.order != 0 {
+            f.pincount += 1;
+            1
+        } else {
+            GUP_PIN_COUNTING_BIAS
+        };
+        s.add_refs(folio, refs);
+    }
+
+    /// `gup_put_folio()` with `FOLL_PIN`.
+    pub fn folio_unpin(&self, folio: Pfn) {
+        let s = &mut *self.s();
+        let f = &mut s.w.mem.folios[folio as usize];
+        f.ghost.pins = f.ghost.pins.wrapping_sub(1);
+        let large = f.order != 0;
+        if large && f.pincount == 0 {
+            s.violate(self.id, Rule::BugRefUnderflow, Evidence { pfn: Some(folio), ..Evidence::default() });
+            return;
+        }
+        let refs = if large {
+            f.pincount -= 1;
+            1
+        } else {
+            GUP_PIN_COUNTING_BIAS
+        };
+        s.sub_refs(self.id, folio, refs);
+    }
+}
