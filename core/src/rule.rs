@@ -192,6 +192,15 @@ rules! {
         "mm/page_table_check.c: page_table_check_pte_flags(), page_table_check_set()";
     BugWritableZero = "bug.writable-zero-page", Always,
         "the zero page is never mapped writable", "mm/memory.c: do_anonymous_page(); include/linux/pgtable.h: is_zero_pfn()";
+
+    // Memory failure.
+    PoisonMapped = "poison.mapped-again", Always,
+        "a page whose memory has failed is never mapped again", "Documentation/mm/hwpoison.rst; mm/page_alloc.c: free_pages_prepare()";
+    OraclePoison = "oracle.poison", Always,
+        "a page lost to a memory failure gives SIGBUS until it is unmapped or dropped", "madvise(2): MADV_HWPOISON; Documentation/mm/hwpoison.rst";
+    BugUnmapSwapcache = "bug.try_to_unmap_one", Always,
+        "an anonymous page that is replaced by a swap entry is in the swap cache",
+        "mm/rmap.c: WARN_ON_ONCE in try_to_unmap_one(): folio_test_swapbacked() != folio_test_swapcache()";
 }
 
 impl Rule {

@@ -83,6 +83,7 @@ sites! {
     VmaCopy = "migrate_vma:copy", "The driver is about to copy the page.";
     VmaFinalize = "migrate_vma_finalize:restore", "Migration entries are about to be replaced.";
     ToRam = "migrate_to_ram:begin", "A CPU fault is about to bring a page back from device memory.";
+    PoisonFlag = "memory_failure:flagged", "A page whose memory has failed is about to be unmapped, or one is about to be marked.";
 }
 
 impl Site {

@@ -47,6 +47,12 @@ notes! {
     ExclusiveBusy = "not made exclusive: the folio is locked or the PTE has changed";
     NotifierRetry = "the interval notifier's sequence has changed: tried again";
     OutOfMemory = "no free frame";
+    Poisoned = "PG_hwpoison set: the memory has failed";
+    PoisonResult = "memory failure: ignored (0), failed (1), delayed (2) or recovered (3): {a}";
+    PoisonUnmapFailed = "still mapped after try_to_unmap(): mapcount is {a}";
+    SoftOfflined = "soft offline: the frame is out of use";
+    Unpoisoned = "PG_hwpoison cleared";
+    OnlinePoison = "stays offline: {a} poisoned frames in the block";
 }
 
 /// What happened to a cached translation.

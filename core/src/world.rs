@@ -15,6 +15,8 @@ pub struct World {
     pub mem: Memory,
     /// `mem_hotplug_lock`: the CPU that holds it, plus one.
     pub mem_hotplug_lock: u8,
+    /// `mf_mutex`, which lets one memory failure be handled at a time: the CPU that holds it, plus one.
+    pub mf_mutex: u8,
     /// Swap device.
     pub swap: Swap,
     /// Processes `A` to `D`.
@@ -39,6 +41,7 @@ impl World {
             config,
             mem: Memory::new(g),
             mem_hotplug_lock: 0,
+            mf_mutex: 0,
             swap: Swap::new(g.swap_slots()),
             mms: Default::default(),
             vmas: Vmas::default(),
@@ -53,6 +56,7 @@ impl World {
     pub fn reset(&mut self, config: Config) {
         self.config = config;
         self.mem_hotplug_lock = 0;
+        self.mf_mutex = 0;
         self.mem.reset(config.geometry);
         self.swap.reset(config.geometry.swap_slots());
         self.mms.iter_mut().for_each(Mm::reset);

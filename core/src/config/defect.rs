@@ -3,7 +3,7 @@
 //! Ids beginning with `D` are rows of the device-exclusive repair series of 2025. Ids beginning with `S` are
 //! *seeded*: no kernel had them; they exist so that each check of the judge can be seen to fail. Ids beginning
 //! with `N` are *new*: this harness found them in the sources of current releases. They belong to no release's
-//! set, so that a hunt on a release looks for what is not known yet.
+//! set, so that a hunt on a release looks for what is not known yet. `P`: failed memory (hwpoison).
 
 use super::Kernel;
 
@@ -103,6 +103,15 @@ defects! {
     S16 = "S16", fixed None, "swap_free", "a swap-in forgets to give the slot's reference back", "seeded";
     S17 = "S17", fixed None, "free_pgtables", "a PTE table is not given back when a process exits", "seeded";
     S18 = "S18", fixed None, "do_wp_page", "copy-on-write maps the copy without a TLB flush of the old page", "seeded";
+    D16 = "D16", fixed None, "memory_block_online",
+        "a block with failed memory in it is put back into use, and its pages are taken for good ones",
+        "5033091de814 (\"mm/hwpoison: introduce per-memory_block hwpoison counter\", 6.2) refuses that";
+    P1 = "P1", fixed SERIES, "do_migrate_range",
+        "offlining unmaps a poisoned folio without its lock",
+        "af288a426c3e (\"hwpoison, memory_hotplug: lock folio before unmap hwpoisoned folio\", CVE-2025-21931)";
+    P2 = "P2", fixed None, "soft_offline_page",
+        "soft offline gives the old page back to the allocator before it is marked",
+        "before 79f5f8fab482 (\"mm,hwpoison: rework soft offline for in-use pages\", 5.10)";
 }
 
 const _: () = assert!(Defect::ALL.len() < 128, "a DefectSet has one bit for each row");

@@ -103,7 +103,7 @@ pub fn refcount(w: &World, pfn: Pfn) -> Option<Finding> {
     }
     let pin = if f.order == 0 { i64::from(GUP_PIN_COUNTING_BIAS) } else { 1 };
     let refs = w.mem.mappings(pfn) + w.mem.swap_cache_refs(pfn);
-    let expected = i64::from(refs) + i64::from(f.ghost.pins) * pin;
+    let expected = i64::from(refs) + i64::from(f.ghost.held) + i64::from(f.ghost.pins) * pin;
     (i64::from(f.refcount) != expected).then(|| count(Rule::Refcount, pfn, expected, i64::from(f.refcount)))
 }
 

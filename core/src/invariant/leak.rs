@@ -8,8 +8,13 @@ use crate::world::World;
 /// `leak.*`, after every process has exited and every pin was given up.
 pub fn leaks(w: &World) -> Option<Finding> {
     let finding = |rule, evidence| Some(Finding { rule, cause: None, evidence });
-    if w.mem.allocated() != 0 {
-        let leaked = (1..w.mem.folios.len() as Pfn).find(|p| w.mem.folios[*p as usize].flags.has(Flags::ALLOCATED));
+    // A poisoned frame is never given back.
+    let leaks = |p: &Pfn| {
+        let flags = w.mem.folios[*p as usize].flags;
+        flags.has(Flags::ALLOCATED) && !flags.has(Flags::HWPOISON)
+    };
+    let leaked = if w.mem.allocated() == 0 { None } else { (1..w.mem.folios.len() as Pfn).find(leaks) };
+    if leaked.is_some() {
         let found = leaked.map(|p| w.mem.folios[p as usize].refcount as u64);
         return finding(Rule::LeakFolio, Evidence { pfn: leaked, found, ..Evidence::default() });
     }

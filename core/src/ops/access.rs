@@ -27,7 +27,7 @@ async fn do_user_addr_fault(k: &Cpu, mm: u8, vpn: u32, write: bool) -> Result<()
         Ok(vma) => match handle_mm_fault(k, vma, vpn, write).await {
             FaultResult::Done => Ok(()),
             FaultResult::Oom => Err(Signal::OomKill),
-            FaultResult::SigBus => Err(Signal::Bus),
+            FaultResult::SigBus | FaultResult::HwPoison => Err(Signal::Bus),
         },
         Err(signal) => Err(signal),
     };

@@ -212,7 +212,7 @@ async fn hmm_range_fault(k: &Cpu, device: u8, mm: u8, vpn: u32, write: bool) -> 
     match handle_mm_fault(k, vma, vpn, write).await {
         FaultResult::Done => Ok(None),
         FaultResult::Oom => Err(refuse(Signal::OomKill)),
-        FaultResult::SigBus => Err(refuse(Signal::Bus)),
+        FaultResult::SigBus | FaultResult::HwPoison => Err(refuse(Signal::Bus)),
     }
 }
 

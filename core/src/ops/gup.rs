@@ -51,7 +51,7 @@ pub async fn get_user_page(k: &Cpu, mm: u8, vpn: u32, grab: Grab) -> Result<(Pfn
         match handle_mm_fault(k, vma, vpn, true).await {
             FaultResult::Done => {}
             FaultResult::Oom => return Err(GupError::NoMem),
-            FaultResult::SigBus => return Err(GupError::Fault),
+            FaultResult::SigBus | FaultResult::HwPoison => return Err(GupError::Fault),
         }
     }
 }

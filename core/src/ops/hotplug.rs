@@ -1,8 +1,10 @@
 //! `mm/memory_hotplug.c` and the range walks over `mm/migrate.c`: moving folios away.
 
-use super::migrate::{Migrated, migrate_pages};
+use super::memory_failure::unmap_poisoned_folio;
+use super::migrate::{Migrated, Reason, migrate_pages};
 use super::rmap::mapped_folio;
 use super::vmscan::stuck;
+use crate::config::Defect;
 use crate::phys::{Flags, Pfn};
 use crate::rule::Rule;
 use crate::sched::{Cpu, Lock, Site};
@@ -49,12 +51,19 @@ async fn offline_locked(k: &Cpu, block: u32) {
     k.s().w.mem.put_back(block);
 }
 
-/// `online_pages()`.
+/// `memory_block_online()` and `online_pages()`. A block with failed memory in it stays offline: its `struct page`s are
+/// made anew, and nobody would know any more which frames must not be used.
 pub async fn online(k: &Cpu, block: u32) {
+    let checked = !k.has(Defect::D16);
     k.lock(Lock::MemHotplug).await;
     {
         let s = &mut *k.s();
-        if !s.w.mem.online(block) {
+        let poisoned = s.w.mem.poisoned_in(block);
+        if s.w.mem.online(block) {
+        } else if poisoned != 0 && checked {
+            s.note(k.id, Note::OnlinePoison, None, poisoned as u32, 0);
+        } else {
+            s.w.mem.reinit(block);
             s.w.mem.put_back(block);
         }
     }
@@ -66,16 +75,47 @@ async fn do_migrate_range(k: &Cpu, block: u32) -> bool {
     let mut no_target = false;
     let range = k.s().w.mem.block_range(block);
     for pfn in range {
-        if k.s().folio(pfn).flags.has(Flags::ALLOCATED) && k.folio_isolate_lru(pfn) {
-            no_target |= migrate_pages(k, pfn).await == Migrated::NoMem;
+        if k.folio_test(pfn, Flags::HWPOISON) {
+            unmap_poisoned(k, pfn).await;
+        } else if k.folio_test(pfn, Flags::ALLOCATED) && k.folio_isolate_lru(pfn) {
+            no_target |= migrate_pages(k, pfn, Reason::Move).await == Migrated::NoMem;
         }
     }
     no_target
 }
 
+/// The branch of `do_migrate_range()` for a folio whose memory has failed: nobody needs it, but whoever maps it is
+/// in the way. (Taken off the LRU, it keeps the reference of that for good.)
+async fn unmap_poisoned(k: &Cpu, folio: Pfn) {
+    if !k.folio_try_get(folio) {
+        return;
+    }
+    let on_lru = k.folio_test(folio, Flags::LRU);
+    let isolated = on_lru && k.folio_isolate_lru(folio);
+    if isolated {
+        k.s().w.mem.folios[folio as usize].ghost.held += 1;
+    }
+    if on_lru == isolated && k.folio_mapped(folio) {
+        let locked = !k.has(Defect::P1);
+        if locked {
+            k.lock(Lock::Folio(folio)).await;
+        }
+        unmap_poisoned_folio(k, folio).await;
+        if locked {
+            k.folio_unlock(folio);
+        }
+    }
+    k.folio_put(folio);
+}
+
+/// What `scan_movable_pages()` and `test_pages_isolated()` find in the way. Poisoned frames that nobody uses are not.
 fn allocated_in(k: &Cpu, block: u32) -> u32 {
     let s = k.s();
-    s.w.mem.block_range(block).filter(|p| s.folio(*p).flags.has(Flags::ALLOCATED)).count() as u32
+    let in_the_way = |p: &Pfn| {
+        let flags = s.folio(*p).flags;
+        flags.has(Flags::ALLOCATED) && (!flags.has(Flags::HWPOISON) || flags.has(Flags::LRU))
+    };
+    s.w.mem.block_range(block).filter(in_the_way).count() as u32
 }
 
 fn movable_in(k: &Cpu, block: u32) -> Option<Pfn> {
@@ -101,7 +141,7 @@ pub async fn migrate(k: &Cpu, mm: u8, vpn: u32) {
         k.note(Note::NotOnLru, Some(folio), 0, 0);
         return;
     }
-    if migrate_pages(k, folio).await == Migrated::Again && movable && k.undisturbed() {
+    if migrate_pages(k, folio, Reason::Move).await == Migrated::Again && movable && k.undisturbed() {
         stuck(k, folio, Rule::ProgressMigrate, mm, vpn);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::rmap::{AnonLock, Pvmw, RmapWalk, page_vma_mapped_walk};
 use super::swap_cache::add_to_swap_cache;
-use super::unmap::{carry, subpage};
+use super::unmap::{carry, replace_by_hwpoison_entry, subpage};
 use crate::arch::{Pte, SwpEntry};
 use crate::config::Defect;
 use crate::entry::MigrationKind;
@@ -26,12 +26,21 @@ pub enum Migrated {
 /// `NR_MAX_MIGRATE_PAGES_RETRY`, shortened: without others at work a second try cannot end otherwise.
 const PASSES: u32 = 3;
 
+/// Why a folio is moved (`enum migrate_reason`), as far as it matters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reason {
+    /// Compaction, `move_pages()`, offlining.
+    Move,
+    /// `MR_MEMORY_FAILURE`: the caller keeps the reference to the old folio, to take it out of use.
+    MemoryFailure,
+}
+
 /// `migrate_pages()` of one folio that the caller has isolated from the LRU, in `MIGRATE_SYNC` mode. Gives up the
-/// reference of the isolation, or puts the folio back.
-pub async fn migrate_pages(k: &Cpu, src: Pfn) -> Migrated {
+/// reference of the isolation unless the reason is a memory failure, or puts the folio back.
+pub async fn migrate_pages(k: &Cpu, src: Pfn, reason: Reason) -> Migrated {
     let mut result = Migrated::Again;
     for _ in 0..PASSES {
-        result = migrate_folio(k, src).await;
+        result = migrate_folio(k, src, reason).await;
         if result != Migrated::Again {
             break;
         }
@@ -45,9 +54,9 @@ pub async fn migrate_pages(k: &Cpu, src: Pfn) -> Migrated {
 }
 
 /// `migrate_folio_unmap()` and `migrate_folio_move()`.
-async fn migrate_folio(k: &Cpu, src: Pfn) -> Migrated {
+async fn migrate_folio(k: &Cpu, src: Pfn, reason: Reason) -> Migrated {
     if k.folio_ref_count(src) == 1 {
-        k.folio_put(src);
+        migrate_folio_done(k, src, reason);
         return Migrated::Done;
     }
     let Some(dst) = k.folio_alloc() else {
@@ -81,12 +90,19 @@ async fn migrate_folio(k: &Cpu, src: Pfn) -> Migrated {
     if moved {
         k.note(Note::Migrated, Some(src), dst, 0);
         k.folio_unlock(src);
-        k.folio_put(src);
+        migrate_folio_done(k, src, reason);
     } else {
         k.folio_unlock(src);
     }
     k.folio_put(dst);
     if moved { Migrated::Done } else { Migrated::Again }
+}
+
+/// `migrate_folio_done()`.
+fn migrate_folio_done(k: &Cpu, src: Pfn, reason: Reason) {
+    if reason != Reason::MemoryFailure {
+        k.folio_put(src);
+    }
 }
 
 fn get_anon_vma(k: &Cpu, folio: Pfn) -> Option<u32> {
@@ -163,7 +179,7 @@ async fn try_to_migrate_one(k: &Cpu, folio: Pfn, vma: VmaId, vpn: u32) -> bool {
     replaced
 }
 
-/// The body of the loop in `try_to_migrate_one()`, for an anonymous folio that is not poisoned.
+/// The body of the loop in `try_to_migrate_one()`, for an anonymous folio.
 pub(super) async fn replace_by_migration_entry(k: &Cpu, folio: Pfn, p: PtePtr) -> bool {
     let (arch, ec) = (k.arch(), k.entries());
     let mut pteval = k.ptep_get(p);
@@ -184,6 +200,9 @@ pub(super) async fn replace_by_migration_entry(k: &Cpu, folio: Pfn, p: PtePtr) -
         ec.is_writable_device_private_entry(k.pte_to_swp_entry(pteval))
     };
     k.site(Site::MigrateCleared).await;
+    if k.folio_test(page, Flags::HWPOISON) {
+        return replace_by_hwpoison_entry(k, page, p).await;
+    }
     let evidence = Evidence { pfn: Some(folio), ..Evidence::default() };
     k.bug_on(writable && !anon_exclusive, Rule::BugMigrateExclusive, evidence);
     if anon_exclusive && !k.folio_try_share_anon_rmap_pte(page) {

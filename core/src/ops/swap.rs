@@ -32,7 +32,10 @@ pub async fn do_swap_page(k: &Cpu, vmf: &mut VmFault) -> FaultResult {
         if ec.is_device_private_entry(entry) {
             return device_private_fault(k, vmf).await;
         }
-        // hwpoison and markers cannot arise from the ops there are.
+        if ec.is_hwpoison_entry(entry) {
+            return FaultResult::HwPoison;
+        }
+        // Markers cannot arise from the ops there are.
         return FaultResult::SigBus;
     }
     let slot = entry.offset as u32;
@@ -46,6 +49,11 @@ pub async fn do_swap_page(k: &Cpu, vmf: &mut VmFault) -> FaultResult {
         }
         return if same { FaultResult::Oom } else { FaultResult::Done };
     };
+    // A dirty page that failed in the swap cache is kept there, to be found by whoever needs it.
+    if k.folio_test(folio, Flags::HWPOISON) {
+        k.folio_put(folio);
+        return FaultResult::HwPoison;
+    }
     k.lock(Lock::Folio(folio)).await;
     if !k.folio_test(folio, Flags::SWAPCACHE) || k.folio(folio).slot != slot {
         return out_page(k, folio);
@@ -56,6 +64,11 @@ pub async fn do_swap_page(k: &Cpu, vmf: &mut VmFault) -> FaultResult {
     if k.ptep_get(p) != vmf.orig_pte && !k.has(Defect::S9) {
         k.pte_unmap_unlock(p);
         return out_page(k, folio);
+    }
+    if !k.folio_test(folio, Flags::UPTODATE) {
+        k.pte_unmap_unlock(p);
+        out_page(k, folio);
+        return FaultResult::SigBus;
     }
     map_swapped_in(k, vmf, p, folio, slot).await;
     if vmf.write {

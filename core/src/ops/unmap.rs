@@ -4,17 +4,20 @@ use super::rmap::{AnonLock, Pvmw, RmapWalk, page_vma_mapped_walk};
 use crate::arch::{Pte, SwpEntry};
 use crate::config::Defect;
 use crate::mm::{PtePtr, VmaId};
-use crate::phys::Pfn;
+use crate::phys::{Flags, Pfn};
+use crate::rule::{Evidence, Rule};
 use crate::sched::{Cpu, NotifyEvent, Site};
 use crate::trace::Note;
 
 /// `try_to_unmap()`. The caller holds the folio lock and a reference, and has put the folio into the swap cache.
 /// TLBs are flushed for each entry at once; deferring that (`TTU_BATCH_FLUSH`) is left out.
-pub async fn try_to_unmap(k: &Cpu, folio: Pfn) {
+///
+/// With `hwpoison` (`TTU_HWPOISON`) a page whose memory has failed gives way to hwpoison entries instead.
+pub async fn try_to_unmap(k: &Cpu, folio: Pfn, hwpoison: bool) {
     k.assert_folio_locked(folio);
     let Some(mut walk) = RmapWalk::start(k, folio, AnonLock::IfMapped).await else { return };
     while let Some((vma, vpn)) = walk.next(k).await {
-        if !try_to_unmap_one(k, folio, vma, vpn).await || !k.folio_mapped(folio) {
+        if !try_to_unmap_one(k, folio, vma, vpn, hwpoison).await || !k.folio_mapped(folio) {
             break;
         }
     }
@@ -22,7 +25,7 @@ pub async fn try_to_unmap(k: &Cpu, folio: Pfn) {
 }
 
 /// `try_to_unmap_one()`.
-async fn try_to_unmap_one(k: &Cpu, folio: Pfn, vma: VmaId, vpn: u32) -> bool {
+async fn try_to_unmap_one(k: &Cpu, folio: Pfn, vma: VmaId, vpn: u32, hwpoison: bool) -> bool {
     let mm = k.s().w.vmas[vma].mm;
     let notify = !k.has(Defect::S10);
     if notify {
@@ -30,7 +33,7 @@ async fn try_to_unmap_one(k: &Cpu, folio: Pfn, vma: VmaId, vpn: u32) -> bool {
     }
     let mut unmapped = true;
     if let Some(p) = page_vma_mapped_walk(k, folio, mm, vpn, Pvmw::Mapped).await {
-        unmapped = replace_by_swap_entry(k, folio, mm, p).await;
+        unmapped = replace_by_swap_entry(k, folio, mm, p, hwpoison).await;
         k.pte_unmap_unlock(p);
     }
     if notify {
@@ -40,7 +43,7 @@ async fn try_to_unmap_one(k: &Cpu, folio: Pfn, vma: VmaId, vpn: u32) -> bool {
 }
 
 /// The body of the loop in `try_to_unmap_one()`, for an anonymous folio.
-async fn replace_by_swap_entry(k: &Cpu, folio: Pfn, mm: u8, p: PtePtr) -> bool {
+async fn replace_by_swap_entry(k: &Cpu, folio: Pfn, mm: u8, p: PtePtr, hwpoison: bool) -> bool {
     let (arch, ec) = (k.arch(), k.entries());
     let mut pteval = k.ptep_get(p);
     // Without the repair every entry that the walk returns is taken for a present one.
@@ -57,6 +60,14 @@ async fn replace_by_swap_entry(k: &Cpu, folio: Pfn, mm: u8, p: PtePtr) -> bool {
         pteval = k.ptep_get_and_clear(p).await;
     }
     k.site(Site::UnmapCleared).await;
+    if hwpoison && k.folio_test(page, Flags::HWPOISON) {
+        return replace_by_hwpoison_entry(k, page, p).await;
+    }
+    if !k.folio_test(folio, Flags::SWAPCACHE) {
+        k.violate(Rule::BugUnmapSwapcache, Evidence { pfn: Some(folio), ..Evidence::default() });
+        k.set_pte_at(p, pteval).await;
+        return false;
+    }
     let slot = k.folio(folio).slot + (page - folio);
     k.swap_duplicate(slot);
     if anon_exclusive && !k.folio_try_share_anon_rmap_pte(page) {
@@ -89,6 +100,17 @@ pub fn subpage(k: &Cpu, folio: Pfn, pfn: Pfn) -> Pfn {
     }
     k.note(Note::WrongPfn, Some(folio), pfn, folio);
     folio
+}
+
+/// The hwpoison branches of `try_to_unmap_one()` and `try_to_migrate_one()`, for an entry that has just been cleared:
+/// whoever comes here later gets SIGBUS. Soft-dirty and uffd-wp are not kept, nor is anything counted any more.
+pub(super) async fn replace_by_hwpoison_entry(k: &Cpu, page: Pfn, p: PtePtr) -> bool {
+    let (arch, ec) = (k.arch(), k.entries());
+    k.s().w.mms[p.mm as usize].anon_pages -= 1;
+    k.set_pte_at(p, arch.swp_entry_to_pte(ec.make_hwpoison_entry(u64::from(page)))).await;
+    k.folio_remove_rmap_pte(page);
+    k.folio_put(k.page_folio(page));
+    true
 }
 
 /// Soft-dirty and uffd-wp go along, read with the accessors of the kind that `pteval` is taken for.

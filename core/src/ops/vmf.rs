@@ -14,6 +14,8 @@ pub enum FaultResult {
     Oom,
     /// `VM_FAULT_SIGBUS`.
     SigBus,
+    /// `VM_FAULT_HWPOISON`.
+    HwPoison,
 }
 
 /// `struct vm_fault`.

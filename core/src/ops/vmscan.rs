@@ -84,7 +84,7 @@ async fn shrink_locked_folio(k: &Cpu, folio: Pfn, ignore_references: bool) -> bo
         }
     }
     if k.folio_mapped(folio) {
-        try_to_unmap(k, folio).await;
+        try_to_unmap(k, folio, false).await;
         if k.folio_mapped(folio) {
             k.note(Note::StillMapped, Some(folio), k.folio_mapcount(folio) as u32, 0);
             return false;

@@ -17,6 +17,7 @@ impl Oracle {
             && state.permits(false)
             && state.value == value
             && p.live
+            && p.space.nothing_lost()
         {
             return Ok(());
         }
@@ -25,6 +26,7 @@ impl Oracle {
 
     fn load_slow(&mut self, proc: u8, spot: Spot, value: Token) -> Result<(), OracleViolation> {
         let (known, changes) = self.look(proc, spot)?;
+        self.retired(proc, spot)?;
         let Some(mut set) = self.procs[usize::from(proc)].space.reachable(spot, &changes) else {
             self.settle(proc, spot, &changes, value, &[Perm::Read, Perm::ReadWrite]);
             return Ok(());
@@ -50,6 +52,7 @@ impl Oracle {
         let p = &mut self.procs[usize::from(proc)];
         let cleared = p.cleared;
         let live = p.live;
+        let calm = calm && p.space.nothing_lost();
         if let Some(page) = p.space.page_mut(spot) {
             if page.stored <= cleared && matches!(by, Agent::Cpu(_)) {
                 page.stored = now;
@@ -68,6 +71,8 @@ impl Oracle {
 
     fn store_slow(&mut self, proc: u8, spot: Spot, value: Token) -> Result<(), OracleViolation> {
         let (known, changes) = self.look(proc, spot)?;
+        self.retired(proc, spot)?;
+        self.blur(proc, spot);
         let mut reach = self.procs[usize::from(proc)].space.reachable(spot, &changes);
         match &mut reach {
             None if changes.is_empty() => self.settle(proc, spot, &changes, value, &[Perm::ReadWrite]),
@@ -101,7 +106,8 @@ impl Oracle {
         let p = &self.procs[usize::from(proc)];
         let wanted = match (signal, by) {
             (Signal::OomKill, _) => return Ok(()),
-            (Signal::Bus, _) => return Err(broken(Rule::OracleSignal).known(p.space.page(spot).known)),
+            // Judged by Oracle::sigbus().
+            (Signal::Bus, _) => return Ok(()),
             (_, Agent::Device(_)) if p.exiting || !p.live => return Ok(()),
             (_, Agent::Device(_)) => Ends::FAULT,
             (Signal::SegvMapErr, _) => Ends::MAP_ERR,
@@ -154,6 +160,7 @@ impl Oracle {
         let p = &self.procs[usize::from(proc)];
         let Some(flight) = self.flight(case, op) else { return Ok(()) };
         let in_doubt = p.clearing != 0
+            || p.space.lost(spot).is_some()
             || flight.contended
             || self.changes(proc, spot, None).iter().any(|(_, e)| e.replaces())
             || p.space.states(spot).is_none_or(|s| s.iter().any(|s| s.perm.is_none()));

@@ -52,6 +52,9 @@
 //! was mapped since ("the kernel always marks new memory regions as soft dirty"), must read dirty. `mprotect`
 //! may merge VMAs, which until recently lost the mark of a new region, so it takes that second demand back.
 //!
+//! **Memory failures** take pages away that nobody named, for a frame may be shared: `lost.rs` says which pages may
+//! give SIGBUS from then on, and that a page which has given it does so until it is replaced.
+//!
 //! # What it does not check
 //!
 //! - Order between pages and between CPUs: each page is judged alone (no memory model).
@@ -62,6 +65,8 @@
 //!   store or the end of an undisturbed call that replaces it says what it is.
 //! - `Skipped`, and results of `unpin`, `exit`, `close`, `clear-refs` and `pagemap`; that a call ends at all.
 //! - `ENOMEM` and `EBUSY` where the manual allows them, and kills for want of memory: it does not count memory.
+//! - Whether a page that may share a frame with failed memory had to be lost; soft-dirty of such pages; results of the
+//!   calls that make memory fail.
 //! - Clean pages that read soft-dirty, soft-dirty during races, and whether devices mark pages.
 //! - Faults of devices once the process has begun to exit.
 //! - Which of the two `SEGV` codes a device's failed fault stands for.
@@ -73,6 +78,7 @@
 
 mod access;
 mod flight;
+mod lost;
 mod page;
 mod result;
 mod space;
@@ -81,7 +87,7 @@ mod space;
 mod tests;
 
 use crate::config::{MAX_CPUS, MAX_PROCS};
-use crate::observe::{Agent, Observation};
+use crate::observe::{Agent, Observation, Signal};
 use crate::program::{Case, OpCode};
 use crate::rule::{Evidence, Rule};
 use flight::Flight;
@@ -192,6 +198,9 @@ impl Oracle {
             Observation::Signal { op, proc, vpn, by, write, signal } => {
                 if let Some(spot) = Self::spot(case, proc, vpn) {
                     let past = self.flight(case, op).map_or(Ends::default(), |f| f.past);
+                    if signal == Signal::Bus {
+                        self.sigbus(case, op, proc, spot).map_err(|v| v.at(proc, vpn, by, signal.name()))?;
+                    }
                     self.signal(proc, spot, by, write, signal, past).map_err(|v| v.at(proc, vpn, by, signal.name()))?;
                 }
                 self.count(case, op, by, true);
@@ -289,6 +298,8 @@ impl Oracle {
         } else if flight.code == OpCode::Fork {
             self.forking[parent] |= bit;
             self.copy_parent(cpu, flight.proc);
+        } else if flight.poisons() {
+            self.condemn(&flight);
         }
     }
 

@@ -125,6 +125,9 @@ impl Oracle {
             Outcome::Fault => (Ends::FAULT, "every page may be written"),
             _ => return Ok(Keep::Either),
         };
+        if outcome == Outcome::Fault && self.may_be_lost(flight) {
+            return Ok(Keep::Either);
+        }
         let right = flight.len() == 0
             || !proc.live
             || (proc.exiting && outcome == Outcome::Fault)
@@ -215,6 +218,9 @@ impl Oracle {
         if flight.code == OpCode::ClearRefs {
             self.procs[proc].clearing = self.procs[proc].clearing.saturating_sub(1);
         }
+        if flight.poisons() {
+            self.condemn(&flight);
+        }
         self.changing[proc] &= !bit;
         self.forking[proc] &= !bit;
         self.flights[cpu] = None;
@@ -246,6 +252,7 @@ impl Oracle {
             } else {
                 self.finish_page(cpu, flight, effect, keep, spot);
             }
+            self.heal(flight.proc, spot, effect, keep);
             if keep != Keep::NotApplied {
                 self.procs[proc].space.stamp(spot, effect, flight.began);
             }

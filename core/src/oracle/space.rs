@@ -1,7 +1,9 @@
 //! The address space of a process as the oracle sees it: pages by window, and the sets of those in doubt.
 
+use super::lost::Lost;
 use super::page::{Changes, Effect, Known, Overflow, Page, Reach, Set, State, close, insert};
 use crate::config::{Geometry, MAX_REGIONS};
+use crate::observe::Token;
 use crate::program::Map;
 
 /// A page of an address space.
@@ -22,6 +24,8 @@ pub(super) struct Space {
     sets: Vec<Set>,
     /// Sets that no page uses.
     unused: Vec<u32>,
+    /// Pages that are or may be lost to a memory failure.
+    lost: Vec<(Spot, Lost)>,
 }
 
 impl Space {
@@ -30,6 +34,7 @@ impl Space {
         self.windows.iter_mut().for_each(Vec::clear);
         self.sets.clear();
         self.unused.clear();
+        self.lost.clear();
     }
 
     /// Becomes a copy of `other`.
@@ -39,6 +44,50 @@ impl Space {
         }
         self.sets.clone_from(&other.sets);
         self.unused.clone_from(&other.unused);
+        self.lost.clone_from(&other.lost);
+    }
+
+    /// True when no page is lost, nor may be.
+    #[inline]
+    pub(super) fn nothing_lost(&self) -> bool {
+        self.lost.is_empty()
+    }
+
+    /// Whether a page is lost.
+    pub(super) fn lost(&self, spot: Spot) -> Option<Lost> {
+        self.lost.iter().find(|(s, _)| *s == spot).map(|(_, lost)| *lost)
+    }
+
+    /// Notes that a page is or may be lost.
+    pub(super) fn lose(&mut self, spot: Spot, lost: Lost) {
+        match self.lost.iter_mut().find(|(s, _)| *s == spot) {
+            Some(entry) => entry.1 = lost,
+            None => self.lost.push((spot, lost)),
+        }
+    }
+
+    /// Forgets that a page was lost.
+    pub(super) fn heal(&mut self, spot: Spot) {
+        self.lost.retain(|(s, _)| *s != spot);
+    }
+
+    /// The frame behind `named`, which holds one of `values`, is failing: every page that may share it may be lost.
+    /// `None`: no value tells, so that the same page of each process may.
+    pub(super) fn condemn(&mut self, named: Spot, values: Option<&[Token]>) {
+        for region in 0..self.windows.len() {
+            for page in 0..self.windows[region].len() as u32 {
+                let spot = Spot { region: region as u8, page };
+                let shares = match (self.states(spot), values) {
+                    (Some(states), Some(values)) => states
+                        .iter()
+                        .any(|s| s.perm.is_some() && values.contains(&s.value) && (s.value != 0 || spot == named)),
+                    _ => spot == named,
+                };
+                if shares && self.lost(spot).is_none() {
+                    self.lost.push((spot, Lost::Maybe));
+                }
+            }
+        }
     }
 
     /// Maps what a case has mapped from the start; `now` is when that was.

@@ -31,8 +31,10 @@ impl Flags {
     pub const PARTIALLY_MAPPED: Flags = Flags(1 << 8);
     /// `PG_anon_exclusive`, of a page. Of a folio that is mapped by a PMD the head's speaks for all.
     pub const ANON_EXCLUSIVE: Flags = Flags(1 << 9);
-    /// Allocated; free frames have no flag at all.
+    /// Allocated; free frames have no flag at all, unless they are poisoned.
     pub const ALLOCATED: Flags = Flags(1 << 10);
+    /// `PG_hwpoison` of its only page: the memory has failed, or is about to.
+    pub const HWPOISON: Flags = Flags(1 << 11);
 
     /// True when every flag of `f` is set.
     #[inline]
@@ -76,6 +78,10 @@ pub struct Ghost {
     pub tlbs: u16,
     /// Entries in devices' own tables that translate to the frame.
     pub mirrors: u16,
+    /// References that the handling of a memory failure keeps for good.
+    pub held: u16,
+    /// The memory has failed and nothing maps it any more: from here on nothing may.
+    pub lost: bool,
     /// Queued for the next check of counts.
     pub touched: bool,
     /// Where the mapcount and the number of entries last parted, and in which op.

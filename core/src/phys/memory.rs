@@ -1,6 +1,6 @@
 //! Frames, zones and memory blocks.
 
-use super::folio::{Flags, Folio};
+use super::folio::{Flags, Folio, Ghost};
 use crate::config::{Geometry, MAX_DEVICES};
 
 /// Page frame number of a user frame. [`ZERO_PFN`] is the zero page.
@@ -138,17 +138,59 @@ impl Memory {
         folio.flags.set(Flags::ALLOCATED);
     }
 
-    /// Gives the frame of a small folio back. A frame of an isolated block stays with the block.
+    /// Gives the frame of a small folio back. A frame of an isolated block stays with the block, and a poisoned one is nobody's
+    /// (`mm/page_alloc.c: free_pages_prepare()`).
     pub fn free(&mut self, pfn: Pfn) {
         self.allocated -= 1;
         let folio = &mut self.folios[pfn as usize];
+        let poisoned = folio.flags.has(Flags::HWPOISON);
         folio.flags = Flags::default();
         folio.anon_vma = 0;
         folio.refcount = 0;
-        if let Some(device) = self.device_of(pfn) {
+        if poisoned {
+            folio.flags.set(Flags::HWPOISON);
+        } else if let Some(device) = self.device_of(pfn) {
             self.free_device[device as usize].push(pfn);
         } else if self.online(self.block_of(pfn)) {
             self.list(pfn).push(pfn);
+        }
+    }
+
+    /// A poisoned frame that is free gets the reference that keeps it from ever being used (`page_ref_inc()` in
+    /// `mm/memory-failure.c: page_handle_poison()`).
+    pub fn hold(&mut self, pfn: Pfn) {
+        self.take(pfn);
+        let folio = &mut self.folios[pfn as usize];
+        folio.flags.set(Flags::HWPOISON);
+        folio.refcount = 1;
+        folio.ghost.held = 1;
+    }
+
+    /// `take_page_off_buddy()`: a free frame leaves its free list. False when it is not on one.
+    pub fn take_off(&mut self, pfn: Pfn) -> bool {
+        if pfn == ZERO_PFN || self.device_of(pfn).is_some() {
+            return false;
+        }
+        let list = self.list(pfn);
+        let Some(at) = list.iter().position(|p| *p == pfn) else { return false };
+        list.remove(at);
+        true
+    }
+
+    /// Poisoned frames of a block (`mem->nr_hwpoison`).
+    pub fn poisoned_in(&self, block: u32) -> usize {
+        self.block_range(block).filter(|p| self.folios[*p as usize].flags.has(Flags::HWPOISON)).count()
+    }
+
+    /// `move_pfn_range_to_zone()`: every `struct page` of the block is made anew, and what was noted in it is gone.
+    pub fn reinit(&mut self, block: u32) {
+        for pfn in self.block_range(block) {
+            if self.folios[pfn as usize].flags.has(Flags::HWPOISON) {
+                self.allocated -= u32::from(self.folios[pfn as usize].flags.has(Flags::ALLOCATED));
+                let Ghost { lost, touched, .. } = self.folios[pfn as usize].ghost;
+                self.folios[pfn as usize] =
+                    Folio { ghost: Ghost { lost, touched, ..Ghost::default() }, ..Folio::default() };
+            }
         }
     }
 
@@ -163,7 +205,7 @@ impl Memory {
     pub fn put_back(&mut self, block: u32) {
         self.offline &= !(1 << block);
         for pfn in self.block_range(block).rev() {
-            if !self.folios[pfn as usize].flags.has(Flags::ALLOCATED) {
+            if self.folios[pfn as usize].flags == Flags::default() {
                 self.list(pfn).push(pfn);
             }
         }

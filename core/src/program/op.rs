@@ -147,6 +147,14 @@ ops! {
         "Takes the write protection of userfaultfd away again.";
     ToDevice = "to-device", Device, DeviceRange, Device, weight 8, "lib/test_hmm.c: dmirror_migrate_to_device()",
         "Moves pages into the device's own memory; a CPU access brings them back.";
+    HwPoison = "hwpoison", User, Range, Poison, weight 3, "mm/madvise.c: madvise_inject_error()",
+        "Lets the memory of a range fail (MADV_HWPOISON): its contents are lost.";
+    SoftOffline = "soft-offline", User, Range, Poison, weight 3, "mm/memory-failure.c: soft_offline_page()",
+        "Moves the pages of a range elsewhere and takes the old ones out of use (MADV_SOFT_OFFLINE).";
+    MemoryFailure = "memory-failure", User, Page, Poison, weight 3, "mm/memory-failure.c: memory_failure()",
+        "The frame behind a page fails, be it mapped or in the swap cache (corrupt-pfn of hwpoison-inject).";
+    Unpoison = "unpoison", User, Page, Poison, weight 1, "mm/memory-failure.c: unpoison_memory()",
+        "Takes back the failure of the frame that a page had (unpoison-pfn of hwpoison-inject).";
 }
 
 /// One op with its operands. Which of them mean something is told by [`OpCode::shape`]; the others are zero

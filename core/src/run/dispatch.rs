@@ -3,7 +3,9 @@
 use crate::config::Geometry;
 use crate::observe::{Observation, Outcome};
 use crate::ops::madvise::{Advice, madvise};
-use crate::ops::{access, dmirror, fork, gup, hotplug, mmap, mprotect, process, rmap, task_mmu, vmscan};
+use crate::ops::{
+    access, dmirror, fork, gup, hotplug, memory_failure, mmap, mprotect, process, rmap, soft_offline, task_mmu, vmscan,
+};
 use crate::program::{Actor, Op, OpCode};
 use crate::sched::{Cpu, Site};
 use crate::trace::Event;
@@ -87,6 +89,10 @@ async fn call(k: &Cpu, op: &Op) -> Outcome {
             hotplug::online(k, g.normal_blocks() + u32::from(op.arg)).await;
             Outcome::Done
         }
+        OpCode::HwPoison => memory_failure::inject(k, mm, start, end).await,
+        OpCode::SoftOffline => soft_offline::soft_offline(k, mm, start, end).await,
+        OpCode::MemoryFailure => memory_failure::corrupt_pfn(k, mm, start).await,
+        OpCode::Unpoison => memory_failure::unpoison_pfn(k, mm, start).await,
         OpCode::Reclaim => each_page!(start..end, |vpn| vmscan::reclaim(k, mm, vpn)),
         OpCode::Referenced => each_page!(start..end, |vpn| vmscan::age(k, mm, vpn)),
         OpCode::Migrate => each_page!(start..end, |vpn| hotplug::migrate(k, mm, vpn)),

@@ -1,7 +1,7 @@
 //! Locks: objects in the world, taken and released explicitly, and checked.
 //!
 //! The order is that of the comments at the top of `mm/rmap.c` and `mm/filemap.c`, as far as these locks go:
-//! `mem_hotplug_lock`, `mmap_lock`, folio lock, `anon_vma->rwsem`, the driver's mutex (its notifier is called under all of these),
+//! `mf_mutex`, `mem_hotplug_lock`, `mmap_lock`, folio lock, `anon_vma->rwsem`, the driver's mutex (its notifier is called under all of these),
 //! `page_table_lock`, PMD lock, PTE-table lock. Two PTE-table locks nest only where the kernel says so
 //! (`SINGLE_DEPTH_NESTING` in `copy_pte_range()`).
 
@@ -19,6 +19,8 @@ use std::task::{Context, Poll};
 /// One lock, and how it is taken.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Lock {
+    /// `mf_mutex` of `mm/memory-failure.c`.
+    MemoryFailure,
     /// `mem_hotplug_begin()`.
     MemHotplug,
     /// `mmap_read_lock()` of a process.
@@ -46,6 +48,8 @@ pub enum Lock {
 /// Kind of a lock.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub enum LockClass {
+    /// `mf_mutex`.
+    MemoryFailure,
     /// `mem_hotplug_lock`.
     MemHotplug,
     /// `mmap_lock`.
@@ -70,6 +74,7 @@ impl LockClass {
     /// Name as lockdep would give it.
     pub fn name(self) -> &'static str {
         match self {
+            LockClass::MemoryFailure => "mf_mutex",
             LockClass::MemHotplug => "mem_hotplug_lock",
             LockClass::Mmap => "mmap_lock",
             LockClass::Folio => "folio_lock",
@@ -87,6 +92,7 @@ impl Lock {
     /// Its kind.
     pub fn class(self) -> LockClass {
         match self {
+            Lock::MemoryFailure => LockClass::MemoryFailure,
             Lock::MemHotplug => LockClass::MemHotplug,
             Lock::MmapRead(_) | Lock::MmapWrite(_) => LockClass::Mmap,
             Lock::Folio(_) => LockClass::Folio,
@@ -139,6 +145,7 @@ impl Sim {
     fn try_take(&mut self, lock: Lock, cpu: u8) -> bool {
         let w = &mut self.w;
         match lock {
+            Lock::MemoryFailure => take(&mut w.mf_mutex, cpu),
             Lock::MemHotplug => take(&mut w.mem_hotplug_lock, cpu),
             Lock::MmapRead(m) => {
                 let m = &mut w.mms[m as usize];
@@ -166,6 +173,7 @@ impl Sim {
     fn give_back(&mut self, lock: Lock, cpu: u8) -> bool {
         let w = &mut self.w;
         match lock {
+            Lock::MemoryFailure => give(&mut w.mf_mutex, cpu),
             Lock::MemHotplug => give(&mut w.mem_hotplug_lock, cpu),
             Lock::MmapRead(m) => give_shared(&mut w.mms[m as usize].mmap_readers, cpu),
             Lock::MmapWrite(m) => give(&mut w.mms[m as usize].mmap_writer, cpu),

@@ -138,6 +138,13 @@ impl Sim {
             self.count_target(cpu, p.mm, was, false);
             self.count_target(cpu, p.mm, is, true);
         }
+        if let Target::Page { pfn, .. } = is
+            && was != is
+            && self.w.mem.folios[pfn as usize].ghost.lost
+        {
+            let e = Evidence { proc: Some(p.mm), vpn: Some(p.vpn), pfn: Some(pfn), ..Evidence::default() };
+            self.violate(cpu, Rule::PoisonMapped, e);
+        }
         self.w.tables.put(p.table, p.index, new.0);
         if from == EntryKind::Present && weaker(ec.arch, old, new) || from.is_device_exclusive() {
             self.ctl.weakened.push(Weakened { cpu, mm: p.mm, vpn: p.vpn });

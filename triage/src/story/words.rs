@@ -91,9 +91,12 @@ pub(super) fn consequence(rule: Rule, terms: &Terms) -> String {
 /// Headline and consequence of each rule.
 fn templates(rule: Rule) -> (&'static str, &'static str) {
     match rule {
-        Rule::OracleValue | Rule::OracleAccess | Rule::OracleSignal | Rule::OracleResult | Rule::OracleSoftDirty => {
-            visible(rule)
-        }
+        Rule::OracleValue
+        | Rule::OracleAccess
+        | Rule::OracleSignal
+        | Rule::OracleResult
+        | Rule::OracleSoftDirty
+        | Rule::OraclePoison => visible(rule),
         Rule::Mapcount | Rule::Refcount | Rule::FreedInUse | Rule::AnonExclusive | Rule::SwapMap | Rule::Rss => {
             counts(rule)
         }
@@ -135,6 +138,10 @@ fn visible(rule: Rule) -> (&'static str, &'static str) {
         Rule::OracleSignal => (
             "{who} gets a signal at {page} that its mapping does not call for[ ({what})]",
             "a correct program is killed, or an access that must fail does not",
+        ),
+        Rule::OraclePoison => (
+            "{who} reaches {page}, which was lost to a memory failure and has given SIGBUS before",
+            "a program goes on with data that the hardware has lost",
         ),
         Rule::OracleResult => (
             "a system call on {page} ends in a way that its manual page rules out[: {what}][, although {on}]",
@@ -298,6 +305,13 @@ fn leaks(rule: Rule) -> (&'static str, &'static str) {
 fn assertions(rule: Rule) -> (&'static str, &'static str) {
     const TRIPPED: &str = "the kernel's own assertion fails: a warning, or a crash with CONFIG_DEBUG_VM";
     match rule {
+        Rule::PoisonMapped => (
+            "{folio}, whose memory has failed, is mapped again[ at {page}]",
+            "whoever uses the page works on memory that loses its contents, or crashes the machine",
+        ),
+        Rule::BugUnmapSwapcache => {
+            ("try_to_unmap_one() is to replace {folio} by a swap entry, and it is in no swap cache", TRIPPED)
+        }
         Rule::BugRestoreExclusive => {
             ("restore_exclusive_pte() makes {folio} writable, which is no exclusive anonymous page", TRIPPED)
         }

@@ -1,5 +1,6 @@
 //! Tests of the oracle: what it must catch, what it must let pass, and that it depends on nothing it judges.
 
+mod lost;
 mod machine;
 mod races;
 mod sequential;
@@ -116,6 +117,7 @@ fn the_oracle_imports_nothing_that_it_judges() {
         include_str!("../mod.rs"),
         include_str!("../access.rs"),
         include_str!("../flight.rs"),
+        include_str!("../lost.rs"),
         include_str!("../page.rs"),
         include_str!("../result.rs"),
         include_str!("../space.rs"),

@@ -1,0 +1,88 @@
+//! `mm/memory-failure.c: soft_offline_page()`: memory that is about to fail is emptied and taken out of use. Nobody
+//! may notice.
+
+use super::memory_failure::get_user_page_read;
+use super::migrate::{Migrated, Reason, migrate_pages};
+use crate::config::Defect;
+use crate::observe::Outcome;
+use crate::phys::{Flags, Pfn, ZERO_PFN};
+use crate::sched::{Cpu, Lock, Site};
+use crate::trace::Note;
+
+/// `madvise_inject_error()` of `MADV_SOFT_OFFLINE`.
+pub async fn soft_offline(k: &Cpu, mm: u8, start: u32, end: u32) -> Outcome {
+    for vpn in start..end {
+        let outcome = match get_user_page_read(k, mm, vpn).await {
+            Ok(pfn) => soft_offline_page(k, pfn).await,
+            Err(e) => e.outcome(),
+        };
+        if outcome != Outcome::Done {
+            return outcome;
+        }
+    }
+    Outcome::Done
+}
+
+/// `soft_offline_page()`, called with a reference (`MF_COUNT_INCREASED`).
+async fn soft_offline_page(k: &Cpu, pfn: Pfn) -> Outcome {
+    // The zero page is on no LRU list: get_any_page() makes nothing of it.
+    if pfn == ZERO_PFN {
+        return Outcome::Invalid;
+    }
+    if k.folio(pfn).large() {
+        // soft_offline_in_use_page(): as if the split failed.
+        k.folio_put(k.page_folio(pfn));
+        return Outcome::Busy;
+    }
+    k.lock(Lock::MemoryFailure).await;
+    let outcome = if k.folio_test(pfn, Flags::HWPOISON) {
+        k.folio_put(pfn);
+        Outcome::Done
+    } else if !k.folio_test(pfn, Flags::LRU) {
+        // get_any_page(): not HWPoisonHandlable(), and shaking does not help.
+        k.folio_put(pfn);
+        Outcome::Invalid
+    } else {
+        soft_offline_in_use_page(k, pfn).await
+    };
+    k.unlock(Lock::MemoryFailure);
+    outcome
+}
+
+/// `soft_offline_in_use_page()`, of an anonymous page.
+async fn soft_offline_in_use_page(k: &Cpu, pfn: Pfn) -> Outcome {
+    k.lock(Lock::Folio(pfn)).await;
+    k.folio_unlock(pfn);
+    let isolated = k.folio_isolate_lru(pfn);
+    k.folio_put(pfn);
+    if !isolated {
+        k.note(Note::NotOnLru, Some(pfn), 0, 0);
+        return Outcome::Busy;
+    }
+    if migrate_pages(k, pfn, Reason::MemoryFailure).await != Migrated::Done {
+        return Outcome::Busy;
+    }
+    page_handle_poison(k, pfn).await;
+    Outcome::Done
+}
+
+/// `page_handle_poison()`: marked first, then let go of, so that the allocator never gets it.
+async fn page_handle_poison(k: &Cpu, pfn: Pfn) {
+    k.site(Site::PoisonFlag).await;
+    if k.has(Defect::P2) {
+        k.folio_put(pfn);
+    }
+    k.folio_set(pfn, Flags::HWPOISON);
+    k.s().w.mem.folios[pfn as usize].ghost.lost = true;
+    if !k.has(Defect::P2) {
+        k.folio_put(pfn);
+        // page_ref_inc(): usually of a frame that is free now, and on no free list.
+        if k.folio_test(pfn, Flags::ALLOCATED) {
+            k.folio_get(pfn);
+            k.s().w.mem.folios[pfn as usize].ghost.held += 1;
+        } else {
+            k.s().w.mem.hold(pfn);
+        }
+    }
+    k.note(Note::SoftOfflined, Some(pfn), 0, 0);
+}
