@@ -11,6 +11,8 @@ use crate::phys::{Memory, Swap};
 pub struct World {
     /// Machine and kernel.
     pub config: Config,
+    /// Entry encoding of this architecture and release.
+    entries: EntryConfig,
     /// Frames and folios.
     pub mem: Memory,
     /// `mem_hotplug_lock`: the CPU that holds it, plus one.
@@ -39,6 +41,7 @@ impl World {
         let g = config.geometry;
         World {
             config,
+            entries: EntryConfig::of(&config),
             mem: Memory::new(g),
             mem_hotplug_lock: 0,
             mf_mutex: 0,
@@ -55,6 +58,7 @@ impl World {
     /// The same as a new machine, keeping allocations.
     pub fn reset(&mut self, config: Config) {
         self.config = config;
+        self.entries = EntryConfig::of(&config);
         self.mem_hotplug_lock = 0;
         self.mf_mutex = 0;
         self.mem.reset(config.geometry);
@@ -76,7 +80,7 @@ impl World {
     /// Entry encoding of this architecture and release.
     #[inline]
     pub fn entries(&self) -> EntryConfig {
-        EntryConfig::new(self.config.arch, self.config.uses(crate::config::Design::ExclusiveTwoTypes))
+        self.entries
     }
 
     /// `vma_lookup()`: the VMA that holds a page.

@@ -5,6 +5,7 @@
 
 use ptefuzz_core::arch::Arch;
 use ptefuzz_core::config::{Config, Defect, DefectSet, Design, DesignSet, Kernel};
+use ptefuzz_core::entry::{ConfigError, EntryConfig};
 use serde::{Deserialize, Serialize};
 
 /// The pinned part of a [`Config`].
@@ -41,6 +42,16 @@ impl Pin {
         Pin { defects: self.defects.with(defect), ..self }
     }
 
+    /// Whether cases can be made to fit.
+    ///
+    /// # Errors
+    /// A pinned design needs a bit that the entries of the pinned architecture do not have.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let mut config = Config::fixed(self.kernel.unwrap_or(Kernel::NEWEST));
+        self.apply(&mut config);
+        EntryConfig::of(&config).check()
+    }
+
     /// Overrules a configuration.
     pub fn apply(&self, config: &mut Config) {
         if let Some(kernel) = self.kernel {
@@ -51,6 +62,10 @@ impl Pin {
             config.arch = arch;
         }
         config.designs = self.designs.iter().fold(config.designs, DesignSet::choose);
+        if self.arch.is_none() && EntryConfig::of(config).check().is_err() {
+            // A pinned design needs a bit of an entry that only one architecture has to spare.
+            config.arch = Arch::X86_64;
+        }
         config.defects = self.defects;
     }
 }
@@ -124,6 +139,17 @@ mod tests {
         let design = Design::ExclusiveOneType;
         Pin { designs: DesignSet::default().choose(design), ..Pin::fixed(Kernel::V6_12) }.apply(&mut config);
         assert!(config.uses(design) && !config.uses(Design::ExclusiveTwoTypes));
+    }
+
+    #[test]
+    fn a_design_that_arm64_cannot_encode_is_refused_there_and_makes_cases_x86_64_elsewhere() {
+        let special = Pin { designs: DesignSet::default().choose(Design::UffdWpSpecial), ..Pin::fixed(Kernel::V5_14) };
+        let refused = Pin { arch: Some(Arch::Arm64), ..special }.check().expect_err("no bit for it");
+        assert_eq!(refused.to_string(), "arm64 has no spare bit for the swap-special entry");
+        assert_eq!(special.check(), Ok(()));
+        let mut config = Config { arch: Arch::Arm64, ..Config::fixed(Kernel::V5_14) };
+        special.apply(&mut config);
+        assert!(config.arch == Arch::X86_64 && config.uses(Design::UffdWpSpecial));
     }
 
     #[test]

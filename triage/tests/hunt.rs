@@ -58,6 +58,15 @@ fn a_hunt_that_keeps_going_settles_each_rule_once() {
 }
 
 #[test]
+fn a_design_that_the_architecture_cannot_encode_is_refused_before_anything_runs() {
+    let dir = folder(&[]);
+    let run = ptefuzz(dir.path(), &["hunt", "--arch", "arm64", "--design", "uffd-wp-special"]);
+    assert_eq!(run.code, Some(2));
+    let expected = "ptefuzz: this hunt cannot be: arm64 has no spare bit for the swap-special entry";
+    assert!(run.stderr.starts_with(expected), "{}", run.stderr);
+}
+
+#[test]
 fn a_worker_without_a_campaign_is_wrong_usage() {
     let dir = folder(&[]);
     let run = ptefuzz(dir.path(), &["worker", "{}"]);

@@ -13,12 +13,33 @@ pub enum DesignGroup {
     ExclusiveConversion,
     /// How `restore_exclusive_pte()` decides on write permission.
     ExclusiveRestore,
+    /// Who may write to an anonymous page after a write fault without copying it.
+    CopyOnWrite,
+    /// Whether `mprotect` makes the entries of private memory writable itself.
+    ProtectWritable,
+    /// What remembers that a page that is not mapped is write-protected by userfaultfd.
+    UffdWpNote,
+    /// What stands where a page's contents are lost.
+    PoisonNote,
+    /// What a guard page is.
+    GuardNote,
+    /// Whether migration keeps the young and dirty bits.
+    MigrationBits,
 }
 
 impl DesignGroup {
     /// Every group.
-    pub const ALL: [DesignGroup; 3] =
-        [DesignGroup::ExclusiveEncoding, DesignGroup::ExclusiveConversion, DesignGroup::ExclusiveRestore];
+    pub const ALL: [DesignGroup; 9] = [
+        DesignGroup::ExclusiveEncoding,
+        DesignGroup::ExclusiveConversion,
+        DesignGroup::ExclusiveRestore,
+        DesignGroup::CopyOnWrite,
+        DesignGroup::ProtectWritable,
+        DesignGroup::UffdWpNote,
+        DesignGroup::PoisonNote,
+        DesignGroup::GuardNote,
+        DesignGroup::MigrationBits,
+    ];
 }
 
 macro_rules! designs {
@@ -42,7 +63,8 @@ macro_rules! designs {
                 match self { $(Design::$name => DesignGroup::$group),* }
             }
 
-            /// First modelled release that does it this way.
+            /// First modelled release that does it this way. The same as [`Design::until`] when it was posted and
+            /// never merged: then no release does, and a case chooses it by name.
             pub fn since(self) -> Kernel {
                 match self { $(Design::$name => Kernel::$since),* }
             }
@@ -62,26 +84,74 @@ macro_rules! designs {
 
 designs! {
     /// `SWP_DEVICE_EXCLUSIVE_WRITE` and `SWP_DEVICE_EXCLUSIVE_READ`: two swap types.
-    ExclusiveTwoTypes = "exclusive-two-types", ExclusiveEncoding, since V6_12, until Some(Kernel::V6_15),
+    ExclusiveTwoTypes = "exclusive-two-types", ExclusiveEncoding, since V5_14, until Some(Kernel::V6_15),
         "include/linux/swap.h before \"mm: use single SWP_DEVICE_EXCLUSIVE entry type\"";
     /// `SWP_DEVICE_EXCLUSIVE`: one swap type.
     ExclusiveOneType = "exclusive-one-type", ExclusiveEncoding, since V6_15, until None,
         "include/linux/swap.h since \"mm: use single SWP_DEVICE_EXCLUSIVE entry type\"";
     /// `make_device_exclusive_range()`: GUP of a range, then an rmap walk for each page.
-    ExclusiveByRmap = "exclusive-by-rmap", ExclusiveConversion, since V6_12, until Some(Kernel::V6_15),
+    ExclusiveByRmap = "exclusive-by-rmap", ExclusiveConversion, since V5_14, until Some(Kernel::V6_15),
         "mm/rmap.c: make_device_exclusive_range(), page_make_device_exclusive_one()";
     /// `make_device_exclusive()`: GUP of one address, then a folio walk to that one PTE.
     ExclusiveByWalk = "exclusive-by-walk", ExclusiveConversion, since V6_15, until None,
         "mm/rmap.c: make_device_exclusive() with folio_walk_start()";
     /// Writable when the entry is of the writable type and not uffd-wp; always dirty then.
-    RestoreByType = "restore-by-type", ExclusiveRestore, since V6_12, until Some(Kernel::V6_15),
+    RestoreByType = "restore-by-type", ExclusiveRestore, since V5_14, until Some(Kernel::V6_15),
         "mm/memory.c: restore_exclusive_pte() with is_writable_device_exclusive_entry()";
     /// Writable when `can_change_pte_writable()` says so; dirty when the folio is.
     RestoreByCheck = "restore-by-check", ExclusiveRestore, since V6_15, until None,
         "mm/memory.c: restore_exclusive_pte() with can_change_pte_writable()";
+    /// A page with one reference and one mapping is reused, any other copied. (A pinned page is copied too, and then
+    /// whoever has pinned it no longer shares it with the process: what `PageAnonExclusive` was made for.)
+    CowByCount = "cow-by-count", CopyOnWrite, since V5_14, until Some(Kernel::V5_19),
+        "mm/memory.c of 5.14: do_wp_page(), do_swap_page(); mm/swapfile.c: reuse_swap_page()";
+    /// A page that is `PageAnonExclusive` is reused whoever else refers to it; the bit survives swap and migration.
+    CowByExclusive = "cow-by-exclusive", CopyOnWrite, since V5_19, until None,
+        "mm/memory.c: do_wp_page() since \"mm: remember exclusively mapped anonymous pages with PG_anon_exclusive\"";
+    /// Never: the next write faults.
+    ProtectByFault = "protect-by-fault", ProtectWritable, since V5_14, until Some(Kernel::V6_1),
+        "mm/mprotect.c of 5.14 and 5.19: change_pte_range() with dirty_accountable, which shared mappings alone are";
+    /// When `can_change_pte_writable()` says so.
+    ProtectByCheck = "protect-by-check", ProtectWritable, since V6_1, until None,
+        "mm/mprotect.c since 6.1: change_pte_range() with MM_CP_TRY_CHANGE_WRITABLE";
+    /// Nothing: only anonymous memory can be write-protected.
+    UffdWpAnonOnly = "uffd-wp-anon-only", UffdWpNote, since V5_14, until Some(Kernel::V5_19),
+        "fs/userfaultfd.c of 5.14: vma_can_userfault() refuses VM_UFFD_WP for shmem and hugetlb";
+    /// A PTE marker: a swap type of its own, with `PTE_MARKER_UFFD_WP` for an offset.
+    UffdWpMarker = "uffd-wp-marker", UffdWpNote, since V5_19, until None,
+        "include/linux/swapops.h: make_pte_marker() since \"mm: introduce PTE_MARKER swap entry\"";
+    /// The "swap special" entry: one bit of an entry that holds no swap entry. x86-64 only.
+    UffdWpSpecial = "uffd-wp-special", UffdWpNote, since V5_14, until Some(Kernel::V5_14),
+        "\"userfaultfd-wp: Support shmem and hugetlbfs\", v4, July 2021: UFFD_WP_SWP_PTE_SPECIAL; never merged";
+    /// Nothing special.
+    PoisonNone = "poison-none", PoisonNote, since V5_14, until Some(Kernel::V5_19),
+        "mm/swapfile.c of 5.14: unuse_pte() maps what it has";
+    /// A swap type of its own, with the frame number for an offset.
+    PoisonSwapinError = "poison-swapin-error", PoisonNote, since V5_19, until Some(Kernel::V6_6),
+        "include/linux/swap.h of 5.19 and 6.1: SWP_SWAPIN_ERROR";
+    /// A PTE marker, which `UFFDIO_POISON` installs too.
+    PoisonMarker = "poison-marker", PoisonNote, since V6_6, until None,
+        "include/linux/swapops.h of 6.6: PTE_MARKER_POISONED";
+    /// There are no guard pages.
+    GuardNone = "guard-none", GuardNote, since V5_14, until Some(Kernel::V6_15),
+        "include/linux/swapops.h of 6.12: two marker bits; mm/madvise.c: no MADV_GUARD_INSTALL";
+    /// A PTE marker.
+    GuardMarker = "guard-marker", GuardNote, since V6_15, until None,
+        "include/linux/swapops.h since 6.13: PTE_MARKER_GUARD";
+    /// The page comes back old and clean.
+    MigrationBitsLost = "migration-bits-lost", MigrationBits, since V5_14, until Some(Kernel::V6_1),
+        "mm/migrate.c of 5.19: remove_migration_pte() makes an old, clean entry";
+    /// Above the frame number, where the swap offset has room.
+    MigrationBitsKept = "migration-bits-kept", MigrationBits, since V6_1, until None,
+        "include/linux/swapops.h since 6.1: SWP_MIG_YOUNG, SWP_MIG_DIRTY";
 }
 
 impl Design {
+    /// True when it was posted and never merged.
+    pub fn only_posted(self) -> bool {
+        self.until() == Some(self.since())
+    }
+
     /// The design with this id.
     pub fn from_id(id: &str) -> Option<Design> {
         Design::ALL.into_iter().find(|d| d.id() == id)

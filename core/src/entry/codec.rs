@@ -144,7 +144,10 @@ impl EntryConfig {
         let kind = self.kind_of_type(entry.ty);
         let sound = match kind {
             // Flags on the slot that encodes as an empty entry.
-            EntryKind::Swap => !self.arch.pte_none(self.arch.pte_swp_clear_flags(pte)),
+            EntryKind::Swap => {
+                (self.anon_exclusive || !self.arch.pte_swp_exclusive(pte))
+                    && !self.arch.pte_none(self.arch.pte_swp_clear_flags(pte))
+            }
             EntryKind::MarkerUffdWp => return self.kind_of_marker(pte, entry),
             _ => !self.arch.pte_swp_exclusive(pte) && entry.offset & !self.pfn_offset_mask(kind) == 0,
         };
@@ -159,7 +162,7 @@ impl EntryConfig {
         }
         match entry.offset {
             PTE_MARKER_UFFD_WP => EntryKind::MarkerUffdWp,
-            PTE_MARKER_POISONED => EntryKind::MarkerPoisoned,
+            PTE_MARKER_POISONED if self.poison_markers => EntryKind::MarkerPoisoned,
             PTE_MARKER_GUARD if self.guard_markers => EntryKind::MarkerGuard,
             _ => EntryKind::Bad,
         }
@@ -231,7 +234,9 @@ impl EntryConfig {
             EntryKind::Bad => false,
             EntryKind::DeviceExclusiveRead | EntryKind::DeviceExclusiveWrite => self.device_exclusive_types,
             EntryKind::DeviceExclusive => !self.device_exclusive_types,
-            EntryKind::MarkerUffdWp | EntryKind::MarkerPoisoned => self.pte_markers,
+            EntryKind::MigrationReadExclusive => self.anon_exclusive,
+            EntryKind::MarkerUffdWp => self.pte_markers,
+            EntryKind::MarkerPoisoned => self.pte_markers && self.poison_markers,
             EntryKind::MarkerGuard => self.pte_markers && self.guard_markers,
             EntryKind::SwapSpecial => {
                 if self.arch.uffd_wp_swp_pte_special().is_none() {
@@ -254,7 +259,7 @@ impl EntryConfig {
             EntryBit::Dirty | EntryBit::Young => present || (kind.is_migration() && self.migration_ad),
             EntryBit::SoftDirty => flags && self.arch.has_soft_dirty(),
             EntryBit::UffdWp => flags && self.arch.has_uffd_wp(),
-            EntryBit::Exclusive => kind == EntryKind::Swap,
+            EntryBit::Exclusive => kind == EntryKind::Swap && self.anon_exclusive,
         }
     }
 

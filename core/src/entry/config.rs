@@ -7,6 +7,7 @@
 
 use super::EntryKind;
 use crate::arch::{Arch, Pte, SWP_TYPE_BITS, SwpEntry};
+use crate::config::{Config, Design};
 use std::fmt;
 
 /// Marker bit: write-protected by userfaultfd (5.19 and later).
@@ -19,7 +20,7 @@ pub const PTE_MARKER_GUARD: u64 = 1 << 2;
 /// What decides how the entries of a kernel look.
 ///
 /// The kernel is taken to have memory failure, migration and device-private memory configured. Start from
-/// [`EntryConfig::new`].
+/// [`EntryConfig::of`] or [`EntryConfig::new`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct EntryConfig {
     /// The architecture.
@@ -29,6 +30,8 @@ pub struct EntryConfig {
     pub device_exclusive_types: bool,
     /// PTE markers exist (5.19 and later), at the price of one swap type.
     pub pte_markers: bool,
+    /// The poisoned marker exists (6.6 and later). Needs `pte_markers`.
+    pub poison_markers: bool,
     /// The guard marker exists (6.13 and later). Needs `pte_markers`.
     pub guard_markers: bool,
     /// The "swap special" entry of 2021 is in use. x86-64 only. It may stand beside the markers, which then serve the
@@ -38,6 +41,12 @@ pub struct EntryConfig {
     /// later). On x86-64 that holds unless the CPU has the L1TF bug and fewer than 46 cached address bits
     /// (`arch_max_swapfile_size`).
     pub migration_ad: bool,
+    /// `PageAnonExclusive` (5.19 and later): a third migration type says it of a page on its way, and a bit beside the
+    /// swap entry of a page that is swapped out (`pte_swp_exclusive`).
+    pub anon_exclusive: bool,
+    /// `SWP_SWAPIN_ERROR` (5.19 to 6.1): a type of its own for a slot that could not be read. Nothing in the model
+    /// writes it; it takes a number.
+    pub swapin_error: bool,
 }
 
 /// A configuration that cannot be.
@@ -48,7 +57,7 @@ pub enum ConfigError {
         /// The architecture asked.
         Arch,
     ),
-    /// Guard markers are a bit of the PTE marker, which this configuration does not have.
+    /// Guard and poison are bits of the PTE marker, which this configuration does not have.
     GuardNeedsMarkers,
 }
 
@@ -58,7 +67,7 @@ impl fmt::Display for ConfigError {
             Self::SwapSpecialNeedsBit(arch) => {
                 write!(f, "{} has no spare bit for the swap-special entry", arch.name())
             }
-            Self::GuardNeedsMarkers => f.write_str("guard markers need PTE markers"),
+            Self::GuardNeedsMarkers => f.write_str("guard and poison markers need PTE markers"),
         }
     }
 }
@@ -74,8 +83,8 @@ pub struct SwpTypes {
     pub hwpoison: u8,
     /// `SWP_MIGRATION_READ`.
     pub migration_read: u8,
-    /// `SWP_MIGRATION_READ_EXCLUSIVE`.
-    pub migration_read_exclusive: u8,
+    /// `SWP_MIGRATION_READ_EXCLUSIVE`, from 5.19.
+    pub migration_read_exclusive: Option<u8>,
     /// `SWP_MIGRATION_WRITE`.
     pub migration_write: u8,
     /// `SWP_DEVICE_WRITE`.
@@ -90,18 +99,22 @@ pub struct SwpTypes {
     pub device_exclusive: Option<u8>,
     /// `SWP_PTE_MARKER`.
     pub pte_marker: Option<u8>,
+    /// `SWP_SWAPIN_ERROR`.
+    pub swapin_error: Option<u8>,
 }
 
 impl SwpTypes {
     /// The arithmetic of `include/linux/swap.h`.
-    const fn compute(device_exclusive_types: bool, pte_markers: bool) -> Self {
+    const fn compute(layout: Layout) -> Self {
         const HWPOISON_NUM: u8 = 1;
-        const MIGRATION_NUM: u8 = 3;
-        let device_num = if device_exclusive_types { 4 } else { 3 };
-        let max = (1 << SWP_TYPE_BITS) - device_num - MIGRATION_NUM - HWPOISON_NUM - pte_markers as u8;
+        let migration_num = if layout.anon_exclusive { 3 } else { 2 };
+        let device_num = if layout.device_exclusive_types { 4 } else { 3 };
+        let others = layout.pte_markers as u8 + layout.swapin_error as u8;
+        let max = (1 << SWP_TYPE_BITS) - device_num - migration_num - HWPOISON_NUM - others;
         let migration = max + HWPOISON_NUM;
-        let device = migration + MIGRATION_NUM;
-        let (write, read, single) = if device_exclusive_types {
+        let device = migration + migration_num;
+        let marker = device + device_num;
+        let (write, read, single) = if layout.device_exclusive_types {
             (Some(device + 2), Some(device + 3), None)
         } else {
             (None, None, Some(device + 2))
@@ -110,14 +123,15 @@ impl SwpTypes {
             max_swapfiles: max,
             hwpoison: max,
             migration_read: migration,
-            migration_read_exclusive: migration + 1,
-            migration_write: migration + 2,
+            migration_read_exclusive: if layout.anon_exclusive { Some(migration + 1) } else { None },
+            migration_write: migration + migration_num - 1,
             device_write: device,
             device_read: device + 1,
             device_exclusive_write: write,
             device_exclusive_read: read,
             device_exclusive: single,
-            pte_marker: if pte_markers { Some(device + device_num) } else { None },
+            pte_marker: if layout.pte_markers { Some(marker) } else { None },
+            swapin_error: if layout.swapin_error { Some(marker + layout.pte_markers as u8) } else { None },
         }
     }
 
@@ -131,7 +145,9 @@ impl SwpTypes {
         }
         kinds[self.hwpoison as usize] = EntryKind::HwPoison;
         kinds[self.migration_read as usize] = EntryKind::MigrationRead;
-        kinds[self.migration_read_exclusive as usize] = EntryKind::MigrationReadExclusive;
+        if let Some(ty) = self.migration_read_exclusive {
+            kinds[ty as usize] = EntryKind::MigrationReadExclusive;
+        }
         kinds[self.migration_write as usize] = EntryKind::MigrationWrite;
         kinds[self.device_write as usize] = EntryKind::DevicePrivateWrite;
         kinds[self.device_read as usize] = EntryKind::DevicePrivateRead;
@@ -151,17 +167,56 @@ impl SwpTypes {
     }
 }
 
-/// Indexed by `device_exclusive_types`, then `pte_markers`.
-static TYPES: [[SwpTypes; 2]; 2] = [
-    [SwpTypes::compute(false, false), SwpTypes::compute(false, true)],
-    [SwpTypes::compute(true, false), SwpTypes::compute(true, true)],
-];
+/// What decides on the type numbers.
+#[derive(Clone, Copy)]
+struct Layout {
+    device_exclusive_types: bool,
+    pte_markers: bool,
+    anon_exclusive: bool,
+    swapin_error: bool,
+}
+
+impl Layout {
+    const COUNT: usize = 16;
+
+    const fn number(self) -> usize {
+        self.device_exclusive_types as usize
+            | (self.pte_markers as usize) << 1
+            | (self.anon_exclusive as usize) << 2
+            | (self.swapin_error as usize) << 3
+    }
+
+    const fn of_number(n: usize) -> Self {
+        Self {
+            device_exclusive_types: n & 1 != 0,
+            pte_markers: n & 2 != 0,
+            anon_exclusive: n & 4 != 0,
+            swapin_error: n & 8 != 0,
+        }
+    }
+}
+
+/// Indexed by [`Layout::number`].
+static TYPES: [SwpTypes; Layout::COUNT] = {
+    let mut types = [SwpTypes::compute(Layout::of_number(0)); Layout::COUNT];
+    let mut n = 0;
+    while n < Layout::COUNT {
+        types[n] = SwpTypes::compute(Layout::of_number(n));
+        n += 1;
+    }
+    types
+};
 
 /// The kind behind each type number, indexed as [`TYPES`].
-static KINDS: [[[EntryKind; 32]; 2]; 2] = [
-    [SwpTypes::compute(false, false).kinds(), SwpTypes::compute(false, true).kinds()],
-    [SwpTypes::compute(true, false).kinds(), SwpTypes::compute(true, true).kinds()],
-];
+static KINDS: [[EntryKind; 32]; Layout::COUNT] = {
+    let mut kinds = [[EntryKind::Bad; 32]; Layout::COUNT];
+    let mut n = 0;
+    while n < Layout::COUNT {
+        kinds[n] = SwpTypes::compute(Layout::of_number(n)).kinds();
+        n += 1;
+    }
+    kinds
+};
 
 /// How a page under migration was mapped.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -183,9 +238,31 @@ impl EntryConfig {
             arch,
             device_exclusive_types,
             pte_markers: true,
+            poison_markers: true,
             guard_markers: true,
             swap_special: false,
             migration_ad: true,
+            anon_exclusive: true,
+            swapin_error: false,
+        }
+    }
+
+    /// The encoding that the designs of a case make.
+    #[must_use]
+    pub fn of(config: &Config) -> Self {
+        let marker = config.uses(Design::UffdWpMarker);
+        let poison_markers = config.uses(Design::PoisonMarker);
+        let guard_markers = config.uses(Design::GuardMarker);
+        Self {
+            arch: config.arch,
+            device_exclusive_types: config.uses(Design::ExclusiveTwoTypes),
+            pte_markers: marker || poison_markers || guard_markers,
+            poison_markers,
+            guard_markers,
+            swap_special: config.uses(Design::UffdWpSpecial),
+            migration_ad: config.uses(Design::MigrationBitsKept),
+            anon_exclusive: config.uses(Design::CowByExclusive),
+            swapin_error: config.uses(Design::PoisonSwapinError),
         }
     }
 
@@ -197,7 +274,7 @@ impl EntryConfig {
         if self.swap_special && self.arch.uffd_wp_swp_pte_special().is_none() {
             return Err(ConfigError::SwapSpecialNeedsBit(self.arch));
         }
-        if self.guard_markers && !self.pte_markers {
+        if (self.guard_markers || self.poison_markers) && !self.pte_markers {
             return Err(ConfigError::GuardNeedsMarkers);
         }
         Ok(())
@@ -212,14 +289,24 @@ impl EntryConfig {
 
     #[inline]
     fn types_ref(&self) -> &'static SwpTypes {
-        &TYPES[usize::from(self.device_exclusive_types)][usize::from(self.pte_markers)]
+        &TYPES[self.layout()]
+    }
+
+    #[inline]
+    const fn layout(&self) -> usize {
+        Layout {
+            device_exclusive_types: self.device_exclusive_types,
+            pte_markers: self.pte_markers,
+            anon_exclusive: self.anon_exclusive,
+            swapin_error: self.swapin_error,
+        }
+        .number()
     }
 
     /// The kind behind a type number; [`EntryKind::MarkerUffdWp`] stands for all markers.
     #[inline]
     pub(super) fn kind_of_type(&self, ty: u8) -> EntryKind {
-        let kinds = &KINDS[usize::from(self.device_exclusive_types)][usize::from(self.pte_markers)];
-        kinds.get(usize::from(ty)).copied().unwrap_or(EntryKind::Bad)
+        KINDS[self.layout()].get(usize::from(ty)).copied().unwrap_or(EntryKind::Bad)
     }
 
     #[inline]
@@ -238,14 +325,14 @@ impl EntryConfig {
         SwpEntry { offset: entry.offset, ..self.make_migration_entry(0, kind) }
     }
 
-    /// `make_*_migration_entry`.
+    /// `make_*_migration_entry`. Where there is no readable-exclusive type, a readable one.
     #[inline]
     #[must_use]
     pub fn make_migration_entry(&self, pfn: u64, kind: MigrationKind) -> SwpEntry {
         let types = self.types_ref();
         let ty = match kind {
             MigrationKind::Read => types.migration_read,
-            MigrationKind::ReadExclusive => types.migration_read_exclusive,
+            MigrationKind::ReadExclusive => types.migration_read_exclusive.unwrap_or(types.migration_read),
             MigrationKind::Write => types.migration_write,
         };
         SwpEntry { ty, offset: pfn }
@@ -393,7 +480,7 @@ impl EntryConfig {
     #[inline]
     #[must_use]
     pub fn is_readable_exclusive_migration_entry(&self, entry: SwpEntry) -> bool {
-        entry.ty == self.types_ref().migration_read_exclusive
+        Some(entry.ty) == self.types_ref().migration_read_exclusive
     }
 
     /// A device-private entry of either kind.
@@ -452,8 +539,29 @@ impl EntryConfig {
     #[inline]
     #[must_use]
     pub const fn pte_marker_get(&self, entry: SwpEntry) -> u64 {
-        let known = PTE_MARKER_UFFD_WP | PTE_MARKER_POISONED;
-        entry.offset & if self.guard_markers { known | PTE_MARKER_GUARD } else { known }
+        let poison = if self.poison_markers { PTE_MARKER_POISONED } else { 0 };
+        let guard = if self.guard_markers { PTE_MARKER_GUARD } else { 0 };
+        entry.offset & (PTE_MARKER_UFFD_WP | poison | guard)
+    }
+
+    /// What stands for a page that is not mapped and write-protected by userfaultfd: a marker, or the swap-special
+    /// entry. An empty entry where the design has neither.
+    #[inline]
+    #[must_use]
+    pub fn make_uffd_wp_note(&self) -> Pte {
+        match self.arch.uffd_wp_swp_pte_special() {
+            Some(special) if self.swap_special => special,
+            _ if self.pte_markers => self.make_pte_marker(PTE_MARKER_UFFD_WP),
+            _ => Pte(0),
+        }
+    }
+
+    /// `pte_marker_entry_uffd_wp`, or the swap-special entry's test: what [`EntryConfig::make_uffd_wp_note`] makes.
+    #[inline]
+    #[must_use]
+    pub fn is_uffd_wp_note(&self, pte: Pte) -> bool {
+        self.is_swap_special_pte(pte)
+            || self.is_pte_marker(pte) && self.pte_marker_get(self.arch.pte_to_swp_entry(pte)) & PTE_MARKER_UFFD_WP != 0
     }
 
     /// A marker as an entry of a page table.

@@ -4,20 +4,24 @@
 use super::EntryKind as K;
 use super::*;
 use crate::arch::{Arch, Pte};
+use crate::config::{Config, Design, Kernel};
 use std::collections::BTreeSet;
 
 /// Every configuration that [`EntryConfig::check`] accepts.
 fn configs() -> Vec<EntryConfig> {
     let mut all = Vec::new();
     for arch in Arch::ALL {
-        for bits in 0..32_u32 {
+        for bits in 0..256_u32 {
             let config = EntryConfig {
                 arch,
                 device_exclusive_types: bits & 1 != 0,
                 pte_markers: bits & 2 != 0,
+                poison_markers: bits & 32 != 0,
                 guard_markers: bits & 4 != 0,
                 swap_special: bits & 8 != 0,
                 migration_ad: bits & 16 != 0,
+                anon_exclusive: bits & 64 != 0,
+                swapin_error: bits & 128 != 0,
             };
             all.extend(config.check().is_ok().then_some(config));
         }
@@ -62,7 +66,7 @@ fn random(state: &mut u64) -> u64 {
 fn type_numbers_are_those_seen_on_6_12() {
     let types = EntryConfig::new(Arch::X86_64, true).types();
     assert_eq!((types.max_swapfiles, types.hwpoison), (23, 23));
-    assert_eq!((types.migration_read, types.migration_read_exclusive, types.migration_write), (24, 25, 26));
+    assert_eq!((types.migration_read, types.migration_read_exclusive, types.migration_write), (24, Some(25), 26));
     assert_eq!((types.device_write, types.device_read), (27, 28));
     assert_eq!(types.device_exclusive_write, Some(29));
     assert_eq!(types.device_exclusive_read, Some(30));
@@ -74,18 +78,52 @@ fn type_numbers_are_those_seen_on_6_12() {
 fn type_numbers_are_those_seen_on_7_3() {
     let types = EntryConfig::new(Arch::X86_64, false).types();
     assert_eq!((types.max_swapfiles, types.hwpoison), (24, 24));
-    assert_eq!((types.migration_read, types.migration_read_exclusive, types.migration_write), (25, 26, 27));
+    assert_eq!((types.migration_read, types.migration_read_exclusive, types.migration_write), (25, Some(26), 27));
     assert_eq!((types.device_write, types.device_read), (28, 29));
     assert_eq!((types.device_exclusive_write, types.device_exclusive_read), (None, None));
     assert_eq!(types.device_exclusive, Some(30));
     assert_eq!(types.pte_marker, Some(31));
 }
 
+/// Worked out from `include/linux/swap.h` of 5.14, 5.19, 6.1 and 6.6.
+#[test]
+fn older_releases_have_their_own_type_numbers() {
+    let types = |kernel| EntryConfig::of(&Config::of(kernel)).types();
+    let t = types(Kernel::V5_14);
+    assert_eq!((t.max_swapfiles, t.hwpoison), (25, 25));
+    assert_eq!((t.migration_read, t.migration_read_exclusive, t.migration_write), (26, None, 27));
+    assert_eq!((t.device_write, t.device_read), (28, 29));
+    assert_eq!((t.device_exclusive_write, t.device_exclusive_read, t.pte_marker), (Some(30), Some(31), None));
+    for kernel in [Kernel::V5_19, Kernel::V6_1] {
+        let t = types(kernel);
+        assert_eq!((t.max_swapfiles, t.hwpoison), (22, 22));
+        assert_eq!((t.migration_read, t.migration_read_exclusive, t.migration_write), (23, Some(24), 25));
+        assert_eq!((t.device_exclusive_read, t.pte_marker, t.swapin_error), (Some(29), Some(30), Some(31)));
+    }
+    assert_eq!(types(Kernel::V6_6), EntryConfig::new(Arch::X86_64, true).types());
+    assert_eq!(types(Kernel::V6_18), EntryConfig::new(Arch::X86_64, false).types());
+}
+
+#[test]
+fn the_note_of_uffd_wp_is_a_marker_a_special_entry_or_nothing() {
+    let of = |design| {
+        let mut config = Config::of(Kernel::V5_14);
+        config.designs = config.designs.choose(design);
+        let entries = EntryConfig::of(&config);
+        let note = entries.make_uffd_wp_note();
+        assert_eq!(entries.is_uffd_wp_note(note), design != Design::UffdWpAnonOnly);
+        (entries.kind(note), entries.types().max_swapfiles)
+    };
+    assert_eq!(of(Design::UffdWpAnonOnly), (K::None, 25));
+    assert_eq!(of(Design::UffdWpSpecial), (K::SwapSpecial, 25));
+    assert_eq!(of(Design::UffdWpMarker), (K::MarkerUffdWp, 24), "a marker costs one swap device");
+}
+
 #[test]
 fn markers_cost_one_swap_device() {
     for device_exclusive_types in [false, true] {
         let with = EntryConfig::new(Arch::X86_64, device_exclusive_types);
-        let without = EntryConfig { pte_markers: false, guard_markers: false, ..with };
+        let without = EntryConfig { pte_markers: false, poison_markers: false, guard_markers: false, ..with };
         assert_eq!(with.types().max_swapfiles + 1, without.types().max_swapfiles);
     }
 }
@@ -97,7 +135,7 @@ fn types_do_not_collide_and_fill_the_range() {
         let special: Vec<u8> = [
             Some(t.hwpoison),
             Some(t.migration_read),
-            Some(t.migration_read_exclusive),
+            t.migration_read_exclusive,
             Some(t.migration_write),
             Some(t.device_write),
             Some(t.device_read),
@@ -105,6 +143,7 @@ fn types_do_not_collide_and_fill_the_range() {
             t.device_exclusive_read,
             t.device_exclusive,
             t.pte_marker,
+            t.swapin_error,
         ]
         .into_iter()
         .flatten()
@@ -135,7 +174,9 @@ fn what_encodes_decodes_to_the_same_and_to_no_other_word() {
                 K::Bad => false,
                 K::DeviceExclusive => !config.device_exclusive_types,
                 K::DeviceExclusiveRead | K::DeviceExclusiveWrite => config.device_exclusive_types,
-                K::MarkerUffdWp | K::MarkerPoisoned => config.pte_markers,
+                K::MigrationReadExclusive => config.anon_exclusive,
+                K::MarkerUffdWp => config.pte_markers,
+                K::MarkerPoisoned => config.poison_markers,
                 K::MarkerGuard => config.guard_markers,
                 K::SwapSpecial => config.swap_special,
                 _ => true,

@@ -1,7 +1,7 @@
 //! Counts: mapcount, refcount, `PG_anon_exclusive`, swap map and RSS against what really refers to a page.
 
 use super::Finding;
-use crate::config::Defect;
+use crate::config::{Defect, Design};
 use crate::phys::{Flags, GUP_PIN_COUNTING_BIAS, Pfn};
 use crate::rule::{Evidence, Rule};
 use crate::world::World;
@@ -50,7 +50,8 @@ fn large_mapcount(w: &World, head: Pfn, d12: bool) -> Option<Finding> {
     Some(found)
 }
 
-/// `accounting.anon-exclusive`.
+/// `accounting.anon-exclusive`. Before 5.19, without that bit, what remains is that a page which is mapped writable is
+/// mapped once.
 pub fn anon_exclusive(w: &World, pfn: Pfn) -> Option<Finding> {
     let f = &w.mem.folios[pfn as usize];
     if f.order != 0 {
@@ -58,7 +59,7 @@ pub fn anon_exclusive(w: &World, pfn: Pfn) -> Option<Finding> {
     }
     let exclusive = f.flags.has(Flags::ANON_EXCLUSIVE);
     let entries = i64::from(f.ghost.entries) + i64::from(f.ghost.migration_entries);
-    judge_anon_exclusive(pfn, exclusive, entries, f.ghost.writable)
+    judge_anon_exclusive(w, pfn, exclusive, entries, f.ghost.writable)
 }
 
 /// The same of each page of a large folio. A PMD maps every page, and while there is one the head's flag is that of
@@ -69,22 +70,23 @@ fn large_anon_exclusive(w: &World, head: Pfn) -> Option<Finding> {
     let pmds = i64::from(f.ghost.pmds) + i64::from(f.ghost.migration_pmds);
     let by_pmd = f.flags.has(Flags::ANON_EXCLUSIVE);
     if pmds > 0
-        && let found @ Some(_) = judge_anon_exclusive(head, by_pmd, pmds, f.ghost.writable_pmds)
+        && let found @ Some(_) = judge_anon_exclusive(w, head, by_pmd, pmds, f.ghost.writable_pmds)
     {
         return found;
     }
     (head..).zip(w.mem.pages(head)).find_map(|(page, p)| {
         let ptes = i64::from(p.ghost.entries) + i64::from(p.ghost.migration_entries);
         let entries = if ptes == 0 { 0 } else { ptes + pmds };
-        judge_anon_exclusive(page, p.flags.has(Flags::ANON_EXCLUSIVE), entries, p.ghost.writable)
+        judge_anon_exclusive(w, page, p.flags.has(Flags::ANON_EXCLUSIVE), entries, p.ghost.writable)
     })
 }
 
-fn judge_anon_exclusive(pfn: Pfn, exclusive: bool, entries: i64, writable: u16) -> Option<Finding> {
+fn judge_anon_exclusive(w: &World, pfn: Pfn, exclusive: bool, entries: i64, writable: u16) -> Option<Finding> {
+    let counted = w.config.uses(Design::CowByCount);
+    let exclusive = exclusive || counted && writable > 0;
     if exclusive && entries > 1 {
-        let what = Some("PageAnonExclusive is set");
         let mut found = count(Rule::AnonExclusive, pfn, 1, entries);
-        found.evidence.what = what;
+        found.evidence.what = Some(if counted { "mapped writable" } else { "PageAnonExclusive is set" });
         return Some(found);
     }
     if !exclusive && writable > 0 {

@@ -4,7 +4,7 @@ use super::rmap::{AnonLock, Pvmw, RmapWalk, page_vma_mapped_walk};
 use super::swap_cache::add_to_swap_cache;
 use super::unmap::{carry, replace_by_hwpoison_entry, subpage};
 use crate::arch::{Pte, SwpEntry};
-use crate::config::Defect;
+use crate::config::{Defect, Design};
 use crate::entry::MigrationKind;
 use crate::mm::{PtePtr, VmaId};
 use crate::phys::{Flags, Pfn};
@@ -204,7 +204,7 @@ pub(super) async fn replace_by_migration_entry(k: &Cpu, folio: Pfn, p: PtePtr) -
         return replace_by_hwpoison_entry(k, page, p).await;
     }
     let evidence = Evidence { pfn: Some(folio), ..Evidence::default() };
-    k.bug_on(writable && !anon_exclusive, Rule::BugMigrateExclusive, evidence);
+    k.bug_on(writable && !anon_exclusive && !k.uses(Design::CowByCount), Rule::BugMigrateExclusive, evidence);
     if anon_exclusive && !k.folio_try_share_anon_rmap_pte(page) {
         k.set_pte_at(p, pteval).await;
         return false;

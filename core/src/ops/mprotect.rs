@@ -3,7 +3,7 @@
 use super::mmap::{split_at_bounds, vmas_in};
 use super::vmf::can_change_pte_writable;
 use crate::arch::Pte;
-use crate::config::Defect;
+use crate::config::{Defect, Design};
 use crate::entry::MigrationKind;
 use crate::mm::{PtePtr, VmaId};
 use crate::observe::{Outcome, Perm};
@@ -134,7 +134,7 @@ async fn change_present_pte(k: &Cpu, vma: VmaId, p: PtePtr, change: Change) {
         Change::UffdWpResolve => ptent = arch.pte_clear_uffd_wp(ptent),
         Change::Protection => {}
     }
-    let try_writable = change != Change::UffdWp && writable;
+    let try_writable = change != Change::UffdWp && writable && k.uses(Design::ProtectByCheck);
     if try_writable && !arch.pte_write(ptent) && can_change_pte_writable(k, vma, ptent) {
         ptent = arch.pte_mkwrite(ptent);
     }

@@ -90,12 +90,13 @@ async fn map_swapped_in(k: &Cpu, vmf: &mut VmFault, p: PtePtr, folio: Pfn, slot:
     let evidence = Evidence { pfn: Some(folio), ..Evidence::default() };
     let f = k.folio(folio);
     k.bug_on(f.anon() && f.flags.has(Flags::ANON_EXCLUSIVE), Rule::BugSwapPageExclusive, evidence);
-    let exclusive = k.pte_swp_exclusive(vmf.orig_pte);
+    let counted = k.uses(Design::CowByCount);
+    let exclusive = if counted { vmf.write && reuse_swap_page(k, folio) } else { k.pte_swp_exclusive(vmf.orig_pte) };
     if !k.has(Defect::S16) {
         k.swap_free(slot);
     }
     // should_try_to_free_swap(): swap is scarce, or a write gains by being the only user.
-    if k.s().w.swap.full() || vmf.write && k.folio_ref_count(folio) == 2 {
+    if k.s().w.swap.full() || !counted && vmf.write && k.folio_ref_count(folio) == 2 {
         folio_free_swap(k, folio);
     }
     {
@@ -114,7 +115,7 @@ async fn map_swapped_in(k: &Cpu, vmf: &mut VmFault, p: PtePtr, folio: Pfn, slot:
     if k.pte_swp_uffd_wp(vmf.orig_pte) {
         pte = arch.pte_mkuffd_wp(pte);
     }
-    let alone = exclusive || k.folio_ref_count(folio) == 1;
+    let alone = exclusive || !counted && k.folio_ref_count(folio) == 1;
     if alone && writable && !userfaultfd_pte_wp(k, vmf.vma, pte) && !pte_needs_soft_dirty_wp(k, vmf.vma, pte) {
         pte = arch.pte_mkwrite(pte);
         if vmf.write {
@@ -128,11 +129,25 @@ async fn map_swapped_in(k: &Cpu, vmf: &mut VmFault, p: PtePtr, folio: Pfn, slot:
     } else {
         k.folio_add_new_anon_rmap(folio, vmf.vma, vmf.vpn, alone);
     }
-    let exclusive_now = k.page_anon_exclusive(folio);
-    k.bug_on(k.pte_write(pte) && !exclusive_now, Rule::BugSwapPageWritable, evidence);
+    let bug = k.pte_write(pte) && !k.page_anon_exclusive(folio) && !counted;
+    k.bug_on(bug, Rule::BugSwapPageWritable, evidence);
     k.site(Site::SwapInSet).await;
     k.set_pte_at(p, pte).await;
     k.folio_unlock(folio);
+}
+
+/// `mm/swapfile.c: reuse_swap_page()` of 5.14: entries and mappings together are no more than the one that is being
+/// brought back. Then the page leaves the swap cache, whatever other references there are.
+fn reuse_swap_page(k: &Cpu, folio: Pfn) -> bool {
+    let f = k.folio(folio);
+    let slot = k.slot(f.slot);
+    let alone = f.mapcount + i32::from(slot.count) <= 1;
+    if alone && f.mapcount + i32::from(slot.count) == 1 && f.flags.has(Flags::SWAPCACHE) {
+        k.delete_from_swap_cache(folio);
+        k.folio_put(folio);
+        k.folio_mark_dirty(folio);
+    }
+    alone
 }
 
 /// `swap_cache_get_folio()` and, on a miss, `swap_cluster_readahead()` without neighbours: the folio with a
@@ -232,7 +247,8 @@ pub async fn restore_exclusive_pte(k: &Cpu, vma: VmaId, page: Pfn, p: PtePtr, or
     }
     let evidence = Evidence { pfn: Some(page), ..Evidence::default() };
     let exclusive = k.folio(k.page_folio(page)).anon() && k.page_anon_exclusive(page);
-    k.bug_on(arch.pte_write(pte) && !exclusive, Rule::BugRestoreExclusive, evidence);
+    let bug = arch.pte_write(pte) && !exclusive && !k.uses(Design::CowByCount);
+    k.bug_on(bug, Rule::BugRestoreExclusive, evidence);
     if k.has(Defect::D12) {
         k.folio_add_anon_rmap_pte(page, false);
     }

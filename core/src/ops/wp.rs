@@ -3,7 +3,7 @@
 use super::rmap::anon_vma_prepare;
 use super::swap_cache::{folio_free_swap, free_swap_cache};
 use super::vmf::{FaultResult, VmFault, maybe_mkwrite, ptep_set_access_flags, userfaultfd_pte_wp};
-use crate::config::Defect;
+use crate::config::{Defect, Design};
 use crate::mm::{PtePtr, VmaId};
 use crate::phys::{Flags, Pfn, ZERO_PFN};
 use crate::sched::{Cpu, Lock, NotifyEvent, Site};
@@ -48,6 +48,9 @@ async fn wp_page_reuse(k: &Cpu, vmf: &VmFault, p: PtePtr, folio: Pfn) {
 
 /// `wp_can_reuse_anon_folio()`: is this mapping the only reference?
 async fn wp_can_reuse_anon_folio(k: &Cpu, folio: Pfn, vma: VmaId) -> bool {
+    if k.uses(Design::CowByCount) {
+        return only_reference(k, folio).await;
+    }
     let swapcache = i32::from(k.folio_test(folio, Flags::SWAPCACHE));
     let unchecked = k.has(Defect::S5);
     // Of a large folio no page is reused, be it the last one that is mapped.
@@ -70,6 +73,17 @@ async fn wp_can_reuse_anon_folio(k: &Cpu, folio: Pfn, vma: VmaId) -> bool {
     k.folio_move_anon_rmap(folio, vma);
     k.folio_unlock(folio);
     true
+}
+
+/// The test in `do_wp_page()` of 5.14: one reference and one mapping. The swap cache counts as a reference.
+async fn only_reference(k: &Cpu, folio: Pfn) -> bool {
+    let unchecked = k.has(Defect::S5);
+    if k.folio_ref_count(folio) != 1 && !unchecked || !k.trylock(Lock::Folio(folio)).await {
+        return false;
+    }
+    let f = k.folio(folio);
+    k.folio_unlock(folio);
+    f.mapcount == 1 && f.refcount == 1 || unchecked
 }
 
 /// `wp_page_copy()`: breaks copy-on-write. The caller has taken a reference to `old`'s folio unless it is the zero page.

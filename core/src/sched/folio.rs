@@ -3,6 +3,7 @@
 //! These are the inline functions of `include/linux/{mm,rmap,page_ref}.h`: atomic, so without a site of their own.
 
 use super::{Cpu, Lock, Sim};
+use crate::config::Design;
 use crate::mm::VmaId;
 use crate::phys::{Flags, Folio, Pfn, Slot, ZERO_PFN};
 use crate::rule::{Evidence, Rule};
@@ -81,6 +82,16 @@ impl Sim {
     }
 }
 
+impl Sim {
+    /// `SetPageAnonExclusive()`. Before 5.19 there is no such bit.
+    #[inline]
+    pub fn set_anon_exclusive(&mut self, pfn: Pfn) {
+        if self.w.config.uses(Design::CowByExclusive) {
+            self.w.mem.folios[pfn as usize].flags.set(Flags::ANON_EXCLUSIVE);
+        }
+    }
+}
+
 impl Cpu {
     /// A copy of what the kernel knows of a page, and of its folio if it is the head.
     #[inline]
@@ -133,7 +144,7 @@ impl Cpu {
 
     /// `SetPageAnonExclusive()` of a page.
     pub fn set_page_anon_exclusive(&self, page: Pfn) {
-        self.s().w.mem.folios[page as usize].flags.set(Flags::ANON_EXCLUSIVE);
+        self.s().set_anon_exclusive(page);
     }
 
     /// Allocates a small movable folio with one reference. `None` when no frame is free.
@@ -240,7 +251,7 @@ impl Cpu {
             return s.add_new_large_rmap(pfn, exclusive);
         }
         if exclusive {
-            f.flags.set(Flags::ANON_EXCLUSIVE);
+            s.set_anon_exclusive(pfn);
         }
         s.add_mapcount(pfn, 1);
     }
@@ -249,7 +260,7 @@ impl Cpu {
     pub fn folio_add_anon_rmap_pte(&self, page: Pfn, exclusive: bool) {
         let s = &mut *self.s();
         if exclusive {
-            s.w.mem.folios[page as usize].flags.set(Flags::ANON_EXCLUSIVE);
+            s.set_anon_exclusive(page);
         }
         s.add_mapcount(page, 1);
     }
@@ -279,7 +290,9 @@ impl Cpu {
     /// page has to be copied instead.
     pub fn folio_try_dup_anon_rmap_pte(&self, page: Pfn) -> bool {
         let s = &mut *self.s();
-        if s.folio(page).flags.has(Flags::ANON_EXCLUSIVE) {
+        // page_needs_cow_for_dma() of 5.14 asked for the pin alone.
+        let counted = s.w.config.uses(Design::CowByCount);
+        if s.folio(page).flags.has(Flags::ANON_EXCLUSIVE) || counted {
             if s.folio(s.w.mem.page_folio(page)).maybe_dma_pinned() {
                 return false;
             }

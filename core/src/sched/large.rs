@@ -45,9 +45,7 @@ impl Sim {
             n
         };
         if exclusive {
-            for p in &mut self.w.mem.folios[folio as usize..(folio + pages) as usize] {
-                p.flags.set(Flags::ANON_EXCLUSIVE);
-            }
+            (folio..folio + pages).for_each(|page| self.set_anon_exclusive(page));
         }
         self.touch_folio(folio);
         self.log_counts(folio);

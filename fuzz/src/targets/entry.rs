@@ -34,9 +34,12 @@ fn configuration(choice: u8) -> EntryConfig {
     let arch = if bit(0) { Arch::Arm64 } else { Arch::X86_64 };
     EntryConfig {
         pte_markers: !bit(2),
+        poison_markers: !bit(2) && !bit(6),
         guard_markers: !bit(2) && !bit(3),
         swap_special: bit(4) && arch.uffd_wp_swp_pte_special().is_some(),
         migration_ad: !bit(5),
+        anon_exclusive: !bit(7),
+        swapin_error: bit(6) && bit(2),
         ..EntryConfig::new(arch, bit(1))
     }
 }

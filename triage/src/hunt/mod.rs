@@ -37,6 +37,7 @@ const TICK: Duration = Duration::from_millis(50);
 /// # Errors
 /// When the folder cannot be written or no worker can be started.
 pub fn run(options: &Hunt) -> Outcome {
+    pin(options).check().map_err(|e| Error::Usage(format!("this hunt cannot be: {e}")))?;
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
     // The second Ctrl-C ends even what is being settled. Workers end when their parent does.

@@ -59,7 +59,9 @@ fn table(topic: Topic) -> Table {
             columns: &["id", "since", "until", "source"],
             rows: rows(Design::ALL, |d| {
                 let until = d.until().map_or("-", Kernel::name);
-                vec![d.id().into(), d.since().name().into(), until.into(), d.source().into()]
+                let since = if d.only_posted() { "posted" } else { d.since().name() };
+                let until = if d.only_posted() { "-" } else { until };
+                vec![d.id().into(), since.into(), until.into(), d.source().into()]
             }),
         },
         Topic::Kernels => Table {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  0..8   magic; its first byte can begin no text
-//!  8      version, now 2
+//!  8      version, now 3
 //!  9..13  kernel, arch, geometry (indices into their tables), number of CPUs
 //! 13..16  zero
 //! 16..32  defects, bit n for row n of the table
@@ -26,7 +26,7 @@ use crate::program::op::Perm;
 /// First bytes of the full layout.
 pub const MAGIC: [u8; 8] = *b"\x8fPTECASE";
 /// The version that is written.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 const HEADER: usize = 48;
 
 /// Little-endian number of up to 8 bytes; what is not there is zero.

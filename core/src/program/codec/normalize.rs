@@ -3,7 +3,8 @@
 //! Repair wraps rather than clamps (`page % pages`), so that random operands stay evenly spread; it is
 //! idempotent, and it leaves alone what is already in range.
 
-use crate::config::{Config, DesignSet, MAX_CPUS, MAX_DEVICES, MAX_PROCS, MAX_REGIONS};
+use crate::config::{Config, Design, DesignGroup, DesignSet, MAX_CPUS, MAX_DEVICES, MAX_PROCS, MAX_REGIONS};
+use crate::entry::EntryConfig;
 use crate::program::case::{Action, Case, Interrupt, MAX_INTERRUPTS, MAX_OPS, Map};
 use crate::program::op::{Op, OpCode, Perm, Shape};
 
@@ -12,7 +13,8 @@ pub const MAX_MAPS: usize = MAX_PROCS * MAX_REGIONS;
 
 /// Brings every number of a case into its range. Afterwards
 ///
-/// - there are 1 to [`MAX_CPUS`] CPUs, and one design of each group (the release's where none was chosen);
+/// - there are 1 to [`MAX_CPUS`] CPUs, and one design of each group (the release's where none was chosen, or where the
+///   architecture cannot encode it);
 /// - operands that an op's [`Shape`] does not have are zero, ranges lie inside their window and are at least
 ///   one page long, a child is not its own parent, `arg` names an existing protection, block or device;
 /// - interruptions name an existing CPU, `nth` is at least 1, and a switch goes to another CPU (on a machine
@@ -45,8 +47,13 @@ fn repair_config(config: &mut Config) {
         return;
     }
     // The first of each group counts: choosing in reverse order lets it win.
-    let chosen = crate::config::Design::ALL.into_iter().rev().filter(|d| config.designs.contains(*d));
+    let chosen = Design::ALL.into_iter().rev().filter(|d| config.designs.contains(*d));
     config.designs = chosen.fold(release, DesignSet::choose);
+    if EntryConfig::of(config).check().is_err() {
+        // The architecture lacks a bit that one of them needs.
+        let special = |d: &Design| d.group() == DesignGroup::UffdWpNote;
+        config.designs = release.iter().filter(special).fold(config.designs, DesignSet::choose);
+    }
 }
 
 /// Wraps the operands of every map and drops all but the first of a process and window.

@@ -8,6 +8,7 @@ use super::words::{Result, Words};
 use super::{Comment, DEVICES, Document, Expect, PROCS, ParseError, Part, Place};
 use crate::arch::Arch;
 use crate::config::{Config, Defect, Design, Geometry, Kernel, MAX_CPUS, MAX_REGIONS};
+use crate::entry::EntryConfig;
 use crate::program::case::{Action, Case, Interrupt, MAX_BYTES, MAX_INTERRUPTS, MAX_OPS, Map};
 use crate::program::codec::normalize;
 use crate::program::op::{Actor, Op, OpCode, Perm, Shape};
@@ -262,6 +263,10 @@ impl Parser {
             return words.error_at(column, format!("a second `{key}` line for the same thing"));
         }
         self.header.seen.push(place);
+        // A design may need a bit that the architecture does not have.
+        if let Err(error) = EntryConfig::of(&self.header.config()).check() {
+            return words.error_at(column, error.to_string());
+        }
         Ok(place)
     }
 

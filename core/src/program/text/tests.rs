@@ -302,6 +302,9 @@ fn lines_in_the_wrong_place_are_errors() {
         error("design restore-by-type\ndesign restore-by-check"),
         "2:1: a second `design` line for the same thing"
     );
+    let refused = "arm64 has no spare bit for the swap-special entry";
+    assert_eq!(error("arch arm64\ndesign uffd-wp-special"), format!("2:1: {refused}"));
+    assert_eq!(error("design uffd-wp-special\narch arm64"), format!("2:1: {refused}"));
     let twice = "process A\n heap = mmap anon private rw 1\n heap = mmap anon private rw 1";
     assert_eq!(error(twice), "3:2: process A already maps this window");
     let five = "process A\n a = mmap anon private rw 1\n b = mmap anon private rw 1\n";
