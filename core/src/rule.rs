@@ -201,6 +201,8 @@ rules! {
     BugUnmapSwapcache = "bug.try_to_unmap_one", Always,
         "an anonymous page that is replaced by a swap entry is in the swap cache",
         "mm/rmap.c: WARN_ON_ONCE in try_to_unmap_one(): folio_test_swapbacked() != folio_test_swapcache()";
+    ProgressSwapoff = "progress.swapoff", AtReturn,
+        "a swap device can be taken out of use when there is memory for what is on it", "mm/swapfile.c: try_to_unuse()";
 }
 
 impl Rule {

@@ -84,6 +84,8 @@ sites! {
     VmaFinalize = "migrate_vma_finalize:restore", "Migration entries are about to be replaced.";
     ToRam = "migrate_to_ram:begin", "A CPU fault is about to bring a page back from device memory.";
     PoisonFlag = "memory_failure:flagged", "A page whose memory has failed is about to be unmapped, or one is about to be marked.";
+    SwapOffRound = "try_to_unuse:round", "Another round over all address spaces is about to begin.";
+    SwapInDirect = "do_swap_page:direct", "A page was read past the swap cache; its entry is about to be looked at again.";
 }
 
 impl Site {

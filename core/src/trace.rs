@@ -52,6 +52,8 @@ notes! {
     PoisonUnmapFailed = "still mapped after try_to_unmap(): mapcount is {a}";
     SoftOfflined = "soft offline: the frame is out of use";
     Unpoisoned = "PG_hwpoison cleared";
+    SwapReadError = "swap slot {a} cannot be read";
+    SwapOffRetry = "round {a}: {b} slots still in use";
     OnlinePoison = "stays offline: {a} poisoned frames in the block";
 }
 

@@ -19,7 +19,7 @@ pub struct World {
     pub mem_hotplug_lock: u8,
     /// `mf_mutex`, which lets one memory failure be handled at a time: the CPU that holds it, plus one.
     pub mf_mutex: u8,
-    /// Swap device.
+    /// Swap devices.
     pub swap: Swap,
     /// Processes `A` to `D`.
     pub mms: [Mm; MAX_PROCS],
@@ -45,7 +45,7 @@ impl World {
             mem: Memory::new(g),
             mem_hotplug_lock: 0,
             mf_mutex: 0,
-            swap: Swap::new(g.swap_slots()),
+            swap: Swap::new(g),
             mms: Default::default(),
             vmas: Vmas::default(),
             anon_vmas: AnonVmas::default(),
@@ -62,7 +62,7 @@ impl World {
         self.mem_hotplug_lock = 0;
         self.mf_mutex = 0;
         self.mem.reset(config.geometry);
-        self.swap.reset(config.geometry.swap_slots());
+        self.swap.reset(config.geometry);
         self.mms.iter_mut().for_each(Mm::reset);
         self.vmas.reset();
         self.anon_vmas.reset();

@@ -3,7 +3,7 @@
 //! Ids beginning with `D` are rows of the device-exclusive repair series of 2025. Ids beginning with `S` are
 //! *seeded*: no kernel had them; they exist so that each check of the judge can be seen to fail. Ids beginning
 //! with `N` are *new*: this harness found them in the sources of current releases. They belong to no release's
-//! set, so that a hunt on a release looks for what is not known yet. `P`: failed memory (hwpoison).
+//! set, so that a hunt on a release looks for what is not known yet. `P`: failed memory (hwpoison). `W`: swap.
 
 use super::Kernel;
 
@@ -103,7 +103,7 @@ defects! {
     S16 = "S16", fixed None, "swap_free", "a swap-in forgets to give the slot's reference back", "seeded";
     S17 = "S17", fixed None, "free_pgtables", "a PTE table is not given back when a process exits", "seeded";
     S18 = "S18", fixed None, "do_wp_page", "copy-on-write maps the copy without a TLB flush of the old page", "seeded";
-    D16 = "D16", fixed None, "memory_block_online",
+    D16 = "D16", fixed Some(Kernel::V6_6), "memory_block_online",
         "a block with failed memory in it is put back into use, and its pages are taken for good ones",
         "5033091de814 (\"mm/hwpoison: introduce per-memory_block hwpoison counter\", 6.2) refuses that";
     P1 = "P1", fixed SERIES, "do_migrate_range",
@@ -112,6 +112,15 @@ defects! {
     P2 = "P2", fixed None, "soft_offline_page",
         "soft offline gives the old page back to the allocator before it is marked",
         "before 79f5f8fab482 (\"mm,hwpoison: rework soft offline for in-use pages\", 5.10)";
+    W1 = "W1", fixed Some(Kernel::V6_12), "do_swap_page",
+        "a swap-in past the swap cache does not claim the slot: the page may be swapped in, changed and out again meanwhile",
+        "CVE-2024-26759; 13ddaf26be32 (\"mm/swap: fix race when skipping swapcache\", 6.8)";
+    W2 = "W2", fixed Some(Kernel::V5_19), "unuse_pte",
+        "swapoff maps a page that could not be read",
+        "9f186f9e5fa9 (\"mm/swapfile: unuse_pte can map random data if swap read fails\", 5.19)";
+    W3 = "W3", fixed Some(Kernel::V5_19), "unuse_pte",
+        "swapoff drops soft-dirty and uffd-wp of the entry",
+        "14a762dd1977 (\"mm/swapfile: fix lost swap bits in unuse_pte()\", 5.19)";
 }
 
 const _: () = assert!(Defect::ALL.len() < 128, "a DefectSet has one bit for each row");

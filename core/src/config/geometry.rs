@@ -112,12 +112,13 @@ impl Geometry {
         }
     }
 
-    /// Slots on the swap device.
+    /// Slots on a swap device, the header among them. The first can hold everything.
     #[inline]
-    pub fn swap_slots(self) -> u32 {
-        match self {
-            Geometry::Tiny => 64,
-            Geometry::X86_64 => 1 << 19,
+    pub fn swap_slots(self, device: u8) -> u32 {
+        match (self, device) {
+            (Geometry::Tiny, 0) => 64,
+            (Geometry::X86_64, 0) => 1 << 19,
+            _ => 17,
         }
     }
 }

@@ -22,6 +22,8 @@ pub const MAX_CPUS: usize = 4;
 pub const MAX_PROCS: usize = 4;
 /// Number of mapping windows in each process.
 pub const MAX_REGIONS: usize = 4;
+/// Number of swap devices (`swap 0` to `swap 2`); a device's number is the type in its swap entries.
+pub const MAX_SWAP_DEVICES: usize = 3;
 /// Number of devices (`gpu0`, `gpu1`).
 pub const MAX_DEVICES: usize = 2;
 

@@ -211,7 +211,7 @@ async fn copy_nonpresent_pte(k: &Cpu, src: VmaId, s: PtePtr, d: PtePtr) -> Copie
     let mut pte = orig;
     if !ec.non_swap_entry(entry) {
         if !k.has(Defect::S3) {
-            k.swap_duplicate(entry.offset as u32);
+            k.swap_duplicate(k.swp_slot(entry));
         }
         if k.pte_swp_exclusive(orig) {
             pte = arch.pte_swp_clear_exclusive(orig);

@@ -72,7 +72,7 @@ fn frame_behind(k: &Cpu, mm: u8, vpn: u32) -> Option<Pfn> {
     let pte = k.ptep_get(k.pte_offset(mm, vpn)?);
     let pfn = match ec.kind(pte) {
         EntryKind::Present => k.pte_pfn(pte),
-        EntryKind::Swap => k.slot(k.pte_to_swp_entry(pte).offset as u32).cache?,
+        EntryKind::Swap => k.slot(k.swp_slot(k.pte_to_swp_entry(pte))).cache?,
         kind if kind.is_device_exclusive() || kind.is_migration() || kind == EntryKind::HwPoison => {
             k.swp_offset_pfn(k.pte_to_swp_entry(pte))
         }

@@ -140,6 +140,8 @@ pub(super) async fn move_to_new_folio(k: &Cpu, src: Pfn, dst: Pfn, extra: i32) -
         let s = &mut *k.s();
         let new = &mut s.w.mem.folios[dst as usize];
         (new.anon_vma, new.index) = (old.anon_vma, old.index);
+        // A page that could not be read stays one.
+        new.flags.clear(Flags::UPTODATE);
         for flag in [Flags::UPTODATE, Flags::DIRTY, Flags::REFERENCED, Flags::ACTIVE, Flags::SWAPBACKED] {
             if old.flags.has(flag) {
                 new.flags.set(flag);

@@ -24,6 +24,8 @@ pub mod rmap;
 pub mod soft_offline;
 pub mod swap;
 pub mod swap_cache;
+pub mod swapin;
+pub mod swapoff;
 pub mod task_mmu;
 pub mod unmap;
 pub mod vmf;

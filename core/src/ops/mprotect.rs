@@ -4,7 +4,7 @@ use super::mmap::{split_at_bounds, vmas_in};
 use super::vmf::can_change_pte_writable;
 use crate::arch::Pte;
 use crate::config::{Defect, Design};
-use crate::entry::MigrationKind;
+use crate::entry::{MigrationKind, PTE_MARKER_POISONED};
 use crate::mm::{PtePtr, VmaId};
 use crate::observe::{Outcome, Perm};
 use crate::sched::{Cpu, Lock, NotifyEvent, Site};
@@ -146,6 +146,10 @@ async fn change_present_pte(k: &Cpu, vma: VmaId, p: PtePtr, change: Change) {
 fn change_swap_pte(k: &Cpu, oldpte: Pte, change: Change) -> Pte {
     let (arch, ec) = (k.arch(), k.entries());
     let entry = k.pte_to_swp_entry(oldpte);
+    // Ignored whatever is asked: a page that is lost stays so.
+    if ec.is_pte_marker_entry(entry) && ec.pte_marker_get(entry) & PTE_MARKER_POISONED != 0 {
+        return oldpte;
+    }
     let mut newpte = oldpte;
     if ec.is_writable_migration_entry(entry) {
         // A page that was exclusive stays so.

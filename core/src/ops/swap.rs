@@ -1,7 +1,8 @@
 //! `mm/memory.c` and `mm/swap_state.c`: faults on entries that are neither none nor present.
 
 use super::migrate_device::device_private_fault;
-use super::swap_cache::{add_to_swap_cache, folio_free_swap};
+use super::swap_cache::folio_free_swap;
+use super::swapin::{SwappedIn, swapcache_clear, swapin};
 use super::vmf::{
     FaultResult, VmFault, can_change_pte_writable, maybe_mkwrite, pte_needs_soft_dirty_wp, userfaultfd_pte_wp,
 };
@@ -12,12 +13,11 @@ use crate::mm::{PtePtr, VmaId};
 use crate::phys::{Flags, Pfn};
 use crate::rule::{Evidence, Rule};
 use crate::sched::{Cpu, Lock, NotifyEvent, Site};
-use crate::trace::Note;
 
 /// `do_swap_page()`.
 ///
-/// Left out: `SWP_SYNCHRONOUS_IO` without the swap cache, readahead of neighbours, KSM, large folios, writeback
-/// that is still under way (writes to the device end before `pageout()` returns).
+/// Left out: KSM, large folios, writeback that is still under way (writes to the device end before `pageout()`
+/// returns).
 pub async fn do_swap_page(k: &Cpu, vmf: &mut VmFault) -> FaultResult {
     let ec = k.entries();
     let entry = k.pte_to_swp_entry(vmf.orig_pte);
@@ -35,20 +35,33 @@ pub async fn do_swap_page(k: &Cpu, vmf: &mut VmFault) -> FaultResult {
         if ec.is_hwpoison_entry(entry) {
             return FaultResult::HwPoison;
         }
-        // Markers cannot arise from the ops there are.
-        return FaultResult::SigBus;
+        // handle_pte_marker(): of markers only "poisoned" can arise from the ops there are.
+        return if ec.is_pte_marker_entry(entry) { FaultResult::HwPoison } else { FaultResult::SigBus };
     }
-    let slot = entry.offset as u32;
+    let slot = k.swp_slot(entry);
     k.site(Site::SwapInLookup).await;
-    let Some(folio) = swapin(k, slot).await else {
-        // The slot is gone, or there is no memory: it matters which only if the entry is still there.
-        let mut same = false;
-        if let Some(p) = k.pte_offset_map_lock(vmf.mm, vmf.vpn).await {
-            same = k.ptep_get(p) == vmf.orig_pte;
-            k.pte_unmap_unlock(p);
+    match swapin(k, vmf, slot).await {
+        SwappedIn::Cached(folio) => map_cached(k, vmf, folio, slot).await,
+        SwappedIn::Direct(folio) => {
+            let result = map_direct(k, vmf, folio, slot).await;
+            swapcache_clear(k, slot);
+            result
         }
-        return if same { FaultResult::Oom } else { FaultResult::Done };
-    };
+        SwappedIn::Busy => FaultResult::Done,
+        SwappedIn::Nothing => {
+            // The slot is gone, or there is no memory: it matters which only if the entry is still there.
+            let mut same = false;
+            if let Some(p) = k.pte_offset_map_lock(vmf.mm, vmf.vpn).await {
+                same = k.ptep_get(p) == vmf.orig_pte;
+                k.pte_unmap_unlock(p);
+            }
+            if same { FaultResult::Oom } else { FaultResult::Done }
+        }
+    }
+}
+
+/// The rest of `do_swap_page()` for a page in the swap cache.
+async fn map_cached(k: &Cpu, vmf: &mut VmFault, folio: Pfn, slot: u32) -> FaultResult {
     // A dirty page that failed in the swap cache is kept there, to be found by whoever needs it.
     if k.folio_test(folio, Flags::HWPOISON) {
         k.folio_put(folio);
@@ -58,6 +71,16 @@ pub async fn do_swap_page(k: &Cpu, vmf: &mut VmFault) -> FaultResult {
     if !k.folio_test(folio, Flags::SWAPCACHE) || k.folio(folio).slot != slot {
         return out_page(k, folio);
     }
+    map_locked(k, vmf, folio, slot, false).await
+}
+
+/// The same for one that was read past it, and that nobody else knows.
+async fn map_direct(k: &Cpu, vmf: &mut VmFault, folio: Pfn, slot: u32) -> FaultResult {
+    map_locked(k, vmf, folio, slot, true).await
+}
+
+/// From the page-table lock on, with the folio locked.
+async fn map_locked(k: &Cpu, vmf: &mut VmFault, folio: Pfn, slot: u32, direct: bool) -> FaultResult {
     let Some(p) = k.pte_offset_map_lock(vmf.mm, vmf.vpn).await else {
         return out_page(k, folio);
     };
@@ -70,7 +93,7 @@ pub async fn do_swap_page(k: &Cpu, vmf: &mut VmFault) -> FaultResult {
         out_page(k, folio);
         return FaultResult::SigBus;
     }
-    map_swapped_in(k, vmf, p, folio, slot).await;
+    map_swapped_in(k, vmf, p, folio, slot, direct).await;
     if vmf.write {
         return do_wp_page(k, vmf, p).await;
     }
@@ -85,13 +108,18 @@ fn out_page(k: &Cpu, folio: Pfn) -> FaultResult {
 }
 
 /// The part of `do_swap_page()` from `check_folio` on: with the folio and the page-table locked. Unlocks the folio.
-async fn map_swapped_in(k: &Cpu, vmf: &mut VmFault, p: PtePtr, folio: Pfn, slot: u32) {
+async fn map_swapped_in(k: &Cpu, vmf: &mut VmFault, p: PtePtr, folio: Pfn, slot: u32, direct: bool) {
     let arch = k.arch();
     let evidence = Evidence { pfn: Some(folio), ..Evidence::default() };
     let f = k.folio(folio);
     k.bug_on(f.anon() && f.flags.has(Flags::ANON_EXCLUSIVE), Rule::BugSwapPageExclusive, evidence);
     let counted = k.uses(Design::CowByCount);
-    let exclusive = if counted { vmf.write && reuse_swap_page(k, folio) } else { k.pte_swp_exclusive(vmf.orig_pte) };
+    let exclusive = if counted {
+        vmf.write && reuse_swap_page(k, folio)
+    } else {
+        // A page that is not exposed to the swap cache is certainly exclusive.
+        k.pte_swp_exclusive(vmf.orig_pte) || direct
+    };
     if !k.has(Defect::S16) {
         k.swap_free(slot);
     }
@@ -148,38 +176,6 @@ fn reuse_swap_page(k: &Cpu, folio: Pfn) -> bool {
         k.folio_mark_dirty(folio);
     }
     alone
-}
-
-/// `swap_cache_get_folio()` and, on a miss, `swap_cluster_readahead()` without neighbours: the folio with a
-/// reference. `None` when the slot is not in use any more or no frame is free.
-async fn swapin(k: &Cpu, slot: u32) -> Option<Pfn> {
-    loop {
-        if let Some(folio) = k.slot(slot).cache
-            && k.folio_try_get(folio)
-        {
-            k.note(Note::SwapCacheHit, Some(folio), slot, 0);
-            return Some(folio);
-        }
-        let new = k.folio_alloc()?;
-        k.site(Site::SwapInRead).await;
-        // __read_swap_cache_async(): whoever sets SWAP_HAS_CACHE first reads the page.
-        let state = k.slot(slot);
-        if state.cache.is_some() {
-            k.folio_put(new);
-            continue;
-        }
-        if state.count == 0 {
-            k.folio_put(new);
-            return None;
-        }
-        add_to_swap_cache(k, new, slot);
-        let s = &mut *k.s();
-        s.w.mem.folios[new as usize].data = state.data;
-        s.w.mem.folios[new as usize].flags.set(Flags::UPTODATE);
-        s.w.mem.folios[new as usize].flags.set(Flags::LRU);
-        s.note(k.id, Note::SwapRead, Some(new), slot, 0);
-        return Some(new);
-    }
 }
 
 /// `mm/migrate.c: migration_entry_wait()`: waits until the folio that is being migrated is unlocked.

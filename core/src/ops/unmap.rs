@@ -1,7 +1,7 @@
 //! `mm/rmap.c: try_to_unmap()`: replaces the entries that map a folio by swap entries.
 
 use super::rmap::{AnonLock, Pvmw, RmapWalk, page_vma_mapped_walk};
-use crate::arch::{Pte, SwpEntry};
+use crate::arch::Pte;
 use crate::config::Defect;
 use crate::mm::{PtePtr, VmaId};
 use crate::phys::{Flags, Pfn};
@@ -80,7 +80,7 @@ async fn replace_by_swap_entry(k: &Cpu, folio: Pfn, mm: u8, p: PtePtr, hwpoison:
         m.anon_pages -= 1;
         m.swap_ents += 1;
     }
-    let mut swp_pte = arch.swp_entry_to_pte(SwpEntry { ty: 0, offset: u64::from(slot) });
+    let mut swp_pte = arch.swp_entry_to_pte(k.swp_entry(slot));
     if anon_exclusive {
         swp_pte = arch.pte_swp_mkexclusive(swp_pte);
     }

@@ -135,6 +135,7 @@ async fn pageout(k: &Cpu, folio: Pfn) -> bool {
     let s = &mut *k.s();
     let f = s.w.mem.folios[folio as usize];
     s.w.swap.slots[f.slot as usize].data = f.data;
+    s.w.swap.slots[f.slot as usize].bad = false;
     true
 }
 

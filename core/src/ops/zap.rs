@@ -124,7 +124,7 @@ async fn zap_pte(k: &Cpu, tlb: &mut MmuGather, p: PtePtr) {
         }
         EntryKind::Swap => {
             k.s().w.mms[mm].swap_ents -= 1;
-            free_swap_and_cache(k, k.pte_to_swp_entry(pte).offset as u32).await;
+            free_swap_and_cache(k, k.swp_slot(k.pte_to_swp_entry(pte))).await;
         }
         kind if kind.is_migration() => k.s().w.mms[mm].anon_pages -= 1,
         _ => {}

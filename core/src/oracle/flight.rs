@@ -49,7 +49,7 @@ impl Flight {
                 (op.page.min(limit), op.page.saturating_add(op.len).min(limit))
             }
             Shape::Page => (op.page.min(limit), op.page.saturating_add(1).min(limit)),
-            Shape::Proc | Shape::ProcProc | Shape::Block | Shape::DeviceProc => (0, 0),
+            Shape::Proc | Shape::ProcProc | Shape::Block | Shape::Swap | Shape::DeviceProc => (0, 0),
         };
         let arg = if op.code.actor() == Actor::Device { op.device() } else { op.arg };
         let flight = Flight {

@@ -30,7 +30,7 @@ pub(super) enum Lost {
 impl Flight {
     /// True when it makes memory fail.
     pub(super) fn poisons(&self) -> bool {
-        matches!(self.code, OpCode::HwPoison | OpCode::MemoryFailure)
+        matches!(self.code, OpCode::HwPoison | OpCode::MemoryFailure | OpCode::SwapError)
     }
 }
 

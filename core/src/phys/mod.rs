@@ -1,4 +1,4 @@
-//! Physical memory: frames and the folios on them, zones and memory blocks, the swap device.
+//! Physical memory: frames and the folios on them, zones and memory blocks, swap devices.
 //!
 //! A folio is named by its first frame, and so is its page 0: [`Memory::page_folio`] tells the folio of a page. Frame 0 is the zero page; user frames are
 //! 1 to [`Memory::frames`]; behind them are the frames of devices' own memory. A folio carries what the kernel keeps in `struct folio` and, apart from it, *ghost*
@@ -13,7 +13,7 @@ mod swap;
 
 pub use folio::{Flags, Folio, Ghost};
 pub use memory::{Memory, Pfn, ZERO_PFN};
-pub use swap::{Slot, Swap};
+pub use swap::{Slot, Swap, SwapDevice};
 
 /// `GUP_PIN_COUNTING_BIAS`: references that one `FOLL_PIN` of a small folio takes.
 pub const GUP_PIN_COUNTING_BIAS: i32 = 1024;

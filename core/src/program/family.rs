@@ -34,6 +34,7 @@ families! {
     Gup = "gup", "Pinning pages for somebody else.";
     Uffd = "uffd", "userfaultfd.";
     Device = "device", "Devices that mirror a process.";
+    Swap = "swap", "Swap devices that come, go and fail.";
     Poison = "poison", "Memory that fails, and memory that is taken out of use before it does.";
 }
 

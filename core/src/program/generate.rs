@@ -7,7 +7,7 @@
 #[cfg(test)]
 mod tests;
 
-use crate::config::{Config, Kernel, MAX_DEVICES, MAX_PROCS, MAX_REGIONS};
+use crate::config::{Config, Kernel, MAX_DEVICES, MAX_PROCS, MAX_REGIONS, MAX_SWAP_DEVICES};
 use crate::program::case::{Action, Case, Interrupt, MAX_FUZZ_INTERRUPTS, MAX_FUZZ_OPS, Map};
 use crate::program::codec::normalize;
 use crate::program::family::{Family, FamilySet, pick_code};
@@ -122,7 +122,7 @@ impl Focus {
     pub(super) fn follow(&mut self, op: &Op) {
         self.cpu = op.cpu;
         match op.code.shape() {
-            Shape::Proc | Shape::Block | Shape::DeviceProc => {}
+            Shape::Proc | Shape::Block | Shape::Swap | Shape::DeviceProc => {}
             Shape::ProcProc => self.live |= 1 << (op.arg % MAX_PROCS as u8),
             _ => (self.proc, self.region, self.page) = (op.proc, op.region, op.page),
         }
@@ -198,6 +198,7 @@ fn pick_arg(rng: &mut Rng, code: OpCode, proc: u8, config: &Config) -> u8 {
                 rng.below(MAX_PROCS as u32) as u8
             }
         }
+        Shape::Swap => rng.below(MAX_SWAP_DEVICES as u32) as u8,
         Shape::Block => rng.below(config.geometry.movable_blocks()) as u8,
         Shape::DeviceRange | Shape::DeviceProc => {
             if rng.percent(75) {

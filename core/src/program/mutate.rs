@@ -266,7 +266,7 @@ fn change_machine(config: &mut Config, rng: &mut Rng, cfg: &MutateConfig) {
 }
 
 fn has_range(op: &Op) -> bool {
-    !matches!(op.code.shape(), Shape::Proc | Shape::ProcProc | Shape::Block | Shape::DeviceProc)
+    !matches!(op.code.shape(), Shape::Proc | Shape::ProcProc | Shape::Block | Shape::Swap | Shape::DeviceProc)
 }
 
 fn can_shrink(op: &Op) -> bool {

@@ -37,6 +37,8 @@ pub enum Shape {
     KernelRange,
     /// `op block 1`: a job of the kernel on a memory block (in `arg`).
     Block,
+    /// `op swap 1`: a job of the kernel on a swap device (in `arg`).
+    Swap,
     /// `gpu0 op A heap[0..4]`: a device (in `arg`), then a range.
     DeviceRange,
     /// `gpu0 op A`: a device (in `arg`) and a process.
@@ -155,6 +157,12 @@ ops! {
         "The frame behind a page fails, be it mapped or in the swap cache (corrupt-pfn of hwpoison-inject).";
     Unpoison = "unpoison", User, Page, Poison, weight 1, "mm/memory-failure.c: unpoison_memory()",
         "Takes back the failure of the frame that a page had (unpoison-pfn of hwpoison-inject).";
+    SwapOn = "swapon", Kernel, Swap, Swap, weight 3, "mm/swapfile.c: swapon(2)",
+        "Puts a swap device into use.";
+    SwapOff = "swapoff", Kernel, Swap, Swap, weight 4, "mm/swapfile.c: try_to_unuse()",
+        "Takes a swap device out of use: what is on it comes back into memory.";
+    SwapError = "swap-error", User, Page, Swap, weight 2, "mm/page_io.c: end_swap_bio_read()",
+        "What a page was swapped out to can no longer be read.";
 }
 
 /// One op with its operands. Which of them mean something is told by [`OpCode::shape`]; the others are zero

@@ -4,7 +4,8 @@ use crate::config::Geometry;
 use crate::observe::{Observation, Outcome};
 use crate::ops::madvise::{Advice, madvise};
 use crate::ops::{
-    access, dmirror, fork, gup, hotplug, memory_failure, mmap, mprotect, process, rmap, soft_offline, task_mmu, vmscan,
+    access, dmirror, fork, gup, hotplug, memory_failure, mmap, mprotect, process, rmap, soft_offline, swapoff,
+    task_mmu, vmscan,
 };
 use crate::program::{Actor, Op, OpCode};
 use crate::sched::{Cpu, Site};
@@ -15,7 +16,11 @@ pub(super) fn budget(op: &Op, geometry: Geometry) -> u32 {
     let pages = match op.code.actor() {
         Actor::Kernel if matches!(op.code, OpCode::Offline | OpCode::Online) => geometry.block_frames(),
         // Whole address spaces: what is mapped is bounded by what there is.
-        _ if matches!(op.code, OpCode::Fork | OpCode::Exit | OpCode::ExitThread | OpCode::ClearRefs) => {
+        _ if matches!(
+            op.code,
+            OpCode::Fork | OpCode::Exit | OpCode::ExitThread | OpCode::ClearRefs | OpCode::SwapOff
+        ) =>
+        {
             geometry.frames() * 4
         }
         _ => op.len,
@@ -93,6 +98,9 @@ async fn call(k: &Cpu, op: &Op) -> Outcome {
         OpCode::SoftOffline => soft_offline::soft_offline(k, mm, start, end).await,
         OpCode::MemoryFailure => memory_failure::corrupt_pfn(k, mm, start).await,
         OpCode::Unpoison => memory_failure::unpoison_pfn(k, mm, start).await,
+        OpCode::SwapOn => swapoff::swapon(k, op.arg),
+        OpCode::SwapOff => swapoff::swapoff(k, op.arg).await,
+        OpCode::SwapError => swapoff::lose_slot(k, mm, start),
         OpCode::Reclaim => each_page!(start..end, |vpn| vmscan::reclaim(k, mm, vpn)),
         OpCode::Referenced => each_page!(start..end, |vpn| vmscan::age(k, mm, vpn)),
         OpCode::Migrate => each_page!(start..end, |vpn| hotplug::migrate(k, mm, vpn)),

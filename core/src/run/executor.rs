@@ -151,7 +151,7 @@ impl Machine {
         let runnable = |c: usize| match s.ctl.cpus[c].run {
             Run::Ready => true,
             Run::Idle => !self.queues[c].is_empty() || s.ctl.cpus[c].assigned.is_some(),
-            Run::Waiting(_) | Run::WaitingForNotifier(_) => false,
+            Run::Waiting(_) | Run::WaitingForSlot(_) | Run::WaitingForNotifier(_) => false,
         };
         if let Some(c) = wanted.filter(|c| runnable(*c)) {
             return Some(c);

@@ -20,6 +20,8 @@ pub enum Run {
     Ready,
     /// In the middle of an op, waiting for a lock.
     Waiting(Lock),
+    /// In the middle of an op, waiting for a swap slot that somebody reads past the swap cache.
+    WaitingForSlot(u32),
     /// In the middle of an op, waiting for interval notifiers of this address space to end.
     WaitingForNotifier(u8),
 }

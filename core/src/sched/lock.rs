@@ -365,4 +365,28 @@ impl Cpu {
         })
         .await;
     }
+
+    /// Waits while somebody reads a swap slot past the swap cache (a timeout of a tick, or `swapcache_wq`).
+    pub async fn wait_for_slot(&self, slot: u32) {
+        self.might_sleep("schedule_timeout_uninterruptible");
+        poll_fn(|_| {
+            let s = &mut *self.s();
+            if s.ctl.violation.is_some() {
+                return Poll::Pending;
+            }
+            if !s.w.swap.slots[slot as usize].bypassed {
+                return Poll::Ready(());
+            }
+            s.ctl.cpus[self.id as usize].run = Run::WaitingForSlot(slot);
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+impl Sim {
+    /// Nobody reads a swap slot past the swap cache any more.
+    pub(crate) fn wake_slot_waiters(&mut self, slot: u32) {
+        self.wake(|run| run == Run::WaitingForSlot(slot));
+    }
 }

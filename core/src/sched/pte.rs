@@ -45,8 +45,8 @@ impl Sim {
         match kind {
             EntryKind::Present => page(arch.pte_pfn(pte), arch.pte_write(pte), false),
             EntryKind::Swap => {
-                let offset = arch.pte_to_swp_entry(pte).offset;
-                if self.w.swap.valid(offset) { Target::Slot(offset as u32) } else { Target::Bad(offset) }
+                let SwpEntry { ty, offset } = arch.pte_to_swp_entry(pte);
+                self.w.swap.slot_of(ty, offset).map_or(Target::Bad(offset), Target::Slot)
             }
             k if k.is_device_private() || k.is_device_exclusive() => {
                 let write = matches!(k, EntryKind::DevicePrivateWrite | EntryKind::DeviceExclusiveWrite);
@@ -359,6 +359,21 @@ impl Cpu {
     /// `swp_offset_pfn()`, likewise.
     pub fn swp_offset_pfn(&self, entry: SwpEntry) -> Pfn {
         self.frame(self.entries().swp_offset_pfn(entry))
+    }
+
+    /// The slot that a swap entry names. One that names none is noticed, and a header returned.
+    pub fn swp_slot(&self, entry: SwpEntry) -> u32 {
+        let slot = self.s().w.swap.slot_of(entry.ty, entry.offset);
+        if slot.is_none() {
+            self.violate(Rule::BadPfn, Evidence { found: Some(entry.offset), ..Evidence::default() });
+        }
+        slot.unwrap_or(0)
+    }
+
+    /// `swp_entry()` of a slot: its device's number is the type.
+    pub fn swp_entry(&self, slot: u32) -> SwpEntry {
+        let (ty, offset) = self.s().w.swap.entry_of(slot);
+        SwpEntry { ty, offset }
     }
 
     fn frame(&self, pfn: u64) -> Pfn {

@@ -119,7 +119,11 @@ fn templates(rule: Rule) -> (&'static str, &'static str) {
         | Rule::Deadlock
         | Rule::NotOwner
         | Rule::HeldAtReturn => locks(rule),
-        Rule::ProgressReclaim | Rule::ProgressMigrate | Rule::ProgressOffline | Rule::ProgressSteps => progress(rule),
+        Rule::ProgressReclaim
+        | Rule::ProgressMigrate
+        | Rule::ProgressOffline
+        | Rule::ProgressSwapoff
+        | Rule::ProgressSteps => progress(rule),
         Rule::LeakFolio | Rule::LeakSwap | Rule::LeakTable | Rule::LeakAnonVma => leaks(rule),
         other => assertions(other),
     }
@@ -277,6 +281,10 @@ fn progress(rule: Rule) -> (&'static str, &'static str) {
         Rule::ProgressOffline => (
             "a memory block cannot be offlined because of {folio}, which is held by nothing but its mappings",
             "offline_pages() tries again for ever",
+        ),
+        Rule::ProgressSwapoff => (
+            "a swap device cannot be taken out of use[: {found} slots stay in use] although there is memory for them",
+            "swapoff tries again for ever",
         ),
         _ => ("{who} does not come to the end of an operation[ ({what})]", "it retries for ever: a hang"),
     }

@@ -3,7 +3,9 @@
 //! Repair wraps rather than clamps (`page % pages`), so that random operands stay evenly spread; it is
 //! idempotent, and it leaves alone what is already in range.
 
-use crate::config::{Config, Design, DesignGroup, DesignSet, MAX_CPUS, MAX_DEVICES, MAX_PROCS, MAX_REGIONS};
+use crate::config::{
+    Config, Design, DesignGroup, DesignSet, MAX_CPUS, MAX_DEVICES, MAX_PROCS, MAX_REGIONS, MAX_SWAP_DEVICES,
+};
 use crate::entry::EntryConfig;
 use crate::program::case::{Action, Case, Interrupt, MAX_INTERRUPTS, MAX_OPS, Map};
 use crate::program::op::{Op, OpCode, Perm, Shape};
@@ -110,6 +112,7 @@ const fn operands(shape: Shape) -> Operands {
         Shape::Range | Shape::KernelRange => range,
         Shape::Page => Operands { many: 0, ..range },
         Shape::Block => Operands { proc: 0, args: 0, ..none },
+        Shape::Swap => Operands { proc: 0, args: MAX_SWAP_DEVICES as u8, ..none },
         Shape::DeviceRange => Operands { args: MAX_DEVICES as u8, ..range },
         Shape::DeviceProc => Operands { args: MAX_DEVICES as u8, ..none },
     }

@@ -7,7 +7,7 @@ use super::suggest::{list, quote, unknown};
 use super::words::{Result, Words};
 use super::{Comment, DEVICES, Document, Expect, PROCS, ParseError, Part, Place};
 use crate::arch::Arch;
-use crate::config::{Config, Defect, Design, Geometry, Kernel, MAX_CPUS, MAX_REGIONS};
+use crate::config::{Config, Defect, Design, Geometry, Kernel, MAX_CPUS, MAX_REGIONS, MAX_SWAP_DEVICES};
 use crate::entry::EntryConfig;
 use crate::program::case::{Action, Case, Interrupt, MAX_BYTES, MAX_INTERRUPTS, MAX_OPS, Map};
 use crate::program::codec::normalize;
@@ -354,6 +354,10 @@ impl Parser {
             Shape::Block => {
                 words.lookup("unit", |w| (w == "block").then_some(()), || vec!["block"])?;
                 op.arg = words.number("block", 0, config.geometry.movable_blocks() - 1)? as u8;
+            }
+            Shape::Swap => {
+                words.lookup("unit", |w| (w == "swap").then_some(()), || vec!["swap"])?;
+                op.arg = words.number("swap device", 0, MAX_SWAP_DEVICES as u32 - 1)? as u8;
             }
             Shape::DeviceProc => op.proc = words.proc()?,
             shape @ (Shape::Range | Shape::RangeProt | Shape::KernelRange | Shape::DeviceRange) => {

@@ -142,7 +142,7 @@ fn first_mistake(document: &Document, told: &[bool; MAX_REGIONS]) -> Option<u8> 
 fn mentions(case: &Case) -> impl Iterator<Item = (u8, bool)> {
     let maps = case.maps.iter().map(|m| (m.region, true));
     let ops = case.ops.iter().filter_map(|op| match op.code.shape() {
-        Shape::Proc | Shape::ProcProc | Shape::Block | Shape::DeviceProc => None,
+        Shape::Proc | Shape::ProcProc | Shape::Block | Shape::Swap | Shape::DeviceProc => None,
         shape => Some((op.region, shape == Shape::Map)),
     });
     let interrupts = case.interrupts.iter().filter_map(|i| match i.action {
@@ -254,6 +254,9 @@ fn push_operands(out: &mut String, op: &Op, names: &Names) {
         }
         Shape::Block => {
             let _ = write!(out, "block {}", op.arg);
+        }
+        Shape::Swap => {
+            let _ = write!(out, "swap {}", op.arg);
         }
         Shape::DeviceProc => out.push_str(proc(op.proc)),
     }
