@@ -148,8 +148,8 @@ async fn unuse_pte(k: &Cpu, vma: VmaId, vpn: u32, slot: u32, folio: Pfn) {
     let f = k.folio(folio);
     let poisoned = f.flags.has(Flags::HWPOISON);
     k.s().w.mms[mm as usize].swap_ents -= 1;
-    // Kernels before markers had no entry for a page that could not be read; hwpoison gives the same SIGBUS.
-    let new = if poisoned || !f.flags.has(Flags::UPTODATE) && !ec.pte_markers && !k.has(Defect::W2) {
+    // Before the marker there was a swap type of its own (5.19 to 6.5), or nothing; hwpoison gives the same SIGBUS.
+    let new = if poisoned || !f.flags.has(Flags::UPTODATE) && !ec.poison_markers && !k.has(Defect::W2) {
         arch.swp_entry_to_pte(ec.make_hwpoison_entry(u64::from(folio)))
     } else if !f.flags.has(Flags::UPTODATE) && !k.has(Defect::W2) {
         ec.make_pte_marker(crate::entry::PTE_MARKER_POISONED)
