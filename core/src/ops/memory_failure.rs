@@ -51,7 +51,7 @@ pub async fn inject(k: &Cpu, mm: u8, start: u32, end: u32) -> Outcome {
 
 /// `hwpoison_inject()`: the frame behind a page fails, be it mapped there or only in the swap cache.
 pub async fn corrupt_pfn(k: &Cpu, mm: u8, vpn: u32) -> Outcome {
-    match frame_behind(k, mm, vpn) {
+    match frame_behind(k, mm, vpn, false) {
         Some(pfn) => memory_failure(k, pfn, Flagged { required: None, counted: false }).await,
         None => Outcome::Invalid,
     }
@@ -59,21 +59,22 @@ pub async fn corrupt_pfn(k: &Cpu, mm: u8, vpn: u32) -> Outcome {
 
 /// `hwpoison_unpoison()`, of the frame that an entry names or named when it failed.
 pub async fn unpoison_pfn(k: &Cpu, mm: u8, vpn: u32) -> Outcome {
-    match frame_behind(k, mm, vpn) {
+    match frame_behind(k, mm, vpn, true) {
         Some(pfn) => unpoison_memory(k, pfn).await,
         None => Outcome::Invalid,
     }
 }
 
 /// The frame that somebody who reads the page table would name: no function of the kernel's, but what `pagemap` is
-/// for. A page that has been swapped out has one as long as it is in the swap cache.
-fn frame_behind(k: &Cpu, mm: u8, vpn: u32) -> Option<Pfn> {
+/// for. A page that has been swapped out has one as long as it is in the swap cache. What a hwpoison entry names may
+/// be somebody else's since it was unpoisoned, so only who wants to unpoison goes by it.
+fn frame_behind(k: &Cpu, mm: u8, vpn: u32, unpoison: bool) -> Option<Pfn> {
     let ec = k.entries();
     let pte = k.ptep_get(k.pte_offset(mm, vpn)?);
     let pfn = match ec.kind(pte) {
         EntryKind::Present => k.pte_pfn(pte),
         EntryKind::Swap => k.slot(k.swp_slot(k.pte_to_swp_entry(pte))).cache?,
-        kind if kind.is_device_exclusive() || kind.is_migration() || kind == EntryKind::HwPoison => {
+        kind if kind.is_device_exclusive() || kind.is_migration() || unpoison && kind == EntryKind::HwPoison => {
             k.swp_offset_pfn(k.pte_to_swp_entry(pte))
         }
         _ => return None,
