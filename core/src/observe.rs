@@ -181,3 +181,18 @@ pub enum Observation {
         proc: u8,
     },
 }
+
+impl Observation {
+    /// Index of the op during which it was made, in the case; the end of a process is nobody's.
+    pub fn op(&self) -> Option<u32> {
+        match *self {
+            Observation::Start { op }
+            | Observation::End { op, .. }
+            | Observation::Load { op, .. }
+            | Observation::Store { op, .. }
+            | Observation::Signal { op, .. }
+            | Observation::SoftDirty { op, .. } => Some(op),
+            Observation::Gone { .. } => None,
+        }
+    }
+}

@@ -6,6 +6,7 @@
 use ptefuzz_core::arch::Arch;
 use ptefuzz_core::config::{Config, Defect, DefectSet, Design, DesignSet, Kernel};
 use ptefuzz_core::entry::{ConfigError, EntryConfig};
+use ptefuzz_core::run::equivalent::configs;
 use serde::{Deserialize, Serialize};
 
 /// The pinned part of a [`Config`].
@@ -20,11 +21,13 @@ pub struct Pin {
     pub designs: DesignSet,
     /// Exactly these defects are on; what the case says of defects is ignored.
     pub defects: DefectSet,
+    /// Each case is run under both of these designs, and it is a find when that can be noticed.
+    pub equivalent: Option<[Design; 2]>,
 }
 
 impl Pin {
     /// No defect; everything else is left to the case. Nothing may ever be found.
-    pub const FIXED: Pin = Pin { kernel: None, arch: None, designs: DesignSet::EMPTY, defects: DefectSet::EMPTY };
+    pub const FIXED: Pin = Pin { kernel: None, arch: None, designs: DesignSet::EMPTY, defects: DefectSet::EMPTY, equivalent: None };
 
     /// A release as it was, with the defects it had.
     pub fn release(kernel: Kernel) -> Pin {
@@ -49,7 +52,8 @@ impl Pin {
     pub fn check(&self) -> Result<(), ConfigError> {
         let mut config = Config::fixed(self.kernel.unwrap_or(Kernel::NEWEST));
         self.apply(&mut config);
-        EntryConfig::of(&config).check()
+        EntryConfig::of(&config).check()?;
+        self.equivalent.map_or(Ok(()), |both| configs(config, both).iter().try_for_each(|c| EntryConfig::of(c).check()))
     }
 
     /// Overrules a configuration.
@@ -62,7 +66,9 @@ impl Pin {
             config.arch = arch;
         }
         config.designs = self.designs.iter().fold(config.designs, DesignSet::choose);
-        if self.arch.is_none() && EntryConfig::of(config).check().is_err() {
+        let both = self.equivalent.map_or([*config; 2], |both| configs(*config, both));
+        let refused = |c: &Config| EntryConfig::of(c).check().is_err();
+        if self.arch.is_none() && (refused(config) || both.iter().any(refused)) {
             // A pinned design needs a bit of an entry that only one architecture has to spare.
             config.arch = Arch::X86_64;
         }
@@ -78,6 +84,8 @@ struct Names {
     arch: Option<String>,
     designs: Vec<String>,
     defects: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    equivalent: Vec<String>,
 }
 
 impl From<Pin> for Names {
@@ -87,6 +95,7 @@ impl From<Pin> for Names {
             arch: pin.arch.map(|a| a.name().to_owned()),
             designs: pin.designs.iter().map(|d| d.id().to_owned()).collect(),
             defects: pin.defects.iter().map(|d| d.id().to_owned()).collect(),
+            equivalent: pin.equivalent.into_iter().flatten().map(|d| d.id().to_owned()).collect(),
         }
     }
 }
@@ -109,6 +118,13 @@ impl TryFrom<Names> for Pin {
         for name in &names.defects {
             pin.defects = pin.defects.with(Defect::from_id(name).ok_or_else(|| known("defect", name))?);
         }
+        let both: Result<Vec<Design>, String> =
+            names.equivalent.iter().map(|n| Design::from_id(n).ok_or_else(|| known("design", n))).collect();
+        pin.equivalent = match both?[..] {
+            [] => None,
+            [a, b] => Some([a, b]),
+            _ => return Err("two designs are compared, no more and no fewer".to_owned()),
+        };
         Ok(pin)
     }
 }
@@ -157,6 +173,7 @@ mod tests {
         let pin = Pin {
             arch: Some(Arch::Arm64),
             designs: DesignSet::default().choose(Design::ExclusiveByWalk),
+            equivalent: Some([Design::RestoreByType, Design::RestoreByCheck]),
             ..Pin::release(Kernel::V6_12).with_defect(Defect::S4)
         };
         let json = serde_json::to_string(&pin).expect("a pin is plain data");

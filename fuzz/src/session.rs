@@ -1,8 +1,10 @@
 //! What a target needs from one input to the next, and what it can come back with.
 
+use ptefuzz_core::config::Design;
 use ptefuzz_core::program::{Case, codec, text};
 use ptefuzz_core::rule::Violation;
-use ptefuzz_core::run::{Machine, Verdict};
+use ptefuzz_core::run::Verdict;
+use ptefuzz_core::run::equivalent::{Comparer, Difference, configs};
 
 use crate::coverage;
 use crate::pin::Pin;
@@ -11,7 +13,7 @@ use crate::pin::Pin;
 ///
 /// After a panic in [`crate::targets::Target::run`] the session is in no defined state: make a new one.
 pub struct Session {
-    machine: Machine,
+    comparer: Comparer,
     case: Case,
     pin: Pin,
 }
@@ -19,9 +21,9 @@ pub struct Session {
 impl Session {
     /// A session whose cases all run under `pin`, and whose machine reports its states to [`coverage::state`].
     pub fn new(pin: Pin) -> Session {
-        let mut machine = Machine::new();
-        machine.set_coverage(Some(coverage::state()));
-        Session { machine, case: Case::empty(), pin }
+        let mut comparer = Comparer::new();
+        comparer.machine().set_coverage(Some(coverage::state()));
+        Session { comparer, case: Case::empty(), pin }
     }
 
     /// What every case is pinned to.
@@ -29,13 +31,19 @@ impl Session {
         &self.pin
     }
 
-    /// Makes a case of the bytes and judges it.
+    /// Makes a case of the bytes and judges it; or compares it under two designs, when the pin says so.
     ///
     /// # Errors
-    /// The violation, with the case that shows it.
+    /// The violation or the difference, with the case that shows it.
     pub(crate) fn judge(&mut self, bytes: &[u8], pin: &Pin, shape: fn(&mut Case)) -> Result<(), Failure> {
         load(bytes, pin, shape, &mut self.case);
-        match self.machine.run(&self.case) {
+        if let Some(designs) = pin.equivalent {
+            let difference = self.comparer.compare(&self.case, configs(self.case.config, designs));
+            return difference.map_or(Ok(()), |d| {
+                Err(Failure::Difference { difference: Box::new(d), case: Box::new(self.case.clone()), designs })
+            });
+        }
+        match self.comparer.machine().run(&self.case) {
             Verdict::Clean => Ok(()),
             Verdict::Violation(violation) => {
                 Err(Failure::Violation { violation: Box::new(violation), case: Box::new(self.case.clone()) })
@@ -67,6 +75,15 @@ pub enum Failure {
         /// The case exactly as it ran, with its whole configuration.
         case: Box<Case>,
     },
+    /// Two designs can be told apart.
+    Difference {
+        /// How.
+        difference: Box<Difference>,
+        /// The case; each run had the one design or the other.
+        case: Box<Case>,
+        /// The designs.
+        designs: [Design; 2],
+    },
     /// A promise of a library function was broken, by the entry encodings or the text form.
     Property {
         /// Stable name of the promise.
@@ -83,6 +100,7 @@ impl Failure {
     pub fn id(&self) -> &'static str {
         match self {
             Failure::Violation { violation, .. } => violation.rule.id(),
+            Failure::Difference { difference, .. } => difference.kind.id(),
             Failure::Property { id, .. } => id,
         }
     }
@@ -91,7 +109,7 @@ impl Failure {
     pub fn sites(&self) -> Vec<&'static str> {
         match self {
             Failure::Violation { violation, .. } => violation.sites.iter().flatten().map(|s| s.name()).collect(),
-            Failure::Property { .. } => Vec::new(),
+            Failure::Difference { .. } | Failure::Property { .. } => Vec::new(),
         }
     }
 
@@ -99,6 +117,9 @@ impl Failure {
     pub fn summary(&self) -> String {
         match self {
             Failure::Violation { violation, .. } => violation.to_string(),
+            Failure::Difference { difference, designs: [a, b], .. } => {
+                format!("{}: {} and {} can be told apart", difference.kind.id(), a.id(), b.id())
+            }
             Failure::Property { id, message, .. } => format!("{id}: {message}"),
         }
     }
@@ -106,7 +127,7 @@ impl Failure {
     /// What to keep: a case as text that replays by itself, an input as its bytes.
     pub fn artifact(&self) -> Vec<u8> {
         match self {
-            Failure::Violation { case, .. } => case_text(case).into_bytes(),
+            Failure::Violation { case, .. } | Failure::Difference { case, .. } => case_text(case).into_bytes(),
             Failure::Property { input, .. } => input.clone(),
         }
     }
@@ -114,7 +135,7 @@ impl Failure {
     /// File name extension of [`Failure::artifact`].
     pub fn extension(&self) -> &'static str {
         match self {
-            Failure::Violation { .. } => "case",
+            Failure::Violation { .. } | Failure::Difference { .. } => "case",
             Failure::Property { .. } => "bin",
         }
     }

@@ -51,6 +51,7 @@ pub enum Verb {
 #[derive(Args, Debug, Clone)]
 #[command(after_help = "Examples:\n  ptefuzz hunt --kernel 6.12                 find what 6.12 got wrong\n  \
     ptefuzz hunt --fixed --defect D12          find one defect, on the newest kernel\n  \
+    ptefuzz hunt --equivalent exclusive-by-rmap exclusive-by-walk\n  \
     ptefuzz hunt --time 600 --jobs 2           ten minutes on the newest kernel, which must find nothing\n\n\
     Ends at the first find, after --time, after --runs, or at Ctrl-C with what it has.")]
 pub struct Hunt {
@@ -69,6 +70,9 @@ pub struct Hunt {
     /// Use this design in place of the release's (may be repeated; `ptefuzz list designs`).
     #[arg(long, value_name = "ID", value_parser = design)]
     pub design: Vec<Design>,
+    /// Look for a case in which two designs can be told apart by user space or a device: each case runs under both.
+    #[arg(long, value_names = ["ID", "ID"], num_args = 2, value_parser = design)]
+    pub equivalent: Vec<Design>,
     /// Entry layout: x86-64 or arm64. Both, when it is not given.
     #[arg(long, value_parser = arch)]
     pub arch: Option<Arch>,
@@ -101,14 +105,18 @@ pub struct Hunt {
 /// Options of `replay`.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  ptefuzz replay ptefuzz-out/finds\n  ptefuzz replay --check corpus/systems\n\n\
-    With --check the exit status is 0 when every verdict is the one that its file expects, else 1.")]
+    With --check the exit status is 0 when every verdict is the one that its file expects, else 1.\n\
+    With --equivalent it is 1 when a case shows a difference.")]
 pub struct Replay {
     /// Files or folders with cases; `-` is standard input.
     #[arg(required = true)]
     pub files: Vec<PathBuf>,
     /// Compare each verdict with the `expect` line of its file.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "equivalent")]
     pub check: bool,
+    /// Run each case under both designs, and say whether that can be noticed.
+    #[arg(long, value_names = ["ID", "ID"], num_args = 2, value_parser = design)]
+    pub equivalent: Vec<Design>,
     /// How verdicts are printed.
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,

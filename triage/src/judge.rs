@@ -8,8 +8,10 @@ use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
 
+use ptefuzz_core::config::Design;
 use ptefuzz_core::program::Case;
 use ptefuzz_core::rule::{Rule, Violation};
+use ptefuzz_core::run::equivalent::{Comparer, Difference, configs};
 use ptefuzz_core::run::{Machine, Verdict};
 use ptefuzz_core::sched::Site;
 use ptefuzz_core::trace::Trace;
@@ -35,6 +37,8 @@ impl Key {
 /// A machine that can be used again after it has panicked.
 pub struct Judge {
     machine: Machine,
+    /// Made when two designs are compared for the first time.
+    comparer: Option<Comparer>,
     ops: u64,
 }
 
@@ -47,7 +51,7 @@ impl Default for Judge {
 impl Judge {
     /// A judge with a machine of its own.
     pub fn new() -> Judge {
-        Judge { machine: Machine::new(), ops: 0 }
+        Judge { machine: Machine::new(), comparer: None, ops: 0 }
     }
 
     /// Runs a case; `file` names it in errors. `None` is a clean verdict.
@@ -71,6 +75,19 @@ impl Judge {
         let found = violation(verdict, case);
         self.ops = ops(case, found.as_ref());
         Ok((found, trace))
+    }
+
+    /// Runs a case under two designs; the first difference that could be noticed.
+    ///
+    /// # Errors
+    /// [`Error::Harness`] when the model itself panics.
+    pub fn compare(&mut self, file: &str, case: &Case, designs: [Design; 2]) -> Result<Option<Difference>, Error> {
+        let comparer = self.comparer.get_or_insert_with(Comparer::new);
+        let result = guarded(|| comparer.compare(case, configs(case.config, designs)));
+        if result.is_err() {
+            self.comparer = None;
+        }
+        self.recover(file, result)
     }
 
     /// Ops of the last run: all of the case or, with a violation, those up to the one that showed it.

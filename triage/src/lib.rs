@@ -8,6 +8,7 @@
 //! | [`verdict`] | verdicts for people and scripts |
 //! | [`minimize`] | making a case small, for any predicate |
 //! | [`story`] | what happened in a run, told from its trace |
+//! | [`equivalent`] | two designs compared: what each run could be told by |
 //! | [`hunt`] | workers, their messages, progress and finds |
 //! | [`verbs`] | one file for each verb |
 //! | [`output`], [`error`], [`names`] | printing, atomic files, exit statuses, spelling |
@@ -16,6 +17,7 @@
 //! program. Each error is one line on standard error.
 
 pub mod cli;
+pub mod equivalent;
 pub mod error;
 pub mod hunt;
 pub mod input;

@@ -17,6 +17,14 @@ pub enum Format {
     Json,
 }
 
+/// A value as one line of JSON.
+///
+/// # Errors
+/// As [`Out::text`].
+pub fn json<T: Serialize>(value: &T) -> Result<String, Error> {
+    serde_json::to_string(value).map_err(|e| stdout_error(e.into()))
+}
+
 /// Standard output, with a broken pipe told apart from real errors.
 pub struct Out {
     sink: io::BufWriter<io::Stdout>,
@@ -50,8 +58,7 @@ impl Out {
     /// # Errors
     /// As [`Out::text`].
     pub fn json<T: Serialize>(&mut self, value: &T) -> Result<(), Error> {
-        let text = serde_json::to_string(value).map_err(|e| stdout_error(e.into()))?;
-        self.line(&text)
+        self.line(&json(value)?)
     }
 
     /// Writes bytes as they are.

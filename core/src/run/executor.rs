@@ -7,6 +7,7 @@ use crate::invariant;
 use crate::mm::Life;
 use crate::ops::process::{exit_mmap, mm_alloc};
 use crate::ops::swap_cache::folio_free_swap;
+use crate::observe::Observation;
 use crate::oracle::Oracle;
 use crate::program::{Case, Op};
 use crate::rule::{Evidence, Rule, Violation};
@@ -33,6 +34,8 @@ pub struct Machine {
     // For each CPU the ops it has still to do, last first.
     queues: [Vec<u32>; MAX_CPUS],
     steps: u32,
+    // What was observed, when somebody wants to know.
+    recorded: Option<Vec<Observation>>,
 }
 
 impl Default for Machine {
@@ -47,7 +50,7 @@ impl Machine {
         let sim = Rc::new(RefCell::new(Sim::new(Config::fixed(crate::config::Kernel::NEWEST))));
         let ops = Rc::new(RefCell::new(Vec::new()));
         let tasks = tasks(&sim, &ops);
-        Machine { sim, ops, tasks, oracle: Oracle::new(), queues: Default::default(), steps: 0 }
+        Machine { sim, ops, tasks, oracle: Oracle::new(), queues: Default::default(), steps: 0, recorded: None }
     }
 
     /// State counters of a fuzzing engine; the length must be a power of two.
@@ -75,6 +78,15 @@ impl Machine {
             // Tasks may be stopped anywhere; their locals hold state of this case.
             self.tasks = tasks(&self.sim, &self.ops);
         }
+        verdict
+    }
+
+    /// The same, with everything that user space and devices could notice. `seen` is emptied first.
+    pub fn run_observed(&mut self, case: &Case, seen: &mut Vec<Observation>) -> Verdict {
+        seen.clear();
+        self.recorded = Some(std::mem::take(seen));
+        let verdict = self.run(case);
+        *seen = self.recorded.take().unwrap_or_default();
         verdict
     }
 
@@ -207,6 +219,9 @@ impl Machine {
     /// Tells the oracle what was seen meanwhile, and asks the invariants when the op has ended.
     fn after_poll(&mut self, case: &Case, cpu: usize) {
         let s = &mut *self.sim.borrow_mut();
+        if let Some(recorded) = &mut self.recorded {
+            recorded.extend(s.observations.iter().map(|(_, o)| *o));
+        }
         judge(&mut self.oracle, case, s, cpu);
         let c = &mut s.ctl.cpus[cpu];
         if c.run == Run::Idle && c.op.take().is_some() && s.ctl.violation.is_none() {

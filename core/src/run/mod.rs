@@ -8,6 +8,7 @@
 //! order of the case.
 
 mod dispatch;
+pub mod equivalent;
 mod executor;
 mod fingerprint;
 mod verdict;

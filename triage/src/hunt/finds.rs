@@ -3,10 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use ptefuzz_core::program::text::print;
+use ptefuzz_core::config::Design;
+use ptefuzz_core::program::text::{Document, print};
 use serde::Serialize;
 
 use super::ledger::Find;
+use crate::equivalent::{self, Told};
 use crate::error::Error;
 use crate::input;
 use crate::judge::Judge;
@@ -20,9 +22,17 @@ use crate::verdict::Record;
 pub(super) struct Settled {
     path: PathBuf,
     record: Record,
-    /// `None` for a target that takes no cases: then `summary` is all there is to tell.
-    story: Option<Story>,
-    summary: String,
+    tale: Tale,
+}
+
+/// What there is to tell of a find.
+enum Tale {
+    /// A violation.
+    Story(Box<Story>),
+    /// A difference between two designs.
+    Difference(Box<Told>),
+    /// Of a target that takes no cases, one line.
+    Summary(String),
 }
 
 /// What `--format json` prints of a find.
@@ -37,13 +47,21 @@ struct Report<'a> {
 ///
 /// # Errors
 /// [`Error::Harness`] when the case does not do again what the worker saw; [`Error::Io`].
-pub(super) fn settle(judge: &mut Judge, find: &Find, out: &Path) -> Result<Settled, Error> {
+pub(super) fn settle(
+    judge: &mut Judge,
+    find: &Find,
+    designs: Option<[Design; 2]>,
+    out: &Path,
+) -> Result<Settled, Error> {
     let folder = super::finds_folder(out);
     fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
     if find.path.extension().is_none_or(|e| e != "case") {
         return keep_bytes(find, &folder);
     }
     let input = input::load(&find.path)?;
+    if let Some(designs) = designs {
+        return difference(judge, find, &input.doc, designs, &folder);
+    }
     let Some(violation) = judge.run(&input.name, &input.doc.case)? else {
         let message = format!("the worker saw {}, a second run is clean", find.id);
         return Err(Error::Harness { file: input.name, message });
@@ -54,13 +72,33 @@ pub(super) fn settle(judge: &mut Judge, find: &Find, out: &Path) -> Result<Settl
     }
     same_violation(judge, &input.name, &input.doc, &violation)?;
     let (doc, _) = shrink(judge, &input.name, &input.doc.case, &violation, Limits::default())?;
-    let text = print(&doc);
-    let path = folder.join(format!("{}-{:016x}.case", find.id, fnv1a(text.as_bytes())));
-    write_atomic(&path, text.as_bytes())?;
+    let path = save(&folder, find, &doc)?;
     let name = path.display().to_string();
     let story = story::of_case(judge, &name, &doc)?;
     let small = judge.run(&name, &doc.case)?;
-    Ok(Settled { record: Record::new(&name, small.as_ref()), path, story: Some(story), summary: find.summary.clone() })
+    Ok(Settled { record: Record::new(&name, small.as_ref()), path, tale: Tale::Story(Box::new(story)) })
+}
+
+/// Settles a case that shows a difference between two designs.
+fn difference(
+    judge: &mut Judge,
+    find: &Find,
+    doc: &Document,
+    designs: [Design; 2],
+    folder: &Path,
+) -> Result<Settled, Error> {
+    let mut told = equivalent::tell(judge, &find.path.display().to_string(), doc, designs)?;
+    let path = save(folder, find, &told.doc)?;
+    told.comparison.file = path.display().to_string();
+    let record = Record::new(&told.comparison.file, None);
+    Ok(Settled { record, path, tale: Tale::Difference(Box::new(told)) })
+}
+
+fn save(folder: &Path, find: &Find, doc: &Document) -> Result<PathBuf, Error> {
+    let text = print(doc);
+    let path = folder.join(format!("{}-{:016x}.case", find.id, fnv1a(text.as_bytes())));
+    write_atomic(&path, text.as_bytes())?;
+    Ok(path)
 }
 
 /// A find of a target that takes bytes is kept as it is.
@@ -70,7 +108,7 @@ fn keep_bytes(find: &Find, folder: &Path) -> Result<Settled, Error> {
     write_atomic(&path, &bytes)?;
     let mut record = Record::new(&path.display().to_string(), None);
     record.verdict = "violation";
-    Ok(Settled { path, record, story: None, summary: find.summary.clone() })
+    Ok(Settled { path, record, tale: Tale::Summary(find.summary.clone()) })
 }
 
 impl Settled {
@@ -80,12 +118,21 @@ impl Settled {
     /// As [`Out::text`].
     pub(super) fn print(&self, out: &mut Out, format: Format, whole: bool) -> Result<(), Error> {
         if format == Format::Json {
-            return out.json(&Report { record: &self.record, story: self.story.as_ref() });
+            let story = match &self.tale {
+                Tale::Difference(told) => return out.json(told),
+                Tale::Story(story) => Some(&**story),
+                Tale::Summary(_) => None,
+            };
+            return out.json(&Report { record: &self.record, story });
         }
-        match &self.story {
-            Some(_) if !whole => return out.line(&format!("also found: {}\n", self.record.line())),
-            Some(story) => out.text(&story.to_text(Palette::new(colour())))?,
-            None => out.line(&self.summary)?,
+        match &self.tale {
+            Tale::Story(_) if !whole => return out.line(&format!("also found: {}\n", self.record.line())),
+            Tale::Story(story) => out.text(&story.to_text(Palette::new(colour())))?,
+            Tale::Difference(told) if !whole => {
+                return out.line(&format!("also found: {}\n", told.comparison.line()));
+            }
+            Tale::Difference(told) => out.text(&told.to_text(Palette::new(colour())))?,
+            Tale::Summary(summary) => out.line(summary)?,
         }
         out.line(&format!("\nsaved as {}\n", self.path.display()))
     }
@@ -113,7 +160,7 @@ mod tests {
         let path = dir.path().join("clean.case");
         fs::write(&path, "kernel 7.3\n").expect("written");
         let find = Find { id: "oracle.value".into(), summary: String::new(), path };
-        let e = settle(&mut Judge::new(), &find, dir.path()).map(|s| s.path).expect_err("it is clean");
+        let e = settle(&mut Judge::new(), &find, None, dir.path()).map(|s| s.path).expect_err("it is clean");
         assert!(e.to_string().contains("harness bug") && e.to_string().contains("a second run is clean"), "{e}");
     }
 
@@ -123,7 +170,7 @@ mod tests {
         let path = dir.path().join("find.bin");
         fs::write(&path, b"foobar").expect("written");
         let find = Find { id: "entry.round-trip".into(), summary: "s".into(), path };
-        let settled = settle(&mut Judge::new(), &find, dir.path()).expect("settled");
+        let settled = settle(&mut Judge::new(), &find, None, dir.path()).expect("settled");
         assert!(settled.path.ends_with("finds/entry.round-trip-85944171f73967e8.bin"), "{:?}", settled.path);
         assert_eq!(fs::read(&settled.path).expect("saved"), b"foobar");
     }

@@ -20,6 +20,7 @@ use ptefuzz_fuzz::Pin;
 use ptefuzz_fuzz::driver::{self, Campaign};
 
 use crate::cli::Hunt;
+use crate::equivalent;
 use crate::error::{EXIT_CLEAN, EXIT_ERROR, EXIT_VIOLATION, Error, Outcome};
 use crate::judge::Judge;
 use crate::output::{Format, Out, complain};
@@ -37,6 +38,7 @@ const TICK: Duration = Duration::from_millis(50);
 /// # Errors
 /// When the folder cannot be written or no worker can be started.
 pub fn run(options: &Hunt) -> Outcome {
+    equivalent::pair(&options.equivalent)?;
     pin(options).check().map_err(|e| Error::Usage(format!("this hunt cannot be: {e}")))?;
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
@@ -106,6 +108,7 @@ fn pin(options: &Hunt) -> Pin {
         arch: options.arch,
         designs: options.design.iter().fold(DesignSet::default(), |set, d| set.choose(*d)),
         defects: options.without.iter().fold(with, |set, d| set.without(*d)),
+        equivalent: options.equivalent[..].try_into().ok(),
     }
 }
 
@@ -116,7 +119,7 @@ fn report(options: &Hunt, ledger: &Ledger, summary: &Summary) -> Outcome {
     let mut code = EXIT_CLEAN;
     // Everything is saved before anything is printed: whoever reads may go away.
     let finds = ledger.smallest_of_each_rule();
-    let settled: Vec<_> = finds.iter().map(|find| finds::settle(&mut judge, find, &options.out)).collect();
+    let settled: Vec<_> = finds.iter().map(|find| finds::settle(&mut judge, find, pin(options).equivalent, &options.out)).collect();
     for (i, (find, settled)) in finds.into_iter().zip(settled).enumerate() {
         match settled {
             Ok(settled) => {
