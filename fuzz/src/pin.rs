@@ -27,7 +27,8 @@ pub struct Pin {
 
 impl Pin {
     /// No defect; everything else is left to the case. Nothing may ever be found.
-    pub const FIXED: Pin = Pin { kernel: None, arch: None, designs: DesignSet::EMPTY, defects: DefectSet::EMPTY, equivalent: None };
+    pub const FIXED: Pin =
+        Pin { kernel: None, arch: None, designs: DesignSet::EMPTY, defects: DefectSet::EMPTY, equivalent: None };
 
     /// A release as it was, with the defects it had.
     pub fn release(kernel: Kernel) -> Pin {

@@ -133,11 +133,12 @@ pub fn tell(judge: &mut Judge, file: &str, doc: &Document, designs: [Design; 2])
     let mut failed = None;
     let small = minimize::minimize(&doc.case, Limits::default(), |candidate| {
         failed.is_none()
-            && differs(judge, candidate).unwrap_or_else(|e| {
-                failed = Some(e);
-                None
-            })
-            .is_some_and(|d| d.kind == kind)
+            && differs(judge, candidate)
+                .unwrap_or_else(|e| {
+                    failed = Some(e);
+                    None
+                })
+                .is_some_and(|d| d.kind == kind)
     });
     if let Some(e) = failed {
         return Err(e);
@@ -204,7 +205,10 @@ mod tests {
         assert_eq!((told.comparison.verdict, told.comparison.id), ("different", Some("equivalent.verdict")));
         assert!(told.doc.case.ops.len() <= 4 && told.doc.case.config.has(Defect::D5));
         let text = told.to_text(Palette::new(false));
-        assert!(text.starts_with("equivalent.verdict: restore-by-type and restore-by-check can be told apart\n"), "{text}");
+        assert!(
+            text.starts_with("equivalent.verdict: restore-by-type and restore-by-check can be told apart\n"),
+            "{text}"
+        );
         assert!(text.contains("restore-by-type: clean\n") && text.contains("under restore-by-check, "), "{text}");
         let saved = print(&told.doc);
         assert!(saved.contains("ptefuzz replay --equivalent restore-by-type restore-by-check"), "{saved}");

@@ -67,6 +67,31 @@ fn a_design_that_the_architecture_cannot_encode_is_refused_before_anything_runs(
 }
 
 #[test]
+fn a_hunt_for_a_difference_finds_it_tells_both_stories_and_saves_a_case_that_shows_it_again() {
+    let dir = folder(&[]);
+    let designs = ["--equivalent", "restore-by-type", "restore-by-check"];
+    let args = [&["hunt", "--defect", "D5", "--seed", "1", "--jobs", "1", "--time", "50"][..], &designs].concat();
+    let run = ptefuzz(dir.path(), &args);
+    assert_eq!(run.code, Some(1), "{}{}", run.stdout, run.stderr);
+    assert!(run.stdout.contains("restore-by-type and restore-by-check can be told apart"), "{}", run.stdout);
+    assert!(run.stdout.contains("\nunder restore-by-type, "), "{}", run.stdout);
+    let replay = ptefuzz(dir.path(), &[&["replay"][..], &designs, &["ptefuzz-out/finds"]].concat());
+    assert_eq!(replay.code, Some(1), "{}{}", replay.stdout, replay.stderr);
+    assert!(replay.stdout.contains(": equivalent.verdict"), "{}", replay.stdout);
+}
+
+#[test]
+fn a_hunt_for_a_difference_between_two_good_designs_finds_none_and_two_unlike_things_are_refused() {
+    let dir = folder(&[]);
+    let limits = ["hunt", "--seed", "1", "--jobs", "1", "--runs", "2000", "--time", "20", "--equivalent"];
+    let run = ptefuzz(dir.path(), &[&limits[..], &["exclusive-two-types", "exclusive-one-type"]].concat());
+    assert_eq!(run.code, Some(0), "{}{}", run.stdout, run.stderr);
+    let run = ptefuzz(dir.path(), &[&limits[..], &["exclusive-two-types", "cow-by-count"]].concat());
+    assert_eq!(run.code, Some(2));
+    assert!(run.stderr.contains("are no two ways of doing one thing"), "{}", run.stderr);
+}
+
+#[test]
 fn a_worker_without_a_campaign_is_wrong_usage() {
     let dir = folder(&[]);
     let run = ptefuzz(dir.path(), &["worker", "{}"]);

@@ -170,7 +170,9 @@ mod tests {
 
     #[test]
     fn a_defect_in_one_of_two_runs_is_a_difference_of_verdicts() {
-        let case = case("fixed\n\nprocess A\n  heap = mmap anon private rw 1\n\ncpu 0\n  A write heap[0]\n  migrate A heap[0]\n  A read heap[0]\n");
+        let case = case(
+            "fixed\n\nprocess A\n  heap = mmap anon private rw 1\n\ncpu 0\n  A write heap[0]\n  migrate A heap[0]\n  A read heap[0]\n",
+        );
         let broken = Config { defects: case.config.defects.with(Defect::S14), ..case.config };
         let found = Comparer::new().compare(&case, [case.config, broken]).expect("they differ");
         assert_eq!((found.kind.id(), found.op()), ("equivalent.verdict", Some(2)));

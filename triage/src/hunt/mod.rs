@@ -119,7 +119,8 @@ fn report(options: &Hunt, ledger: &Ledger, summary: &Summary) -> Outcome {
     let mut code = EXIT_CLEAN;
     // Everything is saved before anything is printed: whoever reads may go away.
     let finds = ledger.smallest_of_each_rule();
-    let settled: Vec<_> = finds.iter().map(|find| finds::settle(&mut judge, find, pin(options).equivalent, &options.out)).collect();
+    let settled: Vec<_> =
+        finds.iter().map(|find| finds::settle(&mut judge, find, pin(options).equivalent, &options.out)).collect();
     for (i, (find, settled)) in finds.into_iter().zip(settled).enumerate() {
         match settled {
             Ok(settled) => {
