@@ -70,7 +70,7 @@ pub(crate) fn expectation(violation: Option<&Violation>) -> Expect {
 fn comparison(judge: &mut Judge, input: &Input, designs: [Design; 2], format: Format) -> Result<(String, bool), Error> {
     let case = &input.doc.case;
     for config in configs(case.config, designs) {
-        EntryConfig::of(&config).check().map_err(|e| Error::input(&input.name, &e.to_string()))?;
+        EntryConfig::of(&config).check().map_err(|e| Error::input(&input.name, e.to_string()))?;
     }
     let difference = judge.compare(&input.name, case, designs)?;
     let record = Comparison::new(&input.name, &input.doc, designs, difference.as_ref());
