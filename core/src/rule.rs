@@ -203,6 +203,8 @@ rules! {
         "mm/rmap.c: WARN_ON_ONCE in try_to_unmap_one(): folio_test_swapbacked() != folio_test_swapcache()";
     ProgressSwapoff = "progress.swapoff", AtReturn,
         "a swap device can be taken out of use when there is memory for what is on it", "mm/swapfile.c: try_to_unuse()";
+    KsmWritable = "ksm.writable", Always,
+        "a KSM page is never mapped writable", "mm/memory.c: wp_can_reuse_anon_folio(); mm/ksm.c: write_protect_page()";
 }
 
 impl Rule {

@@ -86,6 +86,8 @@ sites! {
     PoisonFlag = "memory_failure:flagged", "A page whose memory has failed is about to be unmapped, or one is about to be marked.";
     SwapOffRound = "try_to_unuse:round", "Another round over all address spaces is about to begin.";
     SwapInDirect = "do_swap_page:direct", "A page was read past the swap cache; its entry is about to be looked at again.";
+    KsmProtect = "write_protect_page:clear", "The entry of a page to be merged is about to be write-protected.";
+    KsmReplace = "replace_page:lock", "The entry is write-protected; it is about to be looked at again and replaced.";
 }
 
 impl Site {

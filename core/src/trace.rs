@@ -52,6 +52,9 @@ notes! {
     PoisonUnmapFailed = "still mapped after try_to_unmap(): mapcount is {a}";
     SoftOfflined = "soft offline: the frame is out of use";
     Unpoisoned = "PG_hwpoison cleared";
+    KsmPage = "is a KSM page from now on";
+    KsmMerged = "merged into KSM page f{a}";
+    KsmSwapInCopy = "was a KSM page: copied to f{a} for this address";
     SwapReadError = "swap slot {a} cannot be read";
     SwapOffRetry = "round {a}: {b} slots still in use";
     OnlinePoison = "stays offline: {a} poisoned frames in the block";

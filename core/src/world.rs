@@ -3,7 +3,7 @@
 use crate::config::{Config, Geometry, MAX_CPUS, MAX_DEVICES, MAX_PROCS};
 use crate::entry::EntryConfig;
 use crate::hw::{Mirror, Tlb};
-use crate::mm::{AnonVmas, Mm, PtePtr, Tables, VmaId, Vmas};
+use crate::mm::{AnonVmas, Ksm, Mm, PtePtr, Tables, VmaId, Vmas};
 use crate::phys::{Memory, Swap};
 
 /// All modelled state. Two equal worlds behave alike for ever.
@@ -27,6 +27,8 @@ pub struct World {
     pub vmas: Vmas,
     /// All `anon_vma`s.
     pub anon_vmas: AnonVmas,
+    /// KSM's trees.
+    pub ksm: Ksm,
     /// All page tables.
     pub tables: Tables,
     /// TLB of each CPU.
@@ -49,6 +51,7 @@ impl World {
             mms: Default::default(),
             vmas: Vmas::default(),
             anon_vmas: AnonVmas::default(),
+            ksm: Ksm::default(),
             tables: Tables::new(g),
             tlbs: Default::default(),
             mirrors: Default::default(),
@@ -66,6 +69,7 @@ impl World {
         self.mms.iter_mut().for_each(Mm::reset);
         self.vmas.reset();
         self.anon_vmas.reset();
+        self.ksm.reset();
         self.tables.reset(config.geometry);
         self.tlbs.iter_mut().for_each(Tlb::reset);
         self.mirrors.iter_mut().flatten().for_each(Mirror::reset);

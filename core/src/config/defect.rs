@@ -3,7 +3,7 @@
 //! Ids beginning with `D` are rows of the device-exclusive repair series of 2025. Ids beginning with `S` are
 //! *seeded*: no kernel had them; they exist so that each check of the judge can be seen to fail. Ids beginning
 //! with `N` are *new*: this harness found them in the sources of current releases. They belong to no release's
-//! set, so that a hunt on a release looks for what is not known yet. `P`: failed memory (hwpoison). `W`: swap.
+//! set, so that a hunt on a release looks for what is not known yet. `P`: failed memory (hwpoison). `W`: swap. `K`: KSM.
 
 use super::Kernel;
 
@@ -121,6 +121,20 @@ defects! {
     W3 = "W3", fixed Some(Kernel::V5_19), "unuse_pte",
         "swapoff drops soft-dirty and uffd-wp of the entry",
         "14a762dd1977 (\"mm/swapfile: fix lost swap bits in unuse_pte()\", 5.19)";
+    K1 = "K1", fixed SERIES, "write_protect_page",
+        "KSM reads a device-exclusive entry with the accessors of a present PTE",
+        "\"mm/ksm: handle device-exclusive entries correctly in write_protect_page()\"";
+    K2 = "K2", fixed None, "wp_can_reuse_anon_folio",
+        "a KSM page with one mapping is reused for writing",
+        "what wp_can_reuse_anon_folio() must not leave out: folio_test_ksm()";
+    K3 = "K3", fixed None, "do_swap_page",
+        "a page that was merged before it was swapped out is mapped at an address where the reverse map does not find it",
+        "what do_swap_page() must not leave out: ksm_might_need_to_copy()";
+    S40 = "S40", fixed None, "write_protect_page", "KSM write-protects the page without a TLB flush", "seeded";
+    S41 = "S41", fixed None, "replace_page", "KSM does not compare the PTE again under its lock", "seeded";
+    N7 = "N7", fixed None, "replace_page",
+        "KSM drops soft-dirty and uffd-wp of the entry that it replaces",
+        "found here; mm/ksm.c: replace_page() of 6.12 makes the new entry of mk_pte() alone; not tried";
 }
 
 const _: () = assert!(Defect::ALL.len() < 128, "a DefectSet has one bit for each row");

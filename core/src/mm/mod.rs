@@ -2,12 +2,14 @@
 
 mod anon_vma;
 mod ids;
+mod ksm;
 mod space;
 mod table;
 mod vma;
 
 pub use anon_vma::{AnonVma, AnonVmas};
 pub use ids::{AnonVmaId, TableId, VmaId};
+pub use ksm::{Ksm, RmapItem, StableNode};
 pub use space::{Life, Mm, Pinned};
 pub use table::{PT_PFN_BASE, PtePtr, Tables};
 pub use vma::{Vma, Vmas};

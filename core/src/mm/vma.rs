@@ -19,6 +19,8 @@ pub struct Vma {
     pub soft_dirty: bool,
     /// Registered with a userfaultfd for asynchronous write-protection (`VM_UFFD_WP`, `UFFD_FEATURE_WP_ASYNC`).
     pub uffd_wp: bool,
+    /// `VM_MERGEABLE`.
+    pub mergeable: bool,
     /// `vma->anon_vma`.
     pub anon_vma: Option<AnonVmaId>,
     /// `vma->anon_vma_chain`: every `anon_vma` that a page in it may belong to.
@@ -81,6 +83,7 @@ impl Vmas {
                 perm,
                 soft_dirty,
                 uffd_wp: false,
+                mergeable: false,
                 anon_vma: None,
                 chain: Vec::with_capacity(4),
             });
@@ -89,7 +92,7 @@ impl Vmas {
         let v = &mut self.vmas[id as usize];
         v.chain.clear();
         (v.mm, v.start, v.end, v.perm, v.soft_dirty) = (mm, start, end, perm, soft_dirty);
-        (v.uffd_wp, v.anon_vma) = (false, None);
+        (v.uffd_wp, v.mergeable, v.anon_vma) = (false, false, None);
         id
     }
 

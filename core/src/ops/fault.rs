@@ -14,7 +14,14 @@ use crate::sched::{Cpu, Lock, Site};
 /// `handle_mm_fault()`. The caller holds `mmap_lock` and has checked the VMA's permission.
 pub async fn handle_mm_fault(k: &Cpu, vma: VmaId, vpn: u32, write: bool) -> FaultResult {
     let mm = k.s().w.vmas[vma].mm;
-    let mut vmf = VmFault { vma, mm, vpn, write, orig_pte: Pte(0) };
+    let mut vmf = VmFault { vma, mm, vpn, write, unshare: false, orig_pte: Pte(0) };
+    handle_pte_fault(k, &mut vmf).await
+}
+
+/// The same with `FAULT_FLAG_UNSHARE`, as `break_ksm()` asks for it.
+pub async fn handle_unshare_fault(k: &Cpu, vma: VmaId, vpn: u32) -> FaultResult {
+    let mm = k.s().w.vmas[vma].mm;
+    let mut vmf = VmFault { vma, mm, vpn, write: false, unshare: true, orig_pte: Pte(0) };
     handle_pte_fault(k, &mut vmf).await
 }
 
@@ -37,6 +44,9 @@ async fn handle_pte_fault(k: &Cpu, vmf: &mut VmFault) -> FaultResult {
     if k.ptep_get(p) != entry {
         k.pte_unmap_unlock(p);
         return FaultResult::Done;
+    }
+    if vmf.unshare && !k.pte_write(entry) {
+        return do_wp_page(k, vmf, p).await;
     }
     if vmf.write {
         if !k.pte_write(entry) {

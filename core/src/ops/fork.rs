@@ -56,6 +56,7 @@ async fn dup_vma(k: &Cpu, parent: u8, child: u8, src: VmaId) -> Result<(), NoMem
         let s = &mut *k.s();
         let (perm, soft_dirty) = (s.w.vmas[src].perm, s.w.vmas[src].soft_dirty);
         let dst = s.w.vmas.alloc(child, start, end, perm, soft_dirty);
+        s.w.vmas[dst].mergeable = s.w.vmas[src].mergeable;
         s.w.mms[child as usize].vmas.push(dst);
         dst
     };

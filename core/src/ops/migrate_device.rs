@@ -149,6 +149,9 @@ async fn collect_pte(k: &Cpu, p: crate::mm::PtePtr, select: Select) -> Collected
         if pfn == ZERO_PFN {
             return Collected::Hole;
         }
+        if k.folio_test(pfn, Flags::KSM) {
+            return Collected::Nothing;
+        }
         pfn
     } else {
         let entry = k.pte_to_swp_entry(pte);

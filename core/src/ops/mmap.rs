@@ -87,6 +87,7 @@ async fn split_vma(k: &Cpu, vma: VmaId, at: u32) {
         s.w.vmas[vma].end = at;
         s.w.vmas[new].anon_vma = s.w.vmas[vma].anon_vma;
         s.w.vmas[new].uffd_wp = s.w.vmas[vma].uffd_wp;
+        s.w.vmas[new].mergeable = s.w.vmas[vma].mergeable;
         for i in 0..s.w.vmas[vma].chain.len() {
             let av = s.w.vmas[vma].chain[i];
             s.w.vmas[new].chain.push(av);

@@ -12,6 +12,8 @@ pub mod fault;
 pub mod fork;
 pub mod gup;
 pub mod hotplug;
+pub mod ksm;
+pub mod ksm_page;
 pub mod madvise;
 pub mod memory_failure;
 pub mod migrate;

@@ -1,6 +1,7 @@
 //! `kernel/fork.c`, `kernel/exit.c`, `mm/mmap.c: exit_mmap()`: address spaces that begin and end.
 
 use super::gup::unpin_all;
+use super::ksm::ksm_exit;
 use super::zap::{MmuGather, unlink_anon_vmas, zap_range};
 use crate::config::{Defect, MAX_CPUS, MAX_DEVICES};
 use crate::mm::{Life, PT_PFN_BASE, TableId, VmaId};
@@ -87,6 +88,7 @@ pub async fn exit_mmap(k: &Cpu, mm: u8) {
     }
     free_pgtables(k, mm).await;
     k.unlock(Lock::MmapWrite(mm));
+    ksm_exit(k, mm).await;
     unpin_all(k, mm).await;
     let s = &mut *k.s();
     for cpu in 0..MAX_CPUS as u8 {

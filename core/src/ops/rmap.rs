@@ -1,10 +1,11 @@
 //! `mm/rmap.c` and `mm/page_vma_mapped.c`: from a folio to the entries that map it.
 
+use super::ksm_page::KsmWalk;
 use crate::arch::Pte;
 use crate::config::Defect;
 use crate::entry::{Accessor, EntryKind};
 use crate::mm::{AnonVmaId, PtePtr, VmaId};
-use crate::phys::Pfn;
+use crate::phys::{Flags, Pfn};
 use crate::rule::{Evidence, Rule};
 use crate::sched::{Cpu, Lock, NotifyEvent, Site};
 use crate::trace::Note;
@@ -44,6 +45,8 @@ pub struct RmapWalk {
     av: AnonVmaId,
     root: AnonVmaId,
     next: usize,
+    /// The walk of a KSM folio, which goes by its stable node instead.
+    ksm: Option<KsmWalk>,
 }
 
 /// How a walk begins.
@@ -59,6 +62,10 @@ impl RmapWalk {
     /// `rmap_walk()`: `None` when it does not start.
     pub async fn start(k: &Cpu, folio: Pfn, lock: AnonLock) -> Option<RmapWalk> {
         let f = k.folio(folio);
+        if f.flags.has(Flags::KSM) {
+            k.assert_folio_locked(folio);
+            return Some(RmapWalk { folio, av: 0, root: 0, next: 0, ksm: Some(KsmWalk::default()) });
+        }
         if lock == AnonLock::IfMapped && f.mapcount <= 0 {
             k.note(Note::RmapWalkNotStarted, Some(folio), 0, 0);
             return None;
@@ -74,11 +81,14 @@ impl RmapWalk {
             s.w.anon_vmas[av].root
         };
         k.lock(Lock::AnonVmaRead(root)).await;
-        Some(RmapWalk { folio, av, root, next: 0 })
+        Some(RmapWalk { folio, av, root, next: 0, ksm: None })
     }
 
     /// The next VMA that covers the folio's index.
     pub async fn next(&mut self, k: &Cpu) -> Option<(VmaId, u32)> {
+        if let Some(ksm) = &mut self.ksm {
+            return ksm.next(k, self.folio).await;
+        }
         loop {
             let (vma, vpn) = {
                 let s = k.s();
@@ -94,7 +104,10 @@ impl RmapWalk {
     }
 
     /// Ends the walk.
-    pub fn end(self, k: &Cpu) {
+    pub fn end(mut self, k: &Cpu) {
+        if let Some(ksm) = &mut self.ksm {
+            return ksm.end(k);
+        }
         k.unlock(Lock::AnonVmaRead(self.root));
         k.s().w.anon_vmas.put(self.av, true);
     }

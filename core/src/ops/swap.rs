@@ -1,5 +1,6 @@
 //! `mm/memory.c` and `mm/swap_state.c`: faults on entries that are neither none nor present.
 
+use super::ksm_page::ksm_might_need_to_copy;
 use super::migrate_device::device_private_fault;
 use super::swap_cache::folio_free_swap;
 use super::swapin::{SwappedIn, swapcache_clear, swapin};
@@ -71,7 +72,18 @@ async fn map_cached(k: &Cpu, vmf: &mut VmFault, folio: Pfn, slot: u32) -> FaultR
     if !k.folio_test(folio, Flags::SWAPCACHE) || k.folio(folio).slot != slot {
         return out_page(k, folio);
     }
-    map_locked(k, vmf, folio, slot, false).await
+    match ksm_might_need_to_copy(k, folio, vmf.vma, vmf.vpn) {
+        Ok(None) => map_locked(k, vmf, folio, slot, false).await,
+        Ok(Some(copy)) => {
+            let result = map_locked(k, vmf, copy, slot, true).await;
+            out_page(k, folio);
+            result
+        }
+        Err(result) => {
+            out_page(k, folio);
+            result
+        }
+    }
 }
 
 /// The same for one that was read past it, and that nobody else knows.
@@ -114,7 +126,10 @@ async fn map_swapped_in(k: &Cpu, vmf: &mut VmFault, p: PtePtr, folio: Pfn, slot:
     let f = k.folio(folio);
     k.bug_on(f.anon() && f.flags.has(Flags::ANON_EXCLUSIVE), Rule::BugSwapPageExclusive, evidence);
     let counted = k.uses(Design::CowByCount);
-    let exclusive = if counted {
+    let ksm = f.flags.has(Flags::KSM);
+    let exclusive = if ksm {
+        false
+    } else if counted {
         vmf.write && reuse_swap_page(k, folio)
     } else {
         // A page that is not exposed to the swap cache is certainly exclusive.
@@ -124,7 +139,7 @@ async fn map_swapped_in(k: &Cpu, vmf: &mut VmFault, p: PtePtr, folio: Pfn, slot:
         k.swap_free(slot);
     }
     // should_try_to_free_swap(): swap is scarce, or a write gains by being the only user.
-    if k.s().w.swap.full() || !counted && vmf.write && k.folio_ref_count(folio) == 2 {
+    if k.s().w.swap.full() || !counted && vmf.write && !ksm && k.folio_ref_count(folio) == 2 {
         folio_free_swap(k, folio);
     }
     {
@@ -143,7 +158,7 @@ async fn map_swapped_in(k: &Cpu, vmf: &mut VmFault, p: PtePtr, folio: Pfn, slot:
     if k.pte_swp_uffd_wp(vmf.orig_pte) {
         pte = arch.pte_mkuffd_wp(pte);
     }
-    let alone = exclusive || !counted && k.folio_ref_count(folio) == 1;
+    let alone = exclusive || !ksm && !counted && k.folio_ref_count(folio) == 1;
     if alone && writable && !userfaultfd_pte_wp(k, vmf.vma, pte) && !pte_needs_soft_dirty_wp(k, vmf.vma, pte) {
         pte = arch.pte_mkwrite(pte);
         if vmf.write {

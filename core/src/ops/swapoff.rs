@@ -1,11 +1,13 @@
 //! `mm/swapfile.c`: swap devices that come and go.
 //!
 //! Left out: `get_swap_device()`, which keeps a device from going while somebody is on the way to one of its slots:
-//! here the table of slots stays, and who comes late finds his slot unused; shmem; `unuse_pte()` of KSM pages.
+//! here the table of slots stays, and who comes late finds his slot unused; shmem.
 
+use super::ksm_page::ksm_might_need_to_copy;
 use super::process::{mmget, mmput};
 use super::swap_cache::folio_free_swap;
 use super::swapin::read_swap_cache_async;
+use super::vmf::FaultResult;
 use crate::arch::Pte;
 use crate::config::{Defect, MAX_PROCS};
 use crate::mm::{PtePtr, VmaId};
@@ -122,16 +124,29 @@ async fn unuse_vma(k: &Cpu, vma: VmaId, ty: u8) -> Result<(), Outcome> {
         };
         let folio = k.page_folio(page);
         k.lock(Lock::Folio(folio)).await;
-        unuse_pte(k, vma, vpn, slot, folio).await;
+        let result = match ksm_might_need_to_copy(k, folio, vma, vpn) {
+            Ok(Some(copy)) => {
+                unuse_pte(k, vma, vpn, slot, copy, true).await;
+                k.folio_unlock(copy);
+                k.folio_put(copy);
+                Ok(())
+            }
+            Err(FaultResult::Oom) => Err(Outcome::NoMem),
+            _ => {
+                unuse_pte(k, vma, vpn, slot, folio, false).await;
+                Ok(())
+            }
+        };
         folio_free_swap(k, folio);
         k.folio_unlock(folio);
         k.folio_put(folio);
+        result?;
     }
     Ok(())
 }
 
 /// `unuse_pte()`: makes one entry present, or notes that its page is lost.
-async fn unuse_pte(k: &Cpu, vma: VmaId, vpn: u32, slot: u32, folio: Pfn) {
+async fn unuse_pte(k: &Cpu, vma: VmaId, vpn: u32, slot: u32, folio: Pfn, copied: bool) {
     let (arch, ec) = (k.arch(), k.entries());
     let mm = k.s().w.vmas[vma].mm;
     let Some(p) = k.pte_offset_map_lock(mm, vpn).await else { return };
@@ -154,7 +169,7 @@ async fn unuse_pte(k: &Cpu, vma: VmaId, vpn: u32, slot: u32, folio: Pfn) {
     } else if !f.flags.has(Flags::UPTODATE) && !k.has(Defect::W2) {
         ec.make_pte_marker(crate::entry::PTE_MARKER_POISONED)
     } else {
-        map_unused(k, vma, p, folio, old)
+        map_unused(k, vma, p, folio, old, copied)
     };
     k.set_pte_at(p, new).await;
     k.swap_free(slot);
@@ -162,11 +177,11 @@ async fn unuse_pte(k: &Cpu, vma: VmaId, vpn: u32, slot: u32, folio: Pfn) {
 }
 
 /// The part of `unuse_pte()` for a page that is there: the entry that maps it, read-only and old.
-fn map_unused(k: &Cpu, vma: VmaId, p: PtePtr, folio: Pfn, old: Pte) -> Pte {
+fn map_unused(k: &Cpu, vma: VmaId, p: PtePtr, folio: Pfn, old: Pte, copied: bool) -> Pte {
     let arch = k.arch();
     k.s().w.mms[p.mm as usize].anon_pages += 1;
     k.folio_get(folio);
-    let exclusive = k.pte_swp_exclusive(old);
+    let exclusive = k.pte_swp_exclusive(old) || copied;
     if k.folio(folio).anon() {
         k.folio_add_anon_rmap_pte(folio, exclusive);
     } else {

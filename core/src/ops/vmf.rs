@@ -28,6 +28,8 @@ pub struct VmFault {
     pub vpn: u32,
     /// `FAULT_FLAG_WRITE`.
     pub write: bool,
+    /// `FAULT_FLAG_UNSHARE`: nobody writes, but the page must belong to this mapping alone.
+    pub unshare: bool,
     /// What the entry held when the fault looked.
     pub orig_pte: Pte,
 }

@@ -1,5 +1,6 @@
 //! `mm/memory.c`: write faults on present, write-protected entries.
 
+use super::ksm::carry_tracking;
 use super::rmap::anon_vma_prepare;
 use super::swap_cache::{folio_free_swap, free_swap_cache};
 use super::vmf::{FaultResult, VmFault, maybe_mkwrite, ptep_set_access_flags, userfaultfd_pte_wp};
@@ -13,7 +14,7 @@ use crate::trace::Note;
 ///
 /// Of userfaultfd only the asynchronous mode exists: the write is let through and its mark cleared.
 pub async fn do_wp_page(k: &Cpu, vmf: &mut VmFault, p: PtePtr) -> FaultResult {
-    if userfaultfd_pte_wp(k, vmf.vma, k.ptep_get(p)) {
+    if !vmf.unshare && userfaultfd_pte_wp(k, vmf.vma, k.ptep_get(p)) {
         let pte = k.arch().pte_clear_uffd_wp(k.ptep_get(p));
         k.set_pte_at(p, pte).await;
         vmf.orig_pte = pte;
@@ -25,6 +26,10 @@ pub async fn do_wp_page(k: &Cpu, vmf: &mut VmFault, p: PtePtr) -> FaultResult {
         && (k.page_anon_exclusive(page) || wp_can_reuse_anon_folio(k, folio, vmf.vma).await)
     {
         k.set_page_anon_exclusive(page);
+        if vmf.unshare {
+            k.pte_unmap_unlock(p);
+            return FaultResult::Done;
+        }
         wp_page_reuse(k, vmf, p, folio).await;
         return FaultResult::Done;
     }
@@ -48,6 +53,9 @@ async fn wp_page_reuse(k: &Cpu, vmf: &VmFault, p: PtePtr, folio: Pfn) {
 
 /// `wp_can_reuse_anon_folio()`: is this mapping the only reference?
 async fn wp_can_reuse_anon_folio(k: &Cpu, folio: Pfn, vma: VmaId) -> bool {
+    if k.folio_test(folio, Flags::KSM) && !k.has(Defect::K2) {
+        return false;
+    }
     if k.uses(Design::CowByCount) {
         return only_reference(k, folio).await;
     }
@@ -107,7 +115,11 @@ async fn wp_page_copy(k: &Cpu, vmf: &VmFault, old: Pfn) -> FaultResult {
             }
             let prot = k.s().w.vmas[vmf.vma].page_prot();
             let entry = arch.pte_mkyoung(arch.pfn_pte(u64::from(new), prot));
-            let entry = maybe_mkwrite(k, vmf.vma, arch.pte_mkdirty(entry));
+            let entry = if vmf.unshare {
+                carry_tracking(k, vmf.orig_pte, entry)
+            } else {
+                maybe_mkwrite(k, vmf.vma, arch.pte_mkdirty(entry))
+            };
             // Clear and flush before the new entry is set, so that no CPU reads the old page while another
             // writes the new one.
             if k.has(Defect::S18) {

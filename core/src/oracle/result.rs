@@ -83,7 +83,9 @@ impl Oracle {
                 _ => Err("mmap"),
             },
             OpCode::Munmap => (outcome == Outcome::Done).then_some(Keep::Applied).ok_or("munmap"),
-            OpCode::Mprotect | OpCode::Dontneed | OpCode::Pageout => self.judge_holes(flight, outcome),
+            OpCode::Mprotect | OpCode::Dontneed | OpCode::Pageout | OpCode::Mergeable => {
+                self.judge_holes(flight, outcome)
+            }
             OpCode::Read | OpCode::Write => match outcome {
                 Outcome::Done if flight.retired < flight.len() => Err("an access is missing"),
                 Outcome::Done => Ok(Keep::Either),

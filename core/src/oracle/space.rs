@@ -78,9 +78,9 @@ impl Space {
             for page in 0..self.windows[region].len() as u32 {
                 let spot = Spot { region: region as u8, page };
                 let shares = match (self.states(spot), values) {
-                    (Some(states), Some(values)) => states
-                        .iter()
-                        .any(|s| s.perm.is_some() && values.contains(&s.value) && (s.value != 0 || spot == named)),
+                    (Some(states), Some(values)) => {
+                        states.iter().any(|s| s.perm.is_some() && values.contains(&s.value))
+                    }
                     _ => spot == named,
                 };
                 if shares && self.lost(spot).is_none() {

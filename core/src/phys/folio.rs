@@ -35,6 +35,8 @@ impl Flags {
     pub const ALLOCATED: Flags = Flags(1 << 10);
     /// `PG_hwpoison` of its only page: the memory has failed, or is about to.
     pub const HWPOISON: Flags = Flags(1 << 11);
+    /// `folio_test_ksm()`: [`Folio::stable`] takes the place of [`Folio::anon_vma`].
+    pub const KSM: Flags = Flags(1 << 12);
 
     /// True when every flag of `f` is set.
     #[inline]
@@ -101,6 +103,8 @@ pub struct Folio {
     pub locked_by: u8,
     /// `folio->mapping` of an anonymous folio: the index of its `anon_vma` plus one; 0 when it has none.
     pub anon_vma: u32,
+    /// `folio_stable_node()` of a KSM folio: the index of its node plus one; 0 while it has none.
+    pub stable: u16,
     /// `folio->index`: the virtual page number at which it was first mapped (nothing moves mappings).
     pub index: u32,
     /// Swap slot, when [`Flags::SWAPCACHE`] is set.
@@ -126,7 +130,7 @@ pub struct Folio {
 impl Folio {
     /// `folio_test_anon()`.
     pub fn anon(&self) -> bool {
-        self.anon_vma != 0
+        self.anon_vma != 0 || self.flags.has(Flags::KSM)
     }
 
     /// `folio_nr_pages()`.

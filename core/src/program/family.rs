@@ -35,6 +35,7 @@ families! {
     Uffd = "uffd", "userfaultfd.";
     Device = "device", "Devices that mirror a process.";
     Swap = "swap", "Swap devices that come, go and fail.";
+    Ksm = "ksm", "Merging of equal pages.";
     Poison = "poison", "Memory that fails, and memory that is taken out of use before it does.";
 }
 

@@ -163,6 +163,12 @@ ops! {
         "Takes a swap device out of use: what is on it comes back into memory.";
     SwapError = "swap-error", User, Page, Swap, weight 2, "mm/page_io.c: end_swap_bio_read()",
         "What a page was swapped out to can no longer be read.";
+    Mergeable = "mergeable", User, Range, Ksm, weight 4, "mm/ksm.c: ksm_madvise()",
+        "Lets KSM merge the pages of a range with equal ones (MADV_MERGEABLE).";
+    Unmergeable = "unmergeable", User, Range, Ksm, weight 2, "mm/ksm.c: unmerge_ksm_pages()",
+        "Takes that back: every page of the range is the process's own again (MADV_UNMERGEABLE).";
+    Ksm = "ksm", Kernel, KernelRange, Ksm, weight 10, "mm/ksm.c: cmp_and_merge_page()",
+        "KSM scans what a range maps, and merges what is equal.";
 }
 
 /// One op with its operands. Which of them mean something is told by [`OpCode::shape`]; the others are zero

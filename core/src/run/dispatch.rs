@@ -4,7 +4,7 @@ use crate::config::Geometry;
 use crate::observe::{Observation, Outcome};
 use crate::ops::madvise::{Advice, madvise};
 use crate::ops::{
-    access, dmirror, fork, gup, hotplug, memory_failure, mmap, mprotect, process, rmap, soft_offline, swapoff,
+    access, dmirror, fork, gup, hotplug, ksm, memory_failure, mmap, mprotect, process, rmap, soft_offline, swapoff,
     task_mmu, vmscan,
 };
 use crate::program::{Actor, Op, OpCode};
@@ -101,6 +101,9 @@ async fn call(k: &Cpu, op: &Op) -> Outcome {
         OpCode::SwapOn => swapoff::swapon(k, op.arg),
         OpCode::SwapOff => swapoff::swapoff(k, op.arg).await,
         OpCode::SwapError => swapoff::lose_slot(k, mm, start),
+        OpCode::Mergeable => ksm::ksm_madvise(k, mm, start, end, true).await,
+        OpCode::Unmergeable => ksm::ksm_madvise(k, mm, start, end, false).await,
+        OpCode::Ksm => each_page!(start..end, |vpn| ksm::ksm_scan(k, mm, vpn)),
         OpCode::Reclaim => each_page!(start..end, |vpn| vmscan::reclaim(k, mm, vpn)),
         OpCode::Referenced => each_page!(start..end, |vpn| vmscan::age(k, mm, vpn)),
         OpCode::Migrate => each_page!(start..end, |vpn| hotplug::migrate(k, mm, vpn)),

@@ -107,6 +107,8 @@ impl Sim {
         let mappings = self.w.mem.mappings(pfn);
         f.flags.has(Flags::ALLOCATED)
             && f.ghost.pins == 0
+            // A KSM folio may be mapped where its stable node does not lead, until the next scan.
+            && !f.flags.has(Flags::KSM)
             && f.locked_by == 0
             && mappings > 0
             && f.refcount == mappings + self.w.mem.swap_cache_refs(pfn)

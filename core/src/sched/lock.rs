@@ -1,7 +1,7 @@
 //! Locks: objects in the world, taken and released explicitly, and checked.
 //!
 //! The order is that of the comments at the top of `mm/rmap.c` and `mm/filemap.c`, as far as these locks go:
-//! `mf_mutex`, `mem_hotplug_lock`, `mmap_lock`, folio lock, `anon_vma->rwsem`, the driver's mutex (its notifier is called under all of these),
+//! `mf_mutex`, `mem_hotplug_lock`, `ksm_thread_mutex`, `mmap_lock`, folio lock, `anon_vma->rwsem`, the driver's mutex (its notifier is called under all of these),
 //! `page_table_lock`, PMD lock, PTE-table lock. Two PTE-table locks nest only where the kernel says so
 //! (`SINGLE_DEPTH_NESTING` in `copy_pte_range()`).
 
@@ -23,6 +23,8 @@ pub enum Lock {
     MemoryFailure,
     /// `mem_hotplug_begin()`.
     MemHotplug,
+    /// `ksm_thread_mutex`.
+    Ksm,
     /// `mmap_read_lock()` of a process.
     MmapRead(u8),
     /// `mmap_write_lock()` of a process.
@@ -52,6 +54,8 @@ pub enum LockClass {
     MemoryFailure,
     /// `mem_hotplug_lock`.
     MemHotplug,
+    /// `ksm_thread_mutex`.
+    Ksm,
     /// `mmap_lock`.
     Mmap,
     /// The folio lock.
@@ -76,6 +80,7 @@ impl LockClass {
         match self {
             LockClass::MemoryFailure => "mf_mutex",
             LockClass::MemHotplug => "mem_hotplug_lock",
+            LockClass::Ksm => "ksm_thread_mutex",
             LockClass::Mmap => "mmap_lock",
             LockClass::Folio => "folio_lock",
             LockClass::AnonVma => "anon_vma->rwsem",
@@ -94,6 +99,7 @@ impl Lock {
         match self {
             Lock::MemoryFailure => LockClass::MemoryFailure,
             Lock::MemHotplug => LockClass::MemHotplug,
+            Lock::Ksm => LockClass::Ksm,
             Lock::MmapRead(_) | Lock::MmapWrite(_) => LockClass::Mmap,
             Lock::Folio(_) => LockClass::Folio,
             Lock::AnonVmaRead(_) | Lock::AnonVmaWrite(_) => LockClass::AnonVma,
@@ -147,6 +153,7 @@ impl Sim {
         match lock {
             Lock::MemoryFailure => take(&mut w.mf_mutex, cpu),
             Lock::MemHotplug => take(&mut w.mem_hotplug_lock, cpu),
+            Lock::Ksm => take(&mut w.ksm.mutex, cpu),
             Lock::MmapRead(m) => {
                 let m = &mut w.mms[m as usize];
                 take_shared(&mut m.mmap_readers, m.mmap_writer, cpu)
@@ -175,6 +182,7 @@ impl Sim {
         match lock {
             Lock::MemoryFailure => give(&mut w.mf_mutex, cpu),
             Lock::MemHotplug => give(&mut w.mem_hotplug_lock, cpu),
+            Lock::Ksm => give(&mut w.ksm.mutex, cpu),
             Lock::MmapRead(m) => give_shared(&mut w.mms[m as usize].mmap_readers, cpu),
             Lock::MmapWrite(m) => give(&mut w.mms[m as usize].mmap_writer, cpu),
             Lock::Folio(p) => give(&mut w.mem.folios[p as usize].locked_by, cpu),

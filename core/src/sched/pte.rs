@@ -145,6 +145,12 @@ impl Sim {
             let e = Evidence { proc: Some(p.mm), vpn: Some(p.vpn), pfn: Some(pfn), ..Evidence::default() };
             self.violate(cpu, Rule::PoisonMapped, e);
         }
+        if let Target::Page { pfn, write: true, .. } = is
+            && self.w.mem.folios[pfn as usize].flags.has(Flags::KSM)
+        {
+            let e = Evidence { proc: Some(p.mm), vpn: Some(p.vpn), pfn: Some(pfn), ..Evidence::default() };
+            self.violate(cpu, Rule::KsmWritable, e);
+        }
         self.w.tables.put(p.table, p.index, new.0);
         if from == EntryKind::Present && weaker(ec.arch, old, new) || from.is_device_exclusive() {
             self.ctl.weakened.push(Weakened { cpu, mm: p.mm, vpn: p.vpn });

@@ -313,6 +313,10 @@ fn leaks(rule: Rule) -> (&'static str, &'static str) {
 fn assertions(rule: Rule) -> (&'static str, &'static str) {
     const TRIPPED: &str = "the kernel's own assertion fails: a warning, or a crash with CONFIG_DEBUG_VM";
     match rule {
+        Rule::KsmWritable => (
+            "{folio}, which KSM has merged, is mapped writable[ at {page}]",
+            "a write through one mapping shows up in all others, and KSM takes the page for what it held before",
+        ),
         Rule::PoisonMapped => (
             "{folio}, whose memory has failed, is mapped again[ at {page}]",
             "whoever uses the page works on memory that loses its contents, or crashes the machine",
