@@ -160,7 +160,7 @@ impl Machine {
             {
                 self.running[cpu].as_mut().unwrap().outcome = Outcome::Done;
             }
-            OpCode::Pageout if self.procs[usize::from(op.proc)].pages[page].is_none() => {
+            OpCode::Pageout | OpCode::Mergeable if self.procs[usize::from(op.proc)].pages[page].is_none() => {
                 self.running[cpu].as_mut().unwrap().outcome = Outcome::NoMem;
             }
             OpCode::Fork => {
