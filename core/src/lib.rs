@@ -10,7 +10,8 @@
 //!
 //! 1. [`config`], [`observe`], [`site`], [`rule`]: facts and words that everybody shares
 //! 2. [`arch`]: entry layouts of x86-64 and arm64, bit for bit
-//! 3. [`entry`]: what an entry means; which accessor and which change is legal on it; [`trace`]: what happened
+//! 3. [`entry`]: what an entry means; which accessor and which change is legal on it; [`trace`]: what happened, [`change`]: what
+//!    became of entries
 //! 4. [`phys`]: frames, folios, zones and memory blocks, the swap device
 //! 5. [`mm`]: address spaces, VMAs, page tables, the reverse map
 //! 6. [`hw`]: TLBs and devices' own tables; [`world`]: all of it as one value
@@ -22,6 +23,7 @@
 //! 12. [`run`]: the executor, and the verdict
 
 pub mod arch;
+pub mod change;
 pub mod config;
 pub mod entry;
 pub mod hw;

@@ -113,6 +113,8 @@ pub enum Event {
         old: Entry,
         /// What it means.
         new: Entry,
+        /// `PageAnonExclusive` of the pages that the two name, at this moment.
+        exclusive: [bool; 2],
     },
     /// A folio's counts changed, or are stated for reference.
     Counts {

@@ -18,6 +18,7 @@
 //! itself (kernel mappings, `PFN` maps).
 
 mod accessor;
+pub mod carry;
 mod codec;
 mod config;
 #[cfg(test)]

@@ -216,10 +216,7 @@ impl Sim {
             let c = &self.ctl.cpus[cpu as usize];
             let site = c.site.map_or(255, |s| s as u64);
             let key = digest(ec, old) << 8 | digest(ec, new);
-            let exclusive = match self.target(ec, ec.kind(new), new) {
-                Target::Page { pfn, .. } => self.w.mem.folios[pfn as usize].flags.has(Flags::ANON_EXCLUSIVE),
-                _ => false,
-            };
+            let exclusive = self.names_exclusive(ec, new);
             self.cover(
                 1 << 60
                     | key << 24
@@ -231,11 +228,20 @@ impl Sim {
         }
     }
 
+    /// Is the page that an entry maps, or lends to a device, `PageAnonExclusive`?
+    fn names_exclusive(&self, ec: EntryConfig, pte: Pte) -> bool {
+        match self.target(ec, ec.kind(pte), pte) {
+            Target::Page { pfn, .. } => self.w.mem.folios[pfn as usize].flags.has(Flags::ANON_EXCLUSIVE),
+            _ => false,
+        }
+    }
+
     pub(super) fn log_entry(&mut self, cpu: Option<u8>, ec: EntryConfig, p: PtePtr, old: Pte, new: Pte) {
         if self.trace.is_some() {
             let site = cpu.and_then(|c| self.ctl.cpus[c as usize].site);
-            let event = Event::Entry { cpu, site, proc: p.mm, vpn: p.vpn, old: ec.decode(old), new: ec.decode(new) };
-            self.log(|| event);
+            let exclusive = [old, new].map(|pte| self.names_exclusive(ec, pte));
+            let (old, new) = (ec.decode(old), ec.decode(new));
+            self.log(|| Event::Entry { cpu, site, proc: p.mm, vpn: p.vpn, old, new, exclusive });
         }
     }
 }

@@ -125,7 +125,7 @@ impl Builder<'_> {
             Event::OpStart { op, cpu } => self.start(op, cpu),
             Event::OpEnd { op, cpu, outcome } => self.end(op, cpu, outcome),
             Event::Switch { from, to, site } => self.switch(from, to, site),
-            Event::Entry { cpu, site, proc, vpn, old, new } => self.entry(cpu, site, (proc, vpn), &old, &new),
+            Event::Entry { cpu, site, proc, vpn, old, new, .. } => self.entry(cpu, site, (proc, vpn), &old, &new),
             Event::Counts { pfn, mapcount, refcount } if Some(pfn) == self.focus.pfn => {
                 self.row(None);
                 self.counts = Some((mapcount, refcount));

@@ -1,0 +1,694 @@
+//! What becomes of each bit when one entry follows another: carried, dropped, set.
+//!
+//! One row for each row of [`super::TRANSITIONS`], one cell for each bit of [`Bit`], each cell with the kernel function that
+//! does it. The rows are written as rules over sets of kinds, because most paths treat a family of kinds alike; the
+//! first rule that fits counts. A change of a present entry into another present entry is so many things that the path
+//! has to be known: [`PATHS`] has a row for each path that treats the bits in its own way.
+//!
+//! A cell speaks of what the bit *means*, not of where it is kept: "write" of a migration entry is its type, "dirty" of a
+//! swapped page is gone into its folio, and so dropped from the entry. `exclusive` is `PageAnonExclusive` of the page that
+//! an entry names, or what stands for it: the bit beside a swap entry, the type of a migration entry.
+//!
+//! Where an entry has no room in this release or on this architecture ([`EntryConfig::holds`]), carried means dropped: no
+//! young and dirty in migration entries before 6.1, no soft-dirty on arm64.
+
+use super::EntryKind::{
+    self, DeviceExclusive, DeviceExclusiveRead, DeviceExclusiveWrite, DevicePrivateRead, DevicePrivateWrite, HwPoison,
+    MarkerGuard, MarkerPoisoned, MarkerUffdWp, MigrationRead, MigrationReadExclusive, MigrationWrite, None as Empty,
+    Present, Swap, SwapSpecial,
+};
+use super::{Entry, EntryBit, EntryConfig};
+
+/// What is said of an entry beside its kind, its page and its slot.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Bit {
+    /// Accessed.
+    Young,
+    /// Written since it was clean.
+    Dirty,
+    /// Written since `clear_refs`.
+    SoftDirty,
+    /// Write-protected by userfaultfd.
+    UffdWp,
+    /// The anonymous page is exclusive to this entry.
+    Exclusive,
+    /// Writable, now or once the page is back.
+    Write,
+}
+
+impl Bit {
+    /// Every bit, in the order of the cells.
+    pub const ALL: [Bit; 6] = [Bit::Young, Bit::Dirty, Bit::SoftDirty, Bit::UffdWp, Bit::Exclusive, Bit::Write];
+
+    /// Name in the table.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Bit::Young => "young",
+            Bit::Dirty => "dirty",
+            Bit::SoftDirty => "soft-dirty",
+            Bit::UffdWp => "uffd-wp",
+            Bit::Exclusive => "exclusive",
+            Bit::Write => "write",
+        }
+    }
+
+    /// Whether an entry of this kind can say it, in some release.
+    #[must_use]
+    pub const fn said_by(self, kind: EntryKind) -> bool {
+        let flags = matches!(kind, Present) || kind.is_swap_format();
+        match self {
+            Bit::Young | Bit::Dirty => matches!(kind, Present) || kind.is_migration(),
+            Bit::SoftDirty => flags && !matches!(kind, SwapSpecial),
+            Bit::UffdWp => flags,
+            Bit::Exclusive => matches!(kind, Swap) || kind.has_pfn() && !matches!(kind, HwPoison),
+            Bit::Write => kind.has_pfn() && !matches!(kind, HwPoison | DeviceExclusive),
+        }
+    }
+
+    fn held(self, ec: &EntryConfig, kind: EntryKind) -> bool {
+        match self {
+            Bit::Young => ec.holds(kind, EntryBit::Young),
+            Bit::Dirty => ec.holds(kind, EntryBit::Dirty),
+            Bit::SoftDirty => ec.holds(kind, EntryBit::SoftDirty),
+            Bit::UffdWp | Bit::Exclusive | Bit::Write => self.said_by(kind),
+        }
+    }
+}
+
+/// What becomes of a bit.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Carry {
+    /// The new entry says what the old one said.
+    Carried,
+    /// The new entry does not say it, whatever the old one said.
+    Dropped,
+    /// The new entry says it, whatever the old one said.
+    Set,
+    /// Carried when the old entry says it; else decided anew.
+    MaySet,
+    /// Not there when the old entry does not say it; else decided anew.
+    MayDrop,
+    /// Decided anew.
+    Decided,
+    /// Neither entry can say it.
+    NotHeld,
+}
+
+impl Carry {
+    /// Word in the table.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Carry::Carried => "carried",
+            Carry::Dropped => "dropped",
+            Carry::Set => "set",
+            Carry::MaySet => "carried or set",
+            Carry::MayDrop => "carried or dropped",
+            Carry::Decided => "decided anew",
+            Carry::NotHeld => "n/a",
+        }
+    }
+
+    /// Whether this may become of a bit.
+    #[must_use]
+    pub const fn allows(self, old: bool, new: bool) -> bool {
+        match self {
+            Carry::Carried => old == new,
+            Carry::Dropped | Carry::NotHeld => !new,
+            Carry::Set => new,
+            Carry::MaySet => new || !old,
+            Carry::MayDrop => old || !new,
+            Carry::Decided => true,
+        }
+    }
+}
+
+/// One cell.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cell {
+    /// What becomes of the bit.
+    pub carry: Carry,
+    /// The kernel function that does it, and how.
+    pub by: &'static str,
+}
+
+/// One cell for each of [`Bit::ALL`].
+pub type Cells = [Cell; 6];
+
+/// A set of kinds, one bit each.
+type Kinds = u32;
+
+const fn set(kinds: &[EntryKind]) -> Kinds {
+    let mut bits = 0;
+    let mut i = 0;
+    while i < kinds.len() {
+        bits |= 1 << kinds[i] as u32;
+        i += 1;
+    }
+    bits
+}
+
+const ANY: Kinds = Kinds::MAX;
+const NONE: Kinds = set(&[Empty]);
+const PRESENT: Kinds = set(&[Present]);
+const SWAP: Kinds = set(&[Swap]);
+const MIGRATION_READS: Kinds = set(&[MigrationRead, MigrationReadExclusive]);
+const MIGRATION: Kinds = MIGRATION_READS | set(&[MigrationWrite]);
+const PRIVATE: Kinds = set(&[DevicePrivateRead, DevicePrivateWrite]);
+const LENT: Kinds = set(&[DeviceExclusiveRead, DeviceExclusiveWrite, DeviceExclusive]);
+const NOTES: Kinds = set(&[MarkerUffdWp, SwapSpecial]);
+const MARKERS: Kinds = set(&[MarkerUffdWp, MarkerPoisoned, MarkerGuard, SwapSpecial]);
+
+struct Rule {
+    from: Kinds,
+    to: Kinds,
+    cells: Cells,
+}
+
+const fn c(carry: Carry, by: &'static str) -> Cell {
+    Cell { carry, by }
+}
+
+const fn rule(from: Kinds, to: Kinds, cells: Cells) -> Rule {
+    Rule { from, to, cells }
+}
+
+use Carry::{Carried, Decided, Dropped, MayDrop, MaySet, Set};
+
+const NO_ROOM: &str = "the new entry has no room for it";
+const NEW_ENTRY: &str = "the new entry is made of the page or the kind alone";
+const GONE: &str = "ptep_get_and_clear: the entry is gone; the dirty bit of a file page goes to the folio";
+const KEEP: &str = "swp_offset: the offset is kept";
+const UNMAP_FLAGS: &str = "try_to_unmap_one: pte_swp_mksoft_dirty, pte_swp_mkuffd_wp";
+const MIGRATE_FLAGS: &str = "try_to_migrate_one, migrate_vma_collect_pmd: pte_swp_mksoft_dirty, pte_swp_mkuffd_wp";
+const CLEAR_REFS: &str = "clear_soft_dirty: pte_swp_clear_soft_dirty";
+const UFFD: &str = "change_pte_range: pte_swp_mkuffd_wp, pte_swp_clear_uffd_wp";
+const SAME_PAGE: &str = "the page stays as it is";
+const TO_FOLIO: &str = "folio_mark_dirty: it goes to the folio";
+const COPIED: &str = "copy_nonpresent_pte, move_ptes: what the entry it is a copy of says";
+const FAULTED: &str = "the fault handler, or copy_present_ptes for the child, or move_ptes";
+
+/// The first that fits counts.
+const RULES: &[Rule] = &[
+    // Gone.
+    rule(ANY, NONE, [c(Dropped, GONE); 6]),
+    // A note takes its place.
+    rule(
+        ANY & !NONE & !MARKERS,
+        NOTES,
+        [
+            c(Dropped, NO_ROOM),
+            c(Dropped, "zap_present_folio_ptes, try_to_unmap_one: folio_mark_dirty"),
+            c(Dropped, "make_pte_marker: soft-dirty is not kept"),
+            c(
+                Carried,
+                "zap_install_uffd_wp_if_needed, pte_install_uffd_wp_if_needed: only such an entry leaves a note",
+            ),
+            c(Dropped, NO_ROOM),
+            c(Dropped, NO_ROOM),
+        ],
+    ),
+    rule(MARKERS & !NOTES, NOTES, ZAPPED_MARKER),
+    rule(NOTES, NOTES, FLAGS_OF_A_NOTE),
+    rule(MARKERS, MARKERS, FLAGS_OF_A_NOTE),
+    rule(
+        NONE,
+        MARKERS & !NOTES,
+        [
+            c(Dropped, NO_ROOM),
+            c(Dropped, NO_ROOM),
+            c(Dropped, "make_pte_marker: a bare marker"),
+            c(MaySet, COPIED),
+            c(Dropped, NO_ROOM),
+            c(Dropped, NO_ROOM),
+        ],
+    ),
+    rule(
+        NONE,
+        NOTES,
+        [
+            c(Dropped, NO_ROOM),
+            c(Dropped, NO_ROOM),
+            c(Dropped, "make_pte_marker: a bare marker"),
+            c(Set, "change_pte_range: make_pte_marker(PTE_MARKER_UFFD_WP)"),
+            c(Dropped, NO_ROOM),
+            c(Dropped, NO_ROOM),
+        ],
+    ),
+    // From nothing.
+    rule(NONE, NONE, [c(Carried, "pte_clear: nothing to clear"); 6]),
+    rule(NONE, PRESENT, [c(MaySet, FAULTED); 6]),
+    rule(NONE, ANY, [c(MaySet, COPIED); 6]),
+    // A present entry.
+    rule(PRESENT, PRESENT, [c(Decided, "many paths: see the table of paths"); 6]),
+    rule(
+        PRESENT,
+        SWAP,
+        [
+            c(Dropped, "folio_referenced_one has taken it before; what is left goes"),
+            c(Dropped, TO_FOLIO),
+            c(Carried, UNMAP_FLAGS),
+            c(Carried, UNMAP_FLAGS),
+            c(Carried, "try_to_unmap_one: pte_swp_mkexclusive"),
+            c(Dropped, "do_swap_page decides from the VMA"),
+        ],
+    ),
+    rule(
+        PRESENT,
+        MIGRATION,
+        [
+            c(Carried, "make_migration_entry_young, where there is room (6.1)"),
+            c(Carried, "make_migration_entry_dirty, where there is room (6.1); to the folio, too"),
+            c(Carried, MIGRATE_FLAGS),
+            c(Carried, MIGRATE_FLAGS),
+            c(Carried, "try_to_migrate_one: make_readable_exclusive_migration_entry; a writable page is exclusive"),
+            c(Carried, "try_to_migrate_one: make_writable_migration_entry"),
+        ],
+    ),
+    rule(
+        PRESENT,
+        PRIVATE,
+        [
+            c(Dropped, NO_ROOM),
+            c(Dropped, NO_ROOM),
+            c(Dropped, "migrate_vma_insert_page: the zero page's flags are not looked at"),
+            c(Dropped, "migrate_vma_insert_page: the zero page's flags are not looked at"),
+            c(Set, "migrate_vma_insert_page: folio_add_new_anon_rmap"),
+            c(Decided, "migrate_vma_insert_page: VM_WRITE"),
+        ],
+    ),
+    rule(
+        PRESENT,
+        LENT,
+        [
+            c(Dropped, NO_ROOM),
+            c(Dropped, TO_FOLIO),
+            c(Carried, "make_device_exclusive: pte_swp_mksoft_dirty"),
+            c(Carried, "make_device_exclusive: pte_swp_mkuffd_wp"),
+            c(Carried, SAME_PAGE),
+            c(Carried, "page_make_device_exclusive_one: the type (up to 6.14); since 6.15 nothing says it"),
+        ],
+    ),
+    rule(ANY, set(&[HwPoison]), POISONED),
+    // From swap.
+    rule(
+        SWAP,
+        PRESENT,
+        [
+            c(MaySet, "do_swap_page: vm_page_prot is young; unuse_pte: pte_mkold"),
+            c(MaySet, "do_swap_page: pte_mkdirty for a write fault"),
+            c(MaySet, "do_swap_page, unuse_pte: pte_mksoft_dirty; a write sets it"),
+            c(Carried, "do_swap_page, unuse_pte: pte_mkuffd_wp"),
+            c(MaySet, "do_swap_page: pte_swp_exclusive, or the only reference there is"),
+            c(MaySet, "do_swap_page: exclusive, and VMA, uffd-wp and soft-dirty permit"),
+        ],
+    ),
+    rule(
+        SWAP,
+        SWAP,
+        [
+            c(Dropped, NO_ROOM),
+            c(Dropped, NO_ROOM),
+            c(MayDrop, CLEAR_REFS),
+            c(Decided, UFFD),
+            c(MayDrop, "copy_nonpresent_pte: pte_swp_clear_exclusive"),
+            c(Dropped, NO_ROOM),
+        ],
+    ),
+    rule(SWAP, MARKERS, POISONED),
+    // From migration.
+    rule(
+        MIGRATION,
+        PRESENT,
+        [
+            c(Carried, "remove_migration_pte: is_migration_entry_young"),
+            c(MayDrop, "remove_migration_pte: is_migration_entry_dirty, if the folio still is"),
+            c(Carried, "remove_migration_pte: pte_mksoft_dirty"),
+            c(Carried, "remove_migration_pte: pte_mkuffd_wp, unless writable, which excludes it"),
+            c(Carried, "remove_migration_pte: folio_add_anon_rmap_pte(RMAP_EXCLUSIVE)"),
+            c(Carried, "remove_migration_pte: pte_mkwrite of a writable entry"),
+        ],
+    ),
+    rule(
+        MIGRATION,
+        PRIVATE,
+        [
+            c(Dropped, NO_ROOM),
+            c(Dropped, NO_ROOM),
+            c(Carried, "remove_migration_pte: pte_swp_mksoft_dirty"),
+            c(Carried, "remove_migration_pte: pte_swp_mkuffd_wp"),
+            c(Carried, "remove_migration_pte: folio_add_anon_rmap_pte(RMAP_EXCLUSIVE)"),
+            c(Carried, "remove_migration_pte: pte_write of the entry that it has just made"),
+        ],
+    ),
+    rule(
+        MIGRATION,
+        set(&[MigrationRead]),
+        [
+            c(Carried, KEEP),
+            c(Carried, KEEP),
+            c(MayDrop, CLEAR_REFS),
+            c(Decided, UFFD),
+            c(MayDrop, "copy_nonpresent_pte: make_readable_migration_entry"),
+            c(Dropped, "copy_nonpresent_pte, change_pte_range: make_readable_migration_entry"),
+        ],
+    ),
+    rule(
+        MIGRATION,
+        set(&[MigrationReadExclusive]),
+        [
+            c(Carried, KEEP),
+            c(Carried, KEEP),
+            c(MayDrop, CLEAR_REFS),
+            c(Decided, UFFD),
+            c(Carried, "change_pte_range: make_readable_exclusive_migration_entry"),
+            c(Dropped, "change_pte_range: make_readable_exclusive_migration_entry; clear_soft_dirty with N1 repaired"),
+        ],
+    ),
+    rule(
+        MIGRATION,
+        MIGRATION,
+        [
+            c(Carried, KEEP),
+            c(Carried, KEEP),
+            c(MayDrop, CLEAR_REFS),
+            c(Carried, "clear_soft_dirty leaves it"),
+            c(Carried, "clear_soft_dirty leaves the type"),
+            c(Carried, "clear_soft_dirty leaves the type: N1"),
+        ],
+    ),
+    // From device memory.
+    rule(
+        PRIVATE,
+        MIGRATION,
+        [
+            c(Dropped, "migrate_vma_collect_pmd: the device's accesses are not known"),
+            c(Dropped, "migrate_vma_collect_pmd: the device's stores are not known; the folio is dirty"),
+            c(Carried, MIGRATE_FLAGS),
+            c(Carried, MIGRATE_FLAGS),
+            c(Carried, "migrate_vma_collect_pmd: make_readable_exclusive_migration_entry"),
+            c(Carried, "migrate_vma_collect_pmd: is_writable_device_private_entry"),
+        ],
+    ),
+    rule(
+        set(&[DevicePrivateWrite]),
+        set(&[DevicePrivateRead]),
+        [
+            c(Dropped, NO_ROOM),
+            c(Dropped, NO_ROOM),
+            c(Dropped, "copy_nonpresent_pte, change_pte_range: soft-dirty is not kept"),
+            c(MaySet, "copy_nonpresent_pte, change_pte_range: pte_swp_mkuffd_wp"),
+            c(MayDrop, "copy_nonpresent_pte: folio_try_dup_anon_rmap_pte"),
+            c(Dropped, "copy_nonpresent_pte, change_pte_range: make_readable_device_private_entry"),
+        ],
+    ),
+    rule(PRIVATE, PRIVATE, FLAGS_OF_A_PAGE),
+    // From a page lent to a device.
+    rule(
+        LENT,
+        PRESENT,
+        [
+            c(Dropped, "restore_exclusive_pte: pte_mkold"),
+            c(MaySet, "restore_exclusive_pte: pte_mkdirty of a writable entry (6.14), of a dirty folio (6.15)"),
+            c(MaySet, "restore_exclusive_pte: pte_mksoft_dirty; pte_mkdirty sets it"),
+            c(Carried, "restore_exclusive_pte: pte_mkuffd_wp"),
+            c(Carried, SAME_PAGE),
+            c(Decided, "restore_exclusive_pte: the type (6.14), can_change_pte_writable (6.15)"),
+        ],
+    ),
+    rule(
+        LENT,
+        SWAP,
+        [
+            c(Dropped, NO_ROOM),
+            c(Dropped, NO_ROOM),
+            c(Carried, "try_to_unmap_one: pte_swp_soft_dirty (6.15)"),
+            c(Carried, "try_to_unmap_one: pte_swp_uffd_wp (6.15)"),
+            c(Carried, "try_to_unmap_one: pte_swp_mkexclusive"),
+            c(Dropped, "do_swap_page decides from the VMA"),
+        ],
+    ),
+    rule(
+        LENT,
+        MIGRATION,
+        [
+            c(Dropped, "try_to_migrate_one: such an entry is old"),
+            c(Dropped, "try_to_migrate_one: such an entry is clean, the folio may be dirty"),
+            c(Carried, "try_to_migrate_one: pte_swp_soft_dirty (6.15)"),
+            c(Carried, "try_to_migrate_one: pte_swp_uffd_wp (6.15)"),
+            c(Carried, "try_to_migrate_one: make_readable_exclusive_migration_entry"),
+            c(Dropped, "try_to_migrate_one: never as writable"),
+        ],
+    ),
+    rule(
+        set(&[DeviceExclusiveWrite]),
+        set(&[DeviceExclusiveRead]),
+        [
+            c(Dropped, NO_ROOM),
+            c(Dropped, NO_ROOM),
+            c(Carried, "change_pte_range: pte_swp_mksoft_dirty"),
+            c(MaySet, "change_pte_range: pte_swp_mkuffd_wp"),
+            c(Carried, SAME_PAGE),
+            c(Dropped, "change_pte_range: make_readable_device_exclusive_entry"),
+        ],
+    ),
+    rule(LENT, LENT, FLAGS_OF_A_PAGE),
+    // From a note.
+    rule(
+        MARKERS,
+        PRESENT,
+        [
+            c(MaySet, FAULTED),
+            c(MaySet, FAULTED),
+            c(MaySet, FAULTED),
+            c(
+                Decided,
+                "set_pte_range: pte_mkuffd_wp (vmf_orig_pte_uffd_wp); mfill_atomic_install_pte: as it was asked to",
+            ),
+            c(MaySet, FAULTED),
+            c(MaySet, FAULTED),
+        ],
+    ),
+];
+
+/// A marker with uffd-wp beside its own bit.
+const ZAPPED_MARKER: Cells = [
+    c(Dropped, NO_ROOM),
+    c(Dropped, NO_ROOM),
+    c(Dropped, "make_pte_marker: a bare marker"),
+    c(Set, "zap_install_uffd_wp_if_needed: the note is all that stays"),
+    c(Dropped, NO_ROOM),
+    c(Dropped, NO_ROOM),
+];
+
+/// A page is lost, or its contents are.
+const POISONED: Cells = [
+    c(Dropped, NEW_ENTRY),
+    c(Dropped, TO_FOLIO),
+    c(
+        Dropped,
+        "try_to_unmap_one, unuse_pte: make_hwpoison_entry or make_pte_marker, bare; change_pte_range may mark it",
+    ),
+    c(
+        Dropped,
+        "try_to_unmap_one, unuse_pte: make_hwpoison_entry or make_pte_marker, bare; change_pte_range may mark it",
+    ),
+    c(Dropped, NEW_ENTRY),
+    c(Dropped, NEW_ENTRY),
+];
+
+const FLAGS_OF_A_NOTE: Cells = [
+    c(Dropped, NO_ROOM),
+    c(Dropped, NO_ROOM),
+    c(MayDrop, CLEAR_REFS),
+    c(Decided, UFFD),
+    c(Dropped, NO_ROOM),
+    c(Dropped, NO_ROOM),
+];
+
+const FLAGS_OF_A_PAGE: Cells = [
+    c(Dropped, NO_ROOM),
+    c(Dropped, NO_ROOM),
+    c(MayDrop, CLEAR_REFS),
+    c(Decided, UFFD),
+    c(MayDrop, "folio_try_dup_anon_rmap_pte: fork"),
+    c(Carried, "the type stays"),
+];
+
+/// One way from a present entry to a present entry.
+pub struct Path {
+    /// Name of the op that takes it; `hardware` for the walker.
+    pub op: &'static str,
+    /// What becomes of the bits.
+    pub cells: Cells,
+}
+
+/// The walker, as an op.
+pub const HARDWARE: &str = "hardware";
+
+/// Paths from a present entry to a present entry that treat bits in their own way.
+pub const PATHS: &[Path] = &[
+    Path {
+        op: HARDWARE,
+        cells: [
+            c(MaySet, "the walker sets it"),
+            c(MaySet, "the walker sets it for a store"),
+            c(Carried, "the walker leaves software's bits alone"),
+            c(Carried, "the walker leaves software's bits alone"),
+            c(Carried, SAME_PAGE),
+            c(Carried, "the walker grants nothing"),
+        ],
+    },
+    Path {
+        op: "mprotect",
+        cells: [
+            c(Carried, "change_pte_range: pte_modify"),
+            c(Carried, "change_pte_range: pte_modify"),
+            c(Carried, "change_pte_range: pte_modify"),
+            c(Carried, "change_pte_range: pte_modify"),
+            c(Carried, SAME_PAGE),
+            c(Decided, "change_pte_range: newprot, can_change_pte_writable (6.1)"),
+        ],
+    },
+    Path {
+        op: "uffd-wp",
+        cells: [
+            c(Carried, "change_pte_range: pte_modify"),
+            c(Carried, "change_pte_range: pte_modify"),
+            c(Carried, "change_pte_range: pte_modify"),
+            c(Set, "change_pte_range: pte_mkuffd_wp"),
+            c(Carried, SAME_PAGE),
+            c(Dropped, "change_pte_range: pte_mkuffd_wp write-protects"),
+        ],
+    },
+    Path {
+        op: "uffd-unwp",
+        cells: [
+            c(Carried, "change_pte_range: pte_modify"),
+            c(Carried, "change_pte_range: pte_modify"),
+            c(Carried, "change_pte_range: pte_modify"),
+            c(Dropped, "change_pte_range: pte_clear_uffd_wp"),
+            c(Carried, SAME_PAGE),
+            c(Decided, "change_pte_range: newprot; can_change_pte_writable (6.1)"),
+        ],
+    },
+    Path {
+        op: "clear-refs",
+        cells: [
+            c(Carried, "clear_soft_dirty: ptep_modify_prot_start"),
+            c(Carried, "clear_soft_dirty: ptep_modify_prot_start"),
+            c(
+                Decided,
+                "clear_soft_dirty: pte_clear_soft_dirty; pte_is_pinned leaves it (and with N3 repaired, sets it)",
+            ),
+            c(Carried, "clear_soft_dirty: ptep_modify_prot_start"),
+            c(Carried, SAME_PAGE),
+            c(MayDrop, "clear_soft_dirty: pte_wrprotect; not of a pinned page"),
+        ],
+    },
+    Path {
+        op: "referenced",
+        cells: [
+            c(Dropped, "folio_referenced_one: ptep_clear_flush_young_notify"),
+            c(Carried, "ptep_test_and_clear_young: one bit"),
+            c(Carried, "ptep_test_and_clear_young: one bit"),
+            c(Carried, "ptep_test_and_clear_young: one bit"),
+            c(Carried, SAME_PAGE),
+            c(Carried, "ptep_test_and_clear_young: one bit"),
+        ],
+    },
+    Path {
+        op: "mkclean",
+        cells: [
+            c(Carried, "page_vma_mkclean_one: ptep_clear_flush"),
+            c(Dropped, "page_vma_mkclean_one: pte_mkclean"),
+            c(Carried, "page_vma_mkclean_one: ptep_clear_flush"),
+            c(Carried, "page_vma_mkclean_one: ptep_clear_flush"),
+            c(Carried, SAME_PAGE),
+            c(Dropped, "page_vma_mkclean_one: pte_wrprotect"),
+        ],
+    },
+    Path {
+        op: "fork",
+        cells: [
+            c(Carried, "ptep_set_wrprotect: one bit"),
+            c(Carried, "ptep_set_wrprotect: one bit, which on x86-64 saves the dirty bit elsewhere"),
+            c(Carried, "ptep_set_wrprotect: one bit"),
+            c(Carried, "ptep_set_wrprotect: one bit"),
+            c(MayDrop, "folio_try_dup_anon_rmap_pte: shared from now on"),
+            c(Dropped, "__copy_present_ptes: wrprotect_ptes"),
+        ],
+    },
+];
+
+/// The cells of a transition. `None` when there is no rule for it: then the table has a hole.
+#[must_use]
+pub fn cells(from: EntryKind, to: EntryKind) -> Option<Cells> {
+    let has = |kinds: Kinds, kind: EntryKind| kinds & (1 << kind as u32) != 0;
+    let rule = RULES.iter().find(|r| has(r.from, from) && has(r.to, to))?;
+    let mut cells = rule.cells;
+    for (bit, cell) in Bit::ALL.into_iter().zip(&mut cells) {
+        if !bit.said_by(from) && !bit.said_by(to) {
+            *cell = c(Carry::NotHeld, "neither entry can say it");
+        }
+    }
+    Some(cells)
+}
+
+/// The cells of a change that an op has made.
+#[must_use]
+pub fn cells_of(op: &str, from: EntryKind, to: EntryKind) -> Option<Cells> {
+    let path = PATHS.iter().find(|p| (from, to) == (Present, Present) && p.op == op);
+    path.map(|p| p.cells).or_else(|| cells(from, to))
+}
+
+/// What an entry says of each bit. `page` is `PageAnonExclusive` of the page that it names. `None`: it does not say.
+fn says(ec: &EntryConfig, entry: &Entry, page: bool) -> [Option<bool>; 6] {
+    let exclusive = match entry.kind {
+        Swap => Some(entry.exclusive),
+        MigrationRead => Some(false),
+        MigrationReadExclusive => Some(true),
+        // An anonymous page then, but a file page has no such bit.
+        MigrationWrite => None,
+        kind if Bit::Exclusive.said_by(kind) => Some(page),
+        _ => Some(false),
+    };
+    [
+        Some(entry.young),
+        Some(entry.dirty),
+        Some(entry.soft_dirty),
+        Some(entry.remembers_uffd_wp()),
+        exclusive.filter(|_| ec.anon_exclusive),
+        Some(entry.is_writable()),
+    ]
+}
+
+/// The first cell that an observed change contradicts, if any; an error when the change has no cells.
+///
+/// # Errors
+/// The table has a hole there.
+pub fn contradiction(
+    ec: &EntryConfig,
+    op: &str,
+    [old, new]: [&Entry; 2],
+    pages: [bool; 2],
+) -> Result<Option<(Bit, Carry)>, (EntryKind, EntryKind)> {
+    let cells = cells_of(op, old.kind, new.kind).ok_or((old.kind, new.kind))?;
+    let (before, after) = (says(ec, old, pages[0]), says(ec, new, pages[1]));
+    for (i, bit) in Bit::ALL.into_iter().enumerate() {
+        let carry = match cells[i].carry {
+            Carry::Carried | Carry::Set | Carry::MaySet if !bit.held(ec, new.kind) => Carry::Dropped,
+            // Nothing was there to carry.
+            Carry::Carried if !bit.held(ec, old.kind) => Carry::Dropped,
+            carry => carry,
+        };
+        if let (Some(old), Some(new)) = (before[i], after[i])
+            && !carry.allows(old, new)
+        {
+            return Ok(Some((bit, carry)));
+        }
+    }
+    Ok(None)
+}
