@@ -209,18 +209,35 @@ pub enum Topic {
     Targets,
     /// Places where another CPU or a device may act.
     Sites,
+    /// What the entries of a set of cases were, what changed them and what they became.
+    States,
+}
+
+/// How a list is printed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
+pub enum ListFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object per line and row.
+    Json,
+    /// A picture, of `states` alone.
+    Svg,
 }
 
 /// Options of `list`.
 #[derive(Args, Debug)]
-#[command(after_help = "Examples:\n  ptefuzz list rules\n  ptefuzz list defects --format json")]
+#[command(after_help = "Examples:\n  ptefuzz list rules\n  ptefuzz list defects --format json\n  \
+    ptefuzz list states corpus/systems\n  ptefuzz list states --format svg > states.svg")]
 pub struct List {
     /// What to list.
     #[arg(value_enum)]
     pub topic: Topic,
+    /// For `states`: files or folders with cases. The folder `corpus`, when there are none.
+    pub files: Vec<PathBuf>,
     /// How the rows are printed.
     #[arg(long, value_enum, default_value_t)]
-    pub format: Format,
+    pub format: ListFormat,
 }
 
 /// Options of `bench`.

@@ -9,6 +9,7 @@
 //! | [`minimize`] | making a case small, for any predicate |
 //! | [`story`] | what happened in a run, told from its trace |
 //! | [`equivalent`] | two designs compared: what each run could be told by |
+//! | [`states`] | the state graph that a set of cases reaches, as a table and as a picture |
 //! | [`hunt`] | workers, their messages, progress and finds |
 //! | [`verbs`] | one file for each verb |
 //! | [`output`], [`error`], [`names`] | printing, atomic files, exit statuses, spelling |
@@ -25,6 +26,7 @@ pub mod judge;
 pub mod minimize;
 pub mod names;
 pub mod output;
+pub mod states;
 pub mod story;
 pub mod verbs;
 pub mod verdict;

@@ -9,6 +9,7 @@ pub(crate) struct CaseFile {
     /// Path below `corpus/`, without the extension, with `/` between folders.
     pub(crate) name: String,
     /// What it says.
+    #[allow(dead_code, reason = "each test crate uses a part")]
     pub(crate) text: String,
     /// The same, read.
     pub(crate) document: Document,
@@ -16,6 +17,7 @@ pub(crate) struct CaseFile {
 
 impl CaseFile {
     /// Name of the file without folders and extension.
+    #[allow(dead_code, reason = "each test crate uses a part")]
     pub(crate) fn stem(&self) -> &str {
         self.name.rsplit('/').next().unwrap_or(&self.name)
     }

@@ -1,15 +1,19 @@
 //! `ptefuzz list`: what exists, straight from the tables.
 
+use std::path::PathBuf;
+
 use ptefuzz_core::config::{Defect, Design, Kernel};
 use ptefuzz_core::program::{Actor, OpCode};
 use ptefuzz_core::rule::Rule;
 use ptefuzz_core::sched::Site;
 use ptefuzz_fuzz::targets::TARGETS;
+use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::cli::{List, Topic};
+use crate::cli::{List, ListFormat, Topic};
 use crate::error::{EXIT_CLEAN, Error, Outcome};
-use crate::output::{Format, Out};
+use crate::output::Out;
+use crate::states::{Edge, Graph};
 
 /// A table: names of its columns, and rows as long.
 struct Table {
@@ -18,18 +22,49 @@ struct Table {
 }
 
 pub(super) fn run(options: &List) -> Outcome {
-    let table = table(options.topic);
     let mut out = Out::stdout();
-    match options.format {
-        Format::Text => text(&table, &mut out)?,
-        Format::Json => json(&table, &mut out)?,
+    match (table(options.topic), options.format) {
+        (None, format) => states(&options.files, format, &mut out)?,
+        (Some(_), ListFormat::Svg) => return Err(Error::Usage("only `list states` has a picture".into())),
+        (Some(_), _) if !options.files.is_empty() => {
+            return Err(Error::Usage("only `list states` looks at cases".into()));
+        }
+        (Some(table), ListFormat::Text) => text(&table, &mut out)?,
+        (Some(table), ListFormat::Json) => json(&table, &mut out)?,
     }
     out.flush()?;
     Ok(EXIT_CLEAN)
 }
 
-fn table(topic: Topic) -> Table {
-    match topic {
+/// The state graph of some cases, and what is known and not reached.
+fn states(files: &[PathBuf], format: ListFormat, out: &mut Out) -> Result<(), Error> {
+    let graph = if files.is_empty() { Graph::of(&["corpus".into()])? } else { Graph::of(files)? };
+    match format {
+        ListFormat::Svg => out.text(&graph.to_svg()),
+        ListFormat::Json => {
+            graph.edges.iter().try_for_each(|(edge, times)| out.json(&Counted { edge, times: *times }))?;
+            out.json(&graph.reach())
+        }
+        ListFormat::Text => {
+            let row = |(e, times): (&Edge, &u64)| vec![e.from.clone(), e.op.into(), e.to.clone(), times.to_string()];
+            text(&Table { columns: &["from", "op", "to", "times"], rows: rows(&graph.edges, row) }, out)?;
+            out.line("")?;
+            graph.reach().lines().iter().try_for_each(|line| out.line(line))
+        }
+    }
+}
+
+/// An edge and how often it was seen.
+#[derive(Serialize)]
+struct Counted<'a> {
+    #[serde(flatten)]
+    edge: &'a Edge,
+    times: u64,
+}
+
+/// The table of a topic. `None` for the states, which are no table but what cases reach.
+fn table(topic: Topic) -> Option<Table> {
+    Some(match topic {
         Topic::Ops => Table {
             columns: &["name", "actor", "family", "source", "summary"],
             rows: rows(OpCode::ALL, |op| {
@@ -80,7 +115,8 @@ fn table(topic: Topic) -> Table {
             columns: &["name", "summary"],
             rows: rows(Site::ALL, |s| vec![s.name().into(), s.summary().into()]),
         },
-    }
+        Topic::States => return None,
+    })
 }
 
 fn rows<T>(items: impl IntoIterator<Item = T>, row: impl Fn(T) -> Vec<String>) -> Vec<Vec<String>> {
@@ -126,7 +162,8 @@ mod tests {
 
     #[test]
     fn every_table_has_all_its_rows_and_no_empty_cell() {
-        let sizes: Vec<usize> = Topic::value_variants().iter().map(|t| table(*t).rows.len()).collect();
+        let tables = || Topic::value_variants().iter().filter_map(|t| table(*t));
+        let sizes: Vec<usize> = tables().map(|t| t.rows.len()).collect();
         let all = [
             OpCode::ALL.len(),
             Rule::ALL.len(),
@@ -137,8 +174,7 @@ mod tests {
             Site::ALL.len(),
         ];
         assert_eq!(sizes, all);
-        for topic in Topic::value_variants() {
-            let table = table(*topic);
+        for table in tables() {
             assert!(table.rows.iter().all(|r| r.len() == table.columns.len() && r.iter().all(|c| !c.is_empty())));
         }
     }
