@@ -108,7 +108,15 @@ fn arrow(svg: &mut String, from: EntryKind, to: EntryKind, class: &str, label: &
 /// From a kind to itself: a loop above the node.
 fn turn((x, y): Point) -> (String, Point) {
     let top = y - NODE.1;
-    let path = format!("M{:.0} {top:.0}C{:.0} {:.0} {:.0} {:.0} {:.0} {top:.0}", x - 24.0, x - 34.0, top - 40.0, x + 34.0, top - 40.0, x + 24.0);
+    let path = format!(
+        "M{:.0} {top:.0}C{:.0} {:.0} {:.0} {:.0} {:.0} {top:.0}",
+        x - 24.0,
+        x - 34.0,
+        top - 40.0,
+        x + 34.0,
+        top - 40.0,
+        x + 24.0
+    );
     (path, (x, top - 33.0))
 }
 
@@ -120,10 +128,7 @@ fn bend(a: Point, b: Point) -> (String, Point) {
     let off = (length * 0.08).clamp(14.0, 60.0);
     let control = ((a.0 + b.0) / 2.0 - dy / length * off, (a.1 + b.1) / 2.0 + dx / length * off);
     let (start, end) = (border(a, control), border(b, control));
-    let path = format!(
-        "M{:.0} {:.0}Q{:.0} {:.0} {:.0} {:.0}",
-        start.0, start.1, control.0, control.1, end.0, end.1
-    );
+    let path = format!("M{:.0} {:.0}Q{:.0} {:.0} {:.0} {:.0}", start.0, start.1, control.0, control.1, end.0, end.1);
     let t: f64 = 0.36;
     let along = |s: f64, c: f64, e: f64| (1.0 - t).powi(2) * s + 2.0 * t * (1.0 - t) * c + t * t * e;
     (path, (along(start.0, control.0, end.0), along(start.1, control.1, end.1)))
