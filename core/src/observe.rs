@@ -40,6 +40,74 @@ impl Perm {
     }
 }
 
+/// A file that processes can map. The page of a mapping window that is mapped is the page of the file that it shows.
+pub type FileId = u8;
+
+/// A file of `tmpfs`, as `memfd_create(2)` makes one: its pages are swapped out.
+pub const SHMEM: FileId = 0;
+/// A regular file on a disk, with `page_mkwrite` and writeback.
+pub const REGULAR: FileId = 1;
+/// Number of files.
+pub const FILES: usize = 2;
+/// Names of the files in the text form.
+pub const FILE_NAMES: [&str; FILES] = ["shmem", "file"];
+
+macro_rules! backings {
+    ($($name:ident = $file:expr, $text:literal, $sharing:literal, $doc:literal;)*) => {
+        /// What a mapping shows, and whether stores go there or into private copies.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+        #[repr(u8)]
+        pub enum Backing { #[default] $(#[doc = $doc] $name),* }
+
+        impl Backing {
+            /// Every backing, in table order.
+            pub const ALL: [Backing; [$($text),*].len()] = [$(Backing::$name),*];
+
+            /// The file that is mapped, if one is.
+            #[inline]
+            pub fn file(self) -> Option<FileId> {
+                match self { $(Backing::$name => $file),* }
+            }
+
+            /// What is mapped, in the text form.
+            pub fn name(self) -> &'static str {
+                match self { $(Backing::$name => $text),* }
+            }
+
+            /// `shared` or `private`.
+            pub fn sharing(self) -> &'static str {
+                match self { $(Backing::$name => $sharing),* }
+            }
+        }
+    };
+}
+
+backings! {
+    Anon = None, "anon", "private", "Private anonymous memory.";
+    ShmemShared = Some(SHMEM), "shmem", "shared", "The file of `tmpfs`, shared.";
+    ShmemPrivate = Some(SHMEM), "shmem", "private", "The file of `tmpfs`, copied on write.";
+    FileShared = Some(REGULAR), "file", "shared", "The regular file, shared.";
+    FilePrivate = Some(REGULAR), "file", "private", "The regular file, copied on write.";
+}
+
+impl Backing {
+    /// `VM_SHARED`.
+    #[inline]
+    pub fn shared(self) -> bool {
+        self.sharing() == "shared"
+    }
+
+    /// The backing with these words.
+    pub fn from_words(name: &str, sharing: &str) -> Option<Backing> {
+        Backing::ALL.into_iter().find(|b| b.name() == name && b.sharing() == sharing)
+    }
+
+    /// The backing of an index; any number is one.
+    pub fn from_index(index: u8) -> Backing {
+        Backing::ALL[usize::from(index) % Backing::ALL.len()]
+    }
+}
+
 /// Who made an access.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Agent {

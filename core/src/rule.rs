@@ -92,7 +92,7 @@ rules! {
         "a folio's mapcount is the number of entries that its release counts as mappings",
         "include/linux/rmap.h; before 6.15 a device-exclusive entry held a reference but was not counted";
     Refcount = "accounting.refcount", Quiescent,
-        "a folio's refcount is its entries, its swap cache slot and its pins", "mm/migrate.c: folio_expected_refs()";
+        "a folio's refcount is its entries, its place in the page cache or the swap cache, and its pins", "mm/migrate.c: folio_expected_refs()";
     FreedInUse = "accounting.freed-in-use", AtFree,
         "a folio is freed only when no entry, cache or pin refers to it", "mm/swap.c: __folio_put()";
     AnonExclusive = "accounting.anon-exclusive", PtlReleased,
@@ -101,7 +101,8 @@ rules! {
     SwapMap = "accounting.swap-map", Quiescent,
         "a slot's count is the number of swap entries that name it", "mm/swapfile.c: swap_duplicate(), swap_free()";
     Rss = "accounting.rss", Quiescent,
-        "MM_ANONPAGES and MM_SWAPENTS are the numbers of such entries", "include/linux/mm.h: mm_counter()";
+        "the counters of mapped pages and of swap entries are the numbers of such entries, and zero in the end",
+        "include/linux/mm.h: mm_counter(); kernel/fork.c: check_mm()";
 
     // Entries.
     Accessor = "entry.accessor", Always,
@@ -119,6 +120,9 @@ rules! {
     WritableUffdWp = "entry.writable-uffd-wp", Always,
         "an entry that userfaultfd has write-protected is not writable",
         "include/linux/userfaultfd_k.h: userfaultfd_pte_wp(); arch pgtable.h: pte_mkuffd_wp()";
+    WritablePageCache = "entry.writable-page-cache", Always,
+        "an entry of a private file mapping that maps a page of the page cache is not writable",
+        "mm/memory.c: do_cow_fault(), do_wp_page()";
     WritableVma = "entry.writable-vma", Always,
         "an entry is writable only in a VMA that may be written", "mm/memory.c: maybe_mkwrite()";
 
@@ -179,6 +183,8 @@ rules! {
         "a writable anonymous PTE maps a PageAnonExclusive page", "mm/rmap.c: VM_WARN_ON_FOLIO in try_to_migrate_one()";
     BugDupRmap = "bug.folio_try_dup_anon_rmap", Always,
         "a page that fork shares is not PageAnonExclusive afterwards", "mm/memory.c: VM_WARN_ON_FOLIO in copy_present_ptes()";
+    BugCacheMapped = "bug.page-cache-mapped", Always,
+        "a folio that leaves the page cache is not mapped", "mm/filemap.c: VM_BUG_ON_FOLIO in filemap_unaccount_folio()";
     BugSwapCount = "bug.swap_free", Always,
         "a slot that is given back is in use", "mm/swapfile.c: __swap_entry_free_locked()";
     BugRmapUnderflow = "bug.folio_remove_rmap", Always,

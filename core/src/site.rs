@@ -88,6 +88,20 @@ sites! {
     SwapInDirect = "do_swap_page:direct", "A page was read past the swap cache; its entry is about to be looked at again.";
     KsmProtect = "write_protect_page:clear", "The entry of a page to be merged is about to be write-protected.";
     KsmReplace = "replace_page:lock", "The entry is write-protected; it is about to be looked at again and replaced.";
+    CacheLookup = "filemap_get_entry:load", "The page cache is about to be searched.";
+    CacheAdd = "filemap_add_folio:store", "A folio is about to be put into the page cache.";
+    CacheRemove = "filemap_remove_folio:store", "An entry of the page cache is about to be removed.";
+    FileRead = "filemap_read_folio:read", "A page is about to be read from the disk of a file.";
+    FaultAround = "filemap_map_pages:lock", "Pages of the cache around a fault are about to be mapped.";
+    FinishFault = "finish_fault:lock", "The page is there; its entry is about to be set.";
+    PageMkwrite = "do_page_mkwrite:call", "The file system is about to be told of the first store to a shared page.";
+    WritebackClean = "folio_clear_dirty_for_io:clean", "A dirty folio is about to be cleaned for writing.";
+    WritebackIo = "folio_start_writeback:io", "The disk is about to take the contents of a folio.";
+    TruncateSize = "i_size_write:set", "The size of a file is about to change.";
+    TruncateUnmap = "unmap_mapping_range:vma", "The next mapping of a file is about to be zapped.";
+    TruncateFolio = "truncate_inode_pages:lock", "A folio is about to be locked for truncation.";
+    ShmemSwapIn = "shmem_swapin_folio:lookup", "The page of a tmpfs file is about to be looked for in the swap cache.";
+    ShmemSwapOut = "shmem_writepage:delete", "A folio of tmpfs is in the swap cache and about to leave the page cache.";
 }
 
 impl Site {

@@ -1,10 +1,12 @@
 //! The world: everything that is modelled, as plain data.
 
+use crate::arch::Prot;
 use crate::config::{Config, Geometry, MAX_CPUS, MAX_DEVICES, MAX_PROCS};
 use crate::entry::EntryConfig;
 use crate::hw::{Mirror, Tlb};
-use crate::mm::{AnonVmas, Ksm, Mm, PtePtr, Tables, VmaId, Vmas};
-use crate::phys::{Memory, Swap};
+use crate::mm::{AnonVmas, IMmap, Ksm, Mm, PtePtr, Tables, VmaId, Vmas};
+use crate::observe::{Backing, FILES};
+use crate::phys::{Memory, PageCache, Swap};
 
 /// All modelled state. Two equal worlds behave alike for ever.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -21,6 +23,10 @@ pub struct World {
     pub mf_mutex: u8,
     /// Swap devices.
     pub swap: Swap,
+    /// Files and their page caches.
+    pub files: [PageCache; FILES],
+    /// Who maps each file.
+    pub i_mmaps: [IMmap; FILES],
     /// Processes `A` to `D`.
     pub mms: [Mm; MAX_PROCS],
     /// All VMAs.
@@ -41,13 +47,15 @@ impl World {
     /// A machine on which nothing runs.
     pub fn new(config: Config) -> World {
         let g = config.geometry;
-        World {
+        let mut world = World {
             config,
             entries: EntryConfig::of(&config),
             mem: Memory::new(g),
             mem_hotplug_lock: 0,
             mf_mutex: 0,
             swap: Swap::new(g),
+            files: Default::default(),
+            i_mmaps: Default::default(),
             mms: Default::default(),
             vmas: Vmas::default(),
             anon_vmas: AnonVmas::default(),
@@ -55,7 +63,9 @@ impl World {
             tables: Tables::new(g),
             tlbs: Default::default(),
             mirrors: Default::default(),
-        }
+        };
+        world.files.iter_mut().for_each(|f| f.reset(g.region_pages()));
+        world
     }
 
     /// The same as a new machine, keeping allocations.
@@ -66,6 +76,8 @@ impl World {
         self.mf_mutex = 0;
         self.mem.reset(config.geometry);
         self.swap.reset(config.geometry);
+        self.files.iter_mut().for_each(|f| f.reset(config.geometry.region_pages()));
+        self.i_mmaps.iter_mut().for_each(IMmap::reset);
         self.mms.iter_mut().for_each(Mm::reset);
         self.vmas.reset();
         self.anon_vmas.reset();
@@ -91,6 +103,28 @@ impl World {
     #[inline]
     pub fn vma_lookup(&self, mm: u8, vpn: u32) -> Option<VmaId> {
         self.mms[mm as usize].vmas.iter().copied().find(|id| self.vmas[*id].contains(vpn))
+    }
+
+    /// `vma_interval_tree_insert()`: a VMA of a file joins its reverse map, for fork right after its parent's.
+    pub fn i_mmap_insert(&mut self, vma: VmaId, after: Option<VmaId>) {
+        let Some(file) = self.vmas[vma].backing.file() else { return };
+        let list = &mut self.i_mmaps[usize::from(file)].vmas;
+        let at = after.and_then(|v| list.iter().position(|o| *o == v)).map_or(list.len(), |at| at + 1);
+        list.insert(at, vma);
+    }
+
+    /// What a mapping at this page with this backing shows there (`vm_pgoff`).
+    pub fn pgoff(&self, backing: Backing, vpn: u32) -> u32 {
+        match (backing, self.geometry().region_of(vpn)) {
+            (Backing::Anon, _) | (_, None) => vpn,
+            (_, Some((_, page))) => page,
+        }
+    }
+
+    /// The protection that new entries of a mapping get (`vma->vm_page_prot`).
+    #[inline]
+    pub fn page_prot(&self, vma: VmaId) -> Prot {
+        self.vmas[vma].page_prot(self.config.arch.has_soft_dirty())
     }
 
     /// Where the PTE of a page is, when a PTE table serves it.

@@ -135,6 +135,9 @@ defects! {
     N7 = "N7", fixed None, "replace_page",
         "KSM drops soft-dirty and uffd-wp of the entry that it replaces",
         "found here; mm/ksm.c: replace_page() of 6.12 makes the new entry of mk_pte() alone; not tried";
+    F1 = "F1", fixed None, "zap_pte_range",
+        "a dirty page of a shared file leaves the reverse map before the TLB is flushed: writeback does not find who still writes",
+        "\"mm: delay page_remove_rmap() until after the TLB has been flushed\" (5df397dec7c4, in 6.2)";
 }
 
 const _: () = assert!(Defect::ALL.len() < 128, "a DefectSet has one bit for each row");

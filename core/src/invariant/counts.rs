@@ -59,7 +59,9 @@ pub fn anon_exclusive(w: &World, pfn: Pfn) -> Option<Finding> {
     }
     let exclusive = f.flags.has(Flags::ANON_EXCLUSIVE);
     let entries = i64::from(f.ghost.entries) + i64::from(f.ghost.migration_entries);
-    judge_anon_exclusive(w, pfn, exclusive, entries, f.ghost.writable)
+    // A page of a file may be mapped writable by anybody who shares it.
+    let writable = if f.anon() { f.ghost.writable } else { 0 };
+    judge_anon_exclusive(w, pfn, exclusive, entries, writable)
 }
 
 /// The same of each page of a large folio. A PMD maps every page, and while there is one the head's flag is that of
@@ -104,7 +106,7 @@ pub fn refcount(w: &World, pfn: Pfn) -> Option<Finding> {
         return None;
     }
     let pin = if f.order == 0 { i64::from(GUP_PIN_COUNTING_BIAS) } else { 1 };
-    let refs = w.mem.mappings(pfn) + w.mem.swap_cache_refs(pfn);
+    let refs = w.mem.mappings(pfn) + w.mem.cache_refs(pfn);
     let expected = i64::from(refs) + i64::from(f.ghost.held) + i64::from(f.ghost.pins) * pin;
     (i64::from(f.refcount) != expected).then(|| count(Rule::Refcount, pfn, expected, i64::from(f.refcount)))
 }
@@ -138,7 +140,8 @@ pub fn swap_map(w: &World, slot: u32) -> Option<Finding> {
 /// `accounting.rss`, when nothing is in flight.
 pub fn rss(w: &World, mm: u8) -> Option<Finding> {
     let m = &w.mms[mm as usize];
-    let pairs = [(m.ghost_anon, m.anon_pages, "MM_ANONPAGES"), (m.ghost_swap, m.swap_ents, "MM_SWAPENTS")];
+    let pages = m.anon_pages + m.file_pages + m.shmem_pages;
+    let pairs = [(m.ghost_pages, pages, "RSS"), (m.ghost_swap, m.swap_ents, "MM_SWAPENTS")];
     let (expected, found, what) = pairs.into_iter().find(|(e, f, _)| e != f)?;
     let evidence = Evidence {
         proc: Some(mm),

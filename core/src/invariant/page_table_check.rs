@@ -24,7 +24,11 @@ pub fn page_table_check(w: &World, ec: EntryConfig, pte: Pte) -> Option<Finding>
             return finding("uffd-wp and writable", kind, None, None);
         }
         let pfn = ec.arch.pte_pfn(pte);
-        let g = w.mem.folios.get(pfn as usize).filter(|_| pfn != u64::from(ZERO_PFN))?.ghost;
+        let page = w.mem.folios.get(pfn as usize).filter(|_| pfn != u64::from(ZERO_PFN))?;
+        if !w.mem.folios[w.mem.page_folio(pfn as u32) as usize].anon() {
+            return None;
+        }
+        let g = page.ghost;
         let mapped = g.entries.saturating_sub(g.exclusive_entries);
         if mapped > 1 {
             return finding("mapped writable and not alone", kind, Some(pfn as u32), Some(u64::from(mapped)));

@@ -1,6 +1,7 @@
 //! Address spaces: `mm_struct`, VMAs, page tables, `anon_vma` and the reverse map they form.
 
 mod anon_vma;
+mod i_mmap;
 mod ids;
 mod ksm;
 mod space;
@@ -8,8 +9,9 @@ mod table;
 mod vma;
 
 pub use anon_vma::{AnonVma, AnonVmas};
+pub use i_mmap::IMmap;
 pub use ids::{AnonVmaId, TableId, VmaId};
 pub use ksm::{Ksm, RmapItem, StableNode};
 pub use space::{Life, Mm, Pinned};
 pub use table::{PT_PFN_BASE, PtePtr, Tables};
-pub use vma::{Vma, Vmas};
+pub use vma::{NewVma, Vma, Vmas};

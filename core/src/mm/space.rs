@@ -47,10 +47,14 @@ pub struct Mm {
     pub page_table_lock: u8,
     /// `MM_ANONPAGES`.
     pub anon_pages: i32,
+    /// `MM_FILEPAGES`.
+    pub file_pages: i32,
+    /// `MM_SHMEMPAGES`.
+    pub shmem_pages: i32,
     /// `MM_SWAPENTS`.
     pub swap_ents: i32,
-    /// Ghost: entries that map an anonymous page (migration entries included).
-    pub ghost_anon: i32,
+    /// Ghost: entries that map a page (migration entries included).
+    pub ghost_pages: i32,
     /// Ghost: swap entries.
     pub ghost_swap: i32,
     /// Queued for the next check of counts.

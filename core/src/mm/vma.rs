@@ -2,9 +2,9 @@
 
 use super::ids::{AnonVmaId, VmaId};
 use crate::arch::Prot;
-use crate::observe::Perm;
+use crate::observe::{Backing, Perm, REGULAR};
 
-/// One private anonymous mapping.
+/// One mapping.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Vma {
     /// Address space.
@@ -15,6 +15,11 @@ pub struct Vma {
     pub end: u32,
     /// `VM_READ`, `VM_WRITE`.
     pub perm: Perm,
+    /// `vm_pgoff`: page of the file that `start` shows; for anonymous memory the virtual page number at which it
+    /// began.
+    pub pgoff: u32,
+    /// `vm_file` and `VM_SHARED`.
+    pub backing: Backing,
     /// `VM_SOFTDIRTY`: every page counts as soft-dirty, so nothing needs to be trapped.
     pub soft_dirty: bool,
     /// Registered with a userfaultfd for asynchronous write-protection (`VM_UFFD_WP`, `UFFD_FEATURE_WP_ASYNC`).
@@ -43,14 +48,80 @@ impl Vma {
         self.perm != Perm::None
     }
 
-    /// `vma->vm_page_prot` of a private mapping: never hardware-writable.
-    pub fn page_prot(&self) -> Prot {
+    /// What another VMA has to be told to be like this one.
+    pub fn like(&self) -> NewVma {
+        NewVma {
+            mm: self.mm,
+            start: self.start,
+            end: self.end,
+            pgoff: self.pgoff,
+            perm: self.perm,
+            backing: self.backing,
+            soft_dirty: self.soft_dirty,
+        }
+    }
+
+    /// `vma_is_anonymous()`.
+    #[inline]
+    pub fn anonymous(&self) -> bool {
+        self.backing == Backing::Anon
+    }
+
+    /// `VM_SHARED`.
+    #[inline]
+    pub fn shared(&self) -> bool {
+        self.backing.shared()
+    }
+
+    /// `linear_page_index()`.
+    #[inline]
+    pub fn linear_page_index(&self, vpn: u32) -> u32 {
+        vpn - self.start + self.pgoff
+    }
+
+    /// `vma_address()`: where the page with this index is mapped, if it is in here.
+    #[inline]
+    pub fn address(&self, index: u32) -> Option<u32> {
+        let vpn = index.checked_sub(self.pgoff)?.checked_add(self.start)?;
+        self.contains(vpn).then_some(vpn)
+    }
+
+    /// `vma_wants_writenotify()`: is the first store to each page to be noticed? Of shared writable mappings those
+    /// that have a `page_mkwrite`, that are tracked, or that wait for userfaultfd.
+    pub fn wants_writenotify(&self, soft_dirty_tracking: bool) -> bool {
+        self.shared()
+            && self.writable()
+            && (self.backing.file() == Some(REGULAR) || soft_dirty_tracking && !self.soft_dirty || self.uffd_wp)
+    }
+
+    /// `vma->vm_page_prot`, as `vma_set_page_prot()` makes it: never hardware-writable in a private mapping.
+    pub fn page_prot(&self, soft_dirty_tracking: bool) -> Prot {
         match self.perm {
             Perm::None => Prot::None,
             Perm::Read => Prot::Read,
+            Perm::ReadWrite if self.shared() && !self.wants_writenotify(soft_dirty_tracking) => Prot::ReadWrite,
             Perm::ReadWrite => Prot::Copy,
         }
     }
+}
+
+/// What a new VMA is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NewVma {
+    /// Address space.
+    pub mm: u8,
+    /// First virtual page number.
+    pub start: u32,
+    /// One past the last.
+    pub end: u32,
+    /// `vm_pgoff`.
+    pub pgoff: u32,
+    /// Protection.
+    pub perm: Perm,
+    /// What it shows.
+    pub backing: Backing,
+    /// `VM_SOFTDIRTY`.
+    pub soft_dirty: bool,
 }
 
 /// The pool of all VMAs.
@@ -73,15 +144,17 @@ impl Vmas {
     }
 
     /// A new VMA that nothing is mapped in.
-    pub fn alloc(&mut self, mm: u8, start: u32, end: u32, perm: Perm, soft_dirty: bool) -> VmaId {
+    pub fn alloc(&mut self, new: NewVma) -> VmaId {
         self.live += 1;
         let id = self.freed.pop().unwrap_or_else(|| {
             self.vmas.push(Vma {
-                mm,
-                start,
-                end,
-                perm,
-                soft_dirty,
+                mm: 0,
+                start: 0,
+                end: 0,
+                pgoff: 0,
+                perm: Perm::None,
+                backing: Backing::Anon,
+                soft_dirty: false,
                 uffd_wp: false,
                 mergeable: false,
                 anon_vma: None,
@@ -91,7 +164,8 @@ impl Vmas {
         });
         let v = &mut self.vmas[id as usize];
         v.chain.clear();
-        (v.mm, v.start, v.end, v.perm, v.soft_dirty) = (mm, start, end, perm, soft_dirty);
+        (v.mm, v.start, v.end, v.pgoff) = (new.mm, new.start, new.end, new.pgoff);
+        (v.perm, v.backing, v.soft_dirty) = (new.perm, new.backing, new.soft_dirty);
         (v.uffd_wp, v.mergeable, v.anon_vma) = (false, false, None);
         id
     }

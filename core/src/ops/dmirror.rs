@@ -55,6 +55,7 @@ async fn exclusive_range(k: &Cpu, device: u8, mm: u8, start: u32, end: u32) -> O
         match result {
             Ok(()) => at = next,
             Err(ExclusiveError::Busy) => return Outcome::Busy,
+            Err(ExclusiveError::NotSupported) => return Outcome::Invalid,
             Err(ExclusiveError::Gup(e)) => return e.outcome(),
         }
     }

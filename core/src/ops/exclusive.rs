@@ -14,6 +14,8 @@ use crate::trace::Note;
 pub enum ExclusiveError {
     /// The page could not be had at all.
     Gup(GupError),
+    /// `-EOPNOTSUPP`: not an anonymous page.
+    NotSupported,
     /// `-EBUSY`: somebody else holds the folio or has changed the entry.
     Busy,
 }
@@ -34,6 +36,10 @@ async fn make_device_exclusive_by_walk(k: &Cpu, mm: u8, vpn: u32, device: u8) ->
         k.site(Site::ExclusiveGup).await;
         let (page, _) = get_user_page(k, mm, vpn, Grab::Get).await.map_err(ExclusiveError::Gup)?;
         let folio = k.page_folio(page);
+        if !k.folio(folio).anon() {
+            k.folio_put(folio);
+            return Err(ExclusiveError::NotSupported);
+        }
         k.site(Site::ExclusiveLock).await;
         k.lock(Lock::Folio(folio)).await;
         let event = NotifyEvent::Exclusive { owner: Some(device) };
@@ -81,6 +87,10 @@ async fn make_device_exclusive_by_rmap(k: &Cpu, mm: u8, vpn: u32, device: u8) ->
 /// `folio_make_device_exclusive()`. Success also asked for a mapcount of 0, which only the uncounted entries of
 /// those releases could give: with D12 repaired that part cannot be kept.
 async fn folio_make_device_exclusive(k: &Cpu, folio: Pfn, mm: u8, vpn: u32, device: u8) -> bool {
+    // Restricted to anonymous folios, to stay clear of writeback.
+    if !k.folio(folio).anon() {
+        return false;
+    }
     let Some(mut walk) = RmapWalk::start(k, folio, AnonLock::IfMapped).await else { return false };
     let mut valid = false;
     while let Some((vma, at)) = walk.next(k).await {

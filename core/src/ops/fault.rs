@@ -1,5 +1,6 @@
 //! `mm/memory.c`: page faults up to the point where the kinds of entries part.
 
+use super::file_fault::do_fault;
 use super::pgtable::pte_alloc;
 use super::rmap::anon_vma_prepare;
 use super::swap::do_swap_page;
@@ -30,11 +31,11 @@ async fn handle_pte_fault(k: &Cpu, vmf: &mut VmFault) -> FaultResult {
     k.site(Site::FaultEntry).await;
     let arch = k.arch();
     let Some(p) = k.pte_offset(vmf.mm, vmf.vpn) else {
-        return do_anonymous_page(k, vmf).await;
+        return do_pte_missing(k, vmf).await;
     };
     vmf.orig_pte = k.ptep_get(p);
     if arch.pte_none(vmf.orig_pte) {
-        return do_anonymous_page(k, vmf).await;
+        return do_pte_missing(k, vmf).await;
     }
     if !arch.pte_present(vmf.orig_pte) {
         return do_swap_page(k, vmf).await;
@@ -62,10 +63,15 @@ async fn handle_pte_fault(k: &Cpu, vmf: &mut VmFault) -> FaultResult {
     FaultResult::Done
 }
 
+/// `do_pte_missing()`.
+async fn do_pte_missing(k: &Cpu, vmf: &VmFault) -> FaultResult {
+    if k.s().w.vmas[vmf.vma].anonymous() { do_anonymous_page(k, vmf).await } else { do_fault(k, vmf).await }
+}
+
 /// `do_anonymous_page()`: a zero-filled page, or the zero page for a read.
 async fn do_anonymous_page(k: &Cpu, vmf: &VmFault) -> FaultResult {
     let arch = k.arch();
-    let prot = k.s().w.vmas[vmf.vma].page_prot();
+    let prot = k.s().w.page_prot(vmf.vma);
     pte_alloc(k, vmf.mm, vmf.vpn).await;
     if !vmf.write {
         let Some(p) = k.pte_offset_map_lock(vmf.mm, vmf.vpn).await else { return FaultResult::Done };

@@ -7,7 +7,7 @@ use super::vmf::maybe_mkwrite;
 use crate::arch::Pte;
 use crate::config::Defect;
 use crate::entry::MigrationKind;
-use crate::mm::{Life, PtePtr, VmaId};
+use crate::mm::{Life, NewVma, PtePtr, VmaId};
 use crate::observe::Outcome;
 use crate::phys::{Pfn, ZERO_PFN};
 use crate::rule::{Evidence, Rule};
@@ -47,19 +47,26 @@ pub async fn fork(k: &Cpu, parent: u8, child: u8) -> Outcome {
 
 /// One round of the loop in `dup_mmap()`.
 async fn dup_vma(k: &Cpu, parent: u8, child: u8, src: VmaId) -> Result<(), NoMem> {
-    let (start, end, has_anon) = {
+    let (start, end, has_anon, file) = {
         let s = k.s();
         let v = &s.w.vmas[src];
-        (v.start, v.end, v.anon_vma.is_some())
+        (v.start, v.end, v.anon_vma.is_some(), v.backing.file())
     };
+    if let Some(file) = file {
+        k.lock(Lock::IMmapWrite(file)).await;
+    }
     let dst = {
         let s = &mut *k.s();
-        let (perm, soft_dirty) = (s.w.vmas[src].perm, s.w.vmas[src].soft_dirty);
-        let dst = s.w.vmas.alloc(child, start, end, perm, soft_dirty);
+        let like = NewVma { mm: child, ..s.w.vmas[src].like() };
+        let dst = s.w.vmas.alloc(like);
         s.w.vmas[dst].mergeable = s.w.vmas[src].mergeable;
         s.w.mms[child as usize].vmas.push(dst);
+        s.w.i_mmap_insert(dst, Some(src));
         dst
     };
+    if let Some(file) = file {
+        k.unlock(Lock::IMmapWrite(file));
+    }
     // vma_needs_copy(): without an anon_vma there is nothing that faults could not bring back.
     if !has_anon {
         return Ok(());
@@ -220,8 +227,9 @@ async fn copy_nonpresent_pte(k: &Cpu, src: VmaId, s: PtePtr, d: PtePtr) -> Copie
         }
         k.s().w.mms[d.mm as usize].swap_ents += 1;
     } else if ec.is_migration_entry(entry) {
-        k.s().w.mms[d.mm as usize].anon_pages += 1;
-        if !ec.is_readable_migration_entry(entry) {
+        let page = k.swp_offset_pfn(entry);
+        k.add_mm_counter(d.mm, page, 1);
+        if !ec.is_readable_migration_entry(entry) && !k.s().w.vmas[src].shared() {
             // The page is no longer exclusive to the parent.
             let readable = ec.retype_migration_entry(entry, MigrationKind::Read);
             pte = k.carry_from_swap(orig, arch.swp_entry_to_pte(readable));
@@ -275,21 +283,24 @@ async fn copy_present_pte(k: &Cpu, dst: VmaId, s: PtePtr, d: PtePtr, prealloc: &
     if page != ZERO_PFN {
         let folio = k.page_folio(page);
         k.folio_get(folio);
-        if !k.folio_try_dup_anon_rmap_pte(page) {
+        if !k.folio(folio).anon() {
+            k.folio_add_file_rmap_pte(page);
+        } else if !k.folio_try_dup_anon_rmap_pte(page) {
             k.folio_put(folio);
             return copy_present_page(k, dst, d, page, prealloc).await;
         }
-        k.s().w.mms[d.mm as usize].anon_pages += 1;
+        k.add_mm_counter(d.mm, page, 1);
         let exclusive = k.page_anon_exclusive(page);
         k.bug_on(exclusive, Rule::BugDupRmap, Evidence { pfn: Some(page), ..Evidence::default() });
     }
-    let mut copy = pte;
-    if k.pte_write(pte) && !k.has(Defect::S6) {
+    let mut copy = arch.pte_mkold(pte);
+    let shared = k.s().w.vmas[dst].shared();
+    copy = if shared { arch.pte_mkclean(copy) } else { arch.pte_wrprotect(copy) };
+    if !shared && k.pte_write(pte) && !k.has(Defect::S6) {
         // ptep_set_wrprotect(): atomic, as the hardware may set bits meanwhile.
         k.ptep_update(s, Site::PteSet, |pte| arch.pte_wrprotect(pte)).await;
     }
-    copy = arch.pte_clear_uffd_wp(arch.pte_mkold(arch.pte_wrprotect(copy)));
-    k.set_pte_at(d, copy).await;
+    k.set_pte_at(d, arch.pte_clear_uffd_wp(copy)).await;
     true
 }
 
@@ -302,7 +313,7 @@ async fn copy_present_page(k: &Cpu, dst: VmaId, d: PtePtr, page: Pfn, prealloc: 
     k.folio_add_new_anon_rmap(new, dst, d.vpn, true);
     k.folio_add_lru(new);
     k.s().w.mms[d.mm as usize].anon_pages += 1;
-    let prot = k.s().w.vmas[dst].page_prot();
+    let prot = k.s().w.page_prot(dst);
     let pte = arch.pte_mkdirty(arch.pfn_pte(u64::from(new), prot));
     k.set_pte_at(d, maybe_mkwrite(k, dst, pte)).await;
     true

@@ -37,7 +37,9 @@ pub async fn ksm_madvise(k: &Cpu, mm: u8, start: u32, end: u32, merge: bool) -> 
                 break;
             }
         }
-        k.s().w.vmas[vma].mergeable = merge;
+        // vma_ksm_compatible(): nothing is merged in shared mappings.
+        let v = &mut k.s().w.vmas[vma];
+        v.mergeable = merge && !v.shared();
     }
     k.unlock(Lock::MmapWrite(mm));
     if result.is_err() || covered < end - start { Outcome::NoMem } else { Outcome::Done }
@@ -329,7 +331,7 @@ fn page_address_in_vma(k: &Cpu, page: Pfn, vma: VmaId) -> Option<u32> {
     let f = s.folio(page);
     let (ours, theirs) = (s.w.vmas[vma].anon_vma?, f.anon_vma.checked_sub(1)?);
     let same_root = s.w.anon_vmas[ours].root == s.w.anon_vmas[theirs].root;
-    (same_root && s.w.vmas[vma].contains(f.index)).then_some(f.index)
+    s.w.vmas[vma].address(f.index).filter(|_| same_root)
 }
 
 /// `write_protect_page()`: the entry, read-only and clean, unless somebody else may still write the page.
@@ -381,7 +383,7 @@ async fn replace_page(k: &Cpu, vma: VmaId, page: Pfn, kpage: Pfn, orig_pte: Pte)
         if k.ptep_get(p) == orig_pte || k.has(Defect::S41) {
             k.folio_get(kpage);
             k.folio_add_anon_rmap_pte(kpage, false);
-            let prot = k.s().w.vmas[vma].page_prot();
+            let prot = k.s().w.page_prot(vma);
             let mut newpte = arch.pfn_pte(u64::from(kpage), prot);
             // The kernel makes the new entry of nothing but the VMA's protection (N7).
             if !k.has(Defect::N7) {

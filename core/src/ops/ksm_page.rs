@@ -34,7 +34,9 @@ pub fn ksm_might_need_to_copy(k: &Cpu, folio: Pfn, vma: VmaId, vpn: u32) -> Resu
         f.flags.has(Flags::KSM) && f.stable != 0
             || f.large()
             || !f.anon()
-            || f.anon_vma != 0 && f.index == vpn && ours.is_some_and(|ours| root(ours) == root(f.anon_vma - 1))
+            || f.anon_vma != 0
+                && f.index == s.w.vmas[vma].linear_page_index(vpn)
+                && ours.is_some_and(|ours| root(ours) == root(f.anon_vma - 1))
     };
     if fits || k.has(Defect::K3) {
         return Ok(None);

@@ -1,8 +1,9 @@
-//! `mm/madvise.c`: DONTNEED and PAGEOUT.
+//! `mm/madvise.c`: DONTNEED, PAGEOUT and REMOVE.
 
 use super::mmap::vmas_in;
+use super::truncate::punch_hole;
 use super::vmscan::shrink_folio;
-use super::zap::zap_page_range_single;
+use super::zap::{ZapDetails, zap_page_range_single};
 use crate::mm::PtePtr;
 use crate::observe::Outcome;
 use crate::phys::{Flags, Pfn, ZERO_PFN};
@@ -29,12 +30,48 @@ pub async fn madvise(k: &Cpu, mm: u8, start: u32, end: u32, advice: Advice) -> O
         };
         covered += to - from;
         match advice {
-            Advice::DontNeed => zap_page_range_single(k, mm, from, to).await,
+            Advice::DontNeed => zap_page_range_single(k, mm, from, to, ZapDetails::ALL).await,
             Advice::PageOut => madvise_pageout(k, mm, from, to).await,
         }
     }
     k.unlock(Lock::MmapRead(mm));
     if covered < end - start { Outcome::NoMem } else { Outcome::Done }
+}
+
+/// `MADV_REMOVE`: punches holes into the files that the range shows, VMA by VMA, up to the first that cannot. The lock
+/// is dropped while that is done, as a file's locks come before it.
+pub async fn madvise_remove(k: &Cpu, mm: u8, start: u32, end: u32) -> Outcome {
+    k.lock(Lock::MmapRead(mm)).await;
+    let mut at = start;
+    let mut hole = false;
+    let mut outcome = Outcome::Done;
+    while at < end {
+        let found = {
+            let next = vmas_in(k, mm, at, end).first().copied();
+            let s = k.s();
+            next.map(|id| {
+                let v = &s.w.vmas[id];
+                let from = v.start.max(at);
+                let file = v.backing.file().filter(|_| v.shared() && v.writable());
+                (from, v.end.min(end), file, v.linear_page_index(from))
+            })
+        };
+        let Some((from, to, file, index)) = found else { break };
+        hole |= from > at;
+        let Some(file) = file else {
+            outcome = Outcome::Invalid;
+            break;
+        };
+        k.unlock(Lock::MmapRead(mm));
+        punch_hole(k, file, index, index + (to - from)).await;
+        k.lock(Lock::MmapRead(mm)).await;
+        at = to;
+    }
+    k.unlock(Lock::MmapRead(mm));
+    match outcome {
+        Outcome::Done if hole || at < end => Outcome::NoMem,
+        outcome => outcome,
+    }
 }
 
 /// Folios isolated at once before they are reclaimed.

@@ -120,8 +120,8 @@ async fn memory_failure(k: &Cpu, pfn: Pfn, flags: Flagged) -> Outcome {
     if pfn == ZERO_PFN {
         return Outcome::Busy;
     }
-    // A large folio counts as one that cannot be split: MF_MSG_UNSPLIT_THP, MF_FAILED.
-    if k.folio(pfn).large() {
+    // A large folio counts as one that cannot be split: MF_MSG_UNSPLIT_THP, MF_FAILED. A page of a file is left alone.
+    if k.folio(pfn).large() || k.folio(pfn).mapping != 0 {
         if flags.counted {
             k.folio_put(k.page_folio(pfn));
         }

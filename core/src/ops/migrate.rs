@@ -65,6 +65,7 @@ async fn migrate_folio(k: &Cpu, src: Pfn, reason: Reason) -> Migrated {
         return Migrated::NoMem;
     };
     k.lock(Lock::Folio(src)).await;
+    k.folio_wait_writeback(src).await;
     // folio_get_anon_vma(): the mapcount goes to 0 below, and the anon_vma must outlive that.
     let av = get_anon_vma(k, src);
     if !k.trylock(Lock::Folio(dst)).await {
@@ -123,7 +124,7 @@ fn put_anon_vma(k: &Cpu, av: Option<u32>) {
 /// `migrate_folio()`: copies the folio when nobody but the caller, the swap cache and `extra` more refer to it, and
 /// lets the new one take its place in the swap cache.
 pub(super) async fn move_to_new_folio(k: &Cpu, src: Pfn, dst: Pfn, extra: i32) -> bool {
-    let expected = |k: &Cpu| 1 + extra + i32::from(k.folio_test(src, Flags::SWAPCACHE));
+    let expected = |k: &Cpu| 1 + extra + k.folio(src).cached();
     if k.folio_ref_count(src) != expected(k) {
         return false;
     }
@@ -131,9 +132,9 @@ pub(super) async fn move_to_new_folio(k: &Cpu, src: Pfn, dst: Pfn, extra: i32) -
     if !k.has(Defect::S14) {
         k.s().copy_page(src, dst);
     }
-    // __folio_migrate_mapping(): in the swap cache the refcount is compared again and frozen in one step; without it
+    // __folio_migrate_mapping(): in the swap cache or the page cache the refcount is compared again and frozen in one step; without it
     // there is no turning back any more.
-    if k.folio_test(src, Flags::SWAPCACHE) && k.folio_ref_count(src) != expected(k) {
+    if k.folio(src).cached() != 0 && k.folio_ref_count(src) != expected(k) {
         return false;
     }
     let old = k.folio(src);
@@ -154,6 +155,10 @@ pub(super) async fn move_to_new_folio(k: &Cpu, src: Pfn, dst: Pfn, extra: i32) -
     if old.flags.has(Flags::SWAPCACHE) {
         k.folio_clear(src, Flags::SWAPCACHE);
         add_to_swap_cache(k, dst, old.slot);
+        k.folio_put(src);
+    }
+    if old.mapping != 0 {
+        k.page_cache_migrate(src, dst);
         k.folio_put(src);
     }
     true
@@ -208,7 +213,9 @@ pub(super) async fn replace_by_migration_entry(k: &Cpu, folio: Pfn, p: PtePtr) -
         return replace_by_hwpoison_entry(k, page, p).await;
     }
     let evidence = Evidence { pfn: Some(folio), ..Evidence::default() };
-    k.bug_on(writable && !anon_exclusive && !k.uses(Design::CowByCount), Rule::BugMigrateExclusive, evidence);
+    let anon = k.folio(folio).anon();
+    let by_count = k.uses(Design::CowByCount);
+    k.bug_on(writable && anon && !anon_exclusive && !by_count, Rule::BugMigrateExclusive, evidence);
     if anon_exclusive && !k.folio_try_share_anon_rmap_pte(page) {
         k.set_pte_at(p, pteval).await;
         return false;
@@ -251,7 +258,7 @@ async fn remove_migration_pte(k: &Cpu, new: Pfn, vma: VmaId, p: PtePtr) {
     let (arch, ec) = (k.arch(), k.entries());
     let old_pte = k.ptep_get(p);
     k.folio_get(new);
-    let prot = k.s().w.vmas[vma].page_prot();
+    let prot = k.s().w.page_prot(vma);
     let mut pte: Pte = arch.pfn_pte(u64::from(new), prot);
     let entry: SwpEntry = k.pte_to_swp_entry(old_pte);
     pte = if ec.is_migration_entry_young(entry) { arch.pte_mkyoung(pte) } else { arch.pte_mkold(pte) };
@@ -269,6 +276,10 @@ async fn remove_migration_pte(k: &Cpu, new: Pfn, vma: VmaId, p: PtePtr) {
         let private = ec.make_device_private_entry(u64::from(new), arch.pte_write(pte));
         pte = k.carry_from_swap(old_pte, arch.swp_entry_to_pte(private));
     }
-    k.folio_add_anon_rmap_pte(new, !ec.is_readable_migration_entry(entry));
+    if k.folio(k.page_folio(new)).anon() {
+        k.folio_add_anon_rmap_pte(new, !ec.is_readable_migration_entry(entry));
+    } else {
+        k.folio_add_file_rmap_pte(new);
+    }
     k.set_pte_at(p, pte).await;
 }

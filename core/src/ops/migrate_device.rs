@@ -48,7 +48,12 @@ pub async fn migrate_to_device(k: &Cpu, device: u8, mm: u8, vpn: u32) -> Result<
     let vma = find_vma(k, mm, vpn, false).map_err(|_| Outcome::Fault)?;
     match collect(k, mm, vpn, Select::System).await {
         Collected::Nothing => {}
-        Collected::Hole => insert_page(k, device, vma, vpn).await,
+        Collected::Hole => {
+            // Only anonymous memory has holes that can be filled.
+            if k.s().w.vmas[vma].anonymous() {
+                insert_page(k, device, vma, vpn).await;
+            }
+        }
         Collected::Folio(src) => {
             if !isolate_and_unmap(k, src).await {
                 restore(k, src).await;
@@ -59,8 +64,9 @@ pub async fn migrate_to_device(k: &Cpu, device: u8, mm: u8, vpn: u32) -> Result<
                 return Ok(());
             };
             k.site(Site::VmaCopy).await;
-            // Anonymous memory in the swap cache goes to a device only without it.
-            let free = !k.folio_test(src, Flags::SWAPCACHE) || folio_free_swap(k, src);
+            // Only anonymous memory goes to a device, and only without the swap cache.
+            let free =
+                k.folio(src).file().is_none() && (!k.folio_test(src, Flags::SWAPCACHE) || folio_free_swap(k, src));
             let moved = free && move_to_new_folio(k, src, dst, 0).await;
             finalize(k, src, dst, moved).await;
         }

@@ -1,22 +1,31 @@
 //! `mm/mmap.c` and `mm/vma.c`: mappings made and taken away.
 
 use super::pgtable::free_pte_tables;
-use super::zap::{MmuGather, unlink_anon_vmas, zap_range};
-use crate::mm::VmaId;
-use crate::observe::{Outcome, Perm};
+use super::zap::{MmuGather, unlink_anon_vmas, unlink_file_vma, zap_range};
+use crate::mm::{NewVma, VmaId};
+use crate::observe::{Backing, Outcome, Perm};
 use crate::sched::{Cpu, Lock, NotifyEvent};
 use arrayvec::ArrayVec;
 
-/// `mmap_region()` with `MAP_FIXED`: what was mapped in the range goes, new private anonymous memory comes.
-pub async fn mmap(k: &Cpu, mm: u8, start: u32, end: u32, perm: Perm) -> Outcome {
+/// `mmap_region()` with `MAP_FIXED`: what was mapped in the range goes, the new mapping comes.
+pub async fn mmap(k: &Cpu, mm: u8, start: u32, end: u32, perm: Perm, backing: Backing) -> Outcome {
     k.lock(Lock::MmapWrite(mm)).await;
     let detached = detach_range(k, mm, start, end).await;
     unmap_region(k, mm, &detached).await;
+    // vma_link_file()
+    if let Some(file) = backing.file() {
+        k.lock(Lock::IMmapWrite(file)).await;
+    }
     {
         let s = &mut *k.s();
+        let pgoff = s.w.pgoff(backing, start);
         // New mappings are soft-dirty as a whole: nobody can know what user space believes of them.
-        let id = s.w.vmas.alloc(mm, start, end, perm, true);
+        let id = s.w.vmas.alloc(NewVma { mm, start, end, pgoff, perm, backing, soft_dirty: true });
         insert(&mut s.w, mm, id);
+        s.w.i_mmap_insert(id, None);
+    }
+    if let Some(file) = backing.file() {
+        k.unlock(Lock::IMmapWrite(file));
     }
     k.unlock(Lock::MmapWrite(mm));
     Outcome::Done
@@ -69,21 +78,22 @@ pub async fn split_at_bounds(k: &Cpu, mm: u8, start: u32, end: u32) {
 
 /// `__split_vma()`: the upper part becomes a VMA of its own, in the same `anon_vma`s.
 async fn split_vma(k: &Cpu, vma: VmaId, at: u32) {
-    let root = {
+    let (root, file) = {
         let s = k.s();
-        s.w.vmas[vma].anon_vma.map(|a| s.w.anon_vmas[a].root)
+        (s.w.vmas[vma].anon_vma.map(|a| s.w.anon_vmas[a].root), s.w.vmas[vma].backing.file())
     };
-    // anon_vma_clone() and vma_prepare(): rmap walks must not see the ranges while they change.
+    // vma_prepare(): rmap walks must not see the ranges while they change.
+    if let Some(file) = file {
+        k.lock(Lock::IMmapWrite(file)).await;
+    }
     if let Some(root) = root {
         k.lock(Lock::AnonVmaWrite(root)).await;
     }
     {
         let s = &mut *k.s();
-        let (mm, end, perm, soft_dirty) = {
-            let v = &s.w.vmas[vma];
-            (v.mm, v.end, v.perm, v.soft_dirty)
-        };
-        let new = s.w.vmas.alloc(mm, at, end, perm, soft_dirty);
+        let like = s.w.vmas[vma].like();
+        let pgoff = s.w.vmas[vma].linear_page_index(at);
+        let new = s.w.vmas.alloc(NewVma { start: at, pgoff, ..like });
         s.w.vmas[vma].end = at;
         s.w.vmas[new].anon_vma = s.w.vmas[vma].anon_vma;
         s.w.vmas[new].uffd_wp = s.w.vmas[vma].uffd_wp;
@@ -93,10 +103,14 @@ async fn split_vma(k: &Cpu, vma: VmaId, at: u32) {
             s.w.vmas[new].chain.push(av);
             s.w.anon_vmas[av].vmas.push(new);
         }
-        insert(&mut s.w, mm, new);
+        insert(&mut s.w, like.mm, new);
+        s.w.i_mmap_insert(new, Some(vma));
     }
     if let Some(root) = root {
         k.unlock(Lock::AnonVmaWrite(root));
+    }
+    if let Some(file) = file {
+        k.unlock(Lock::IMmapWrite(file));
     }
 }
 
@@ -128,6 +142,7 @@ async fn unmap_region(k: &Cpu, mm: u8, detached: &Detached) {
     k.mmu_notifier_invalidate_range_end(mm).await;
     for &vma in detached {
         unlink_anon_vmas(k, vma).await;
+        unlink_file_vma(k, vma).await;
     }
     tlb.flush(k).await;
     for &vma in detached {

@@ -8,6 +8,7 @@ use crate::entry::{MigrationKind, PTE_MARKER_POISONED};
 use crate::mm::{PtePtr, VmaId};
 use crate::observe::{Outcome, Perm};
 use crate::sched::{Cpu, Lock, NotifyEvent, Site};
+use crate::world::World;
 
 /// `do_mprotect_pkey()`: VMA by VMA up to the first hole.
 pub async fn mprotect(k: &Cpu, mm: u8, start: u32, end: u32, perm: Perm) -> Outcome {
@@ -123,7 +124,7 @@ async fn change_present_pte(k: &Cpu, vma: VmaId, p: PtePtr, change: Change) {
     let arch = k.arch();
     let (prot, writable) = {
         let s = k.s();
-        (s.w.vmas[vma].page_prot(), s.w.vmas[vma].writable())
+        (s.w.page_prot(vma), wants_manual_pte_write_upgrade(&s.w, vma))
     };
     // ptep_modify_prot_start() and _commit(): the entry is none in between, so that the hardware cannot set bits
     // that would be lost.
@@ -141,6 +142,12 @@ async fn change_present_pte(k: &Cpu, vma: VmaId, p: PtePtr, change: Change) {
     k.set_pte_at(p, ptent).await;
 }
 
+/// `vma_wants_manual_pte_write_upgrade()`: not where `vm_page_prot` gives write permission by itself.
+fn wants_manual_pte_write_upgrade(w: &World, vma: VmaId) -> bool {
+    let v = &w.vmas[vma];
+    if v.shared() { v.wants_writenotify(w.config.arch.has_soft_dirty()) } else { v.writable() }
+}
+
 /// What a swap-format entry becomes. Writable kinds become readable ones; a device-exclusive entry of the single
 /// type is left alone, because restoring it looks at the VMA.
 fn change_swap_pte(k: &Cpu, oldpte: Pte, change: Change) -> Pte {
@@ -152,8 +159,10 @@ fn change_swap_pte(k: &Cpu, oldpte: Pte, change: Change) -> Pte {
     }
     let mut newpte = oldpte;
     if ec.is_writable_migration_entry(entry) {
-        // A page that was exclusive stays so.
-        let new = ec.retype_migration_entry(entry, MigrationKind::ReadExclusive);
+        // An anonymous page that was exclusive stays so.
+        let anon = k.folio(k.page_folio(k.swp_offset_pfn(entry))).anon();
+        let kind = if anon { MigrationKind::ReadExclusive } else { MigrationKind::Read };
+        let new = ec.retype_migration_entry(entry, kind);
         newpte = arch.swp_entry_to_pte(new);
         if k.pte_swp_soft_dirty(oldpte) {
             newpte = arch.pte_swp_mksoft_dirty(newpte);

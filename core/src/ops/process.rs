@@ -2,10 +2,11 @@
 
 use super::gup::unpin_all;
 use super::ksm::ksm_exit;
-use super::zap::{MmuGather, unlink_anon_vmas, zap_range};
+use super::zap::{MmuGather, unlink_anon_vmas, unlink_file_vma, zap_range};
 use crate::config::{Defect, MAX_CPUS, MAX_DEVICES};
 use crate::mm::{Life, PT_PFN_BASE, TableId, VmaId};
 use crate::observe::{Observation, Outcome};
+use crate::rule::{Evidence, Rule};
 use crate::sched::{Cpu, Lock, Sim, Site};
 
 /// `mm_alloc()`: an empty address space.
@@ -97,11 +98,29 @@ pub async fn exit_mmap(k: &Cpu, mm: u8) {
         }
     }
     s.w.mms[mm as usize].life = Life::Unborn;
+    check_mm(s, k.id, mm);
     s.observe(Observation::Gone { proc: mm });
+}
+
+/// `kernel/fork.c: check_mm()`: every counter has come back to zero.
+fn check_mm(s: &mut Sim, cpu: u8, mm: u8) {
+    let m = &s.w.mms[mm as usize];
+    let counters = [
+        ("MM_FILEPAGES", m.file_pages),
+        ("MM_ANONPAGES", m.anon_pages),
+        ("MM_SWAPENTS", m.swap_ents),
+        ("MM_SHMEMPAGES", m.shmem_pages),
+    ];
+    if let Some((what, n)) = counters.into_iter().find(|(_, n)| *n != 0) {
+        let found = Some(i64::from(n) as u64);
+        let e = Evidence { proc: Some(mm), expected: Some(0), found, what: Some(what), ..Evidence::default() };
+        s.violate(cpu, Rule::Rss, e);
+    }
 }
 
 async fn remove_vma(k: &Cpu, mm: u8, vma: VmaId) {
     unlink_anon_vmas(k, vma).await;
+    unlink_file_vma(k, vma).await;
     let s = &mut *k.s();
     s.w.mms[mm as usize].vmas.retain(|v| *v != vma);
     s.w.vmas.free(vma);

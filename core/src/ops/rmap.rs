@@ -5,7 +5,8 @@ use crate::arch::Pte;
 use crate::config::Defect;
 use crate::entry::{Accessor, EntryKind};
 use crate::mm::{AnonVmaId, PtePtr, VmaId};
-use crate::phys::{Flags, Pfn};
+use crate::observe::FileId;
+use crate::phys::{CacheEntry, Flags, Pfn};
 use crate::rule::{Evidence, Rule};
 use crate::sched::{Cpu, Lock, NotifyEvent, Site};
 use crate::trace::Note;
@@ -39,14 +40,21 @@ pub async fn anon_vma_prepare(k: &Cpu, vma: VmaId) {
     }
 }
 
-/// A walk over the VMAs in which a folio may be mapped, with the lock of its `anon_vma` held for reading.
+/// A walk over the VMAs in which a folio may be mapped, with the lock held for reading that keeps them there.
 pub struct RmapWalk {
     folio: Pfn,
-    av: AnonVmaId,
-    root: AnonVmaId,
+    via: Via,
     next: usize,
-    /// The walk of a KSM folio, which goes by its stable node instead.
-    ksm: Option<KsmWalk>,
+}
+
+/// What leads from a folio to VMAs.
+enum Via {
+    /// `rmap_walk_anon()`: the folio's `anon_vma`, and the root whose lock it is.
+    AnonVma { av: AnonVmaId, root: AnonVmaId },
+    /// `rmap_walk_file()`: the mappings of its file. The folio, not the VMA, decides which of the two it is.
+    File(FileId),
+    /// `rmap_walk_ksm()`: the stable node.
+    Ksm(KsmWalk),
 }
 
 /// How a walk begins.
@@ -64,11 +72,17 @@ impl RmapWalk {
         let f = k.folio(folio);
         if f.flags.has(Flags::KSM) {
             k.assert_folio_locked(folio);
-            return Some(RmapWalk { folio, av: 0, root: 0, next: 0, ksm: Some(KsmWalk::default()) });
+            return Some(RmapWalk { folio, via: Via::Ksm(KsmWalk::default()), next: 0 });
         }
         if lock == AnonLock::IfMapped && f.mapcount <= 0 {
             k.note(Note::RmapWalkNotStarted, Some(folio), 0, 0);
             return None;
+        }
+        if let Some(file) = f.file() {
+            // The folio lock keeps folio->mapping and folio->index as they are.
+            k.assert_folio_locked(folio);
+            k.lock(Lock::IMmapRead(file)).await;
+            return Some(RmapWalk { folio, via: Via::File(file), next: 0 });
         }
         let av = f.anon_vma.checked_sub(1)?;
         let root = {
@@ -81,22 +95,27 @@ impl RmapWalk {
             s.w.anon_vmas[av].root
         };
         k.lock(Lock::AnonVmaRead(root)).await;
-        Some(RmapWalk { folio, av, root, next: 0, ksm: None })
+        Some(RmapWalk { folio, via: Via::AnonVma { av, root }, next: 0 })
     }
 
-    /// The next VMA that covers the folio's index.
+    /// The next VMA that covers the folio's index, and where in it the folio is.
     pub async fn next(&mut self, k: &Cpu) -> Option<(VmaId, u32)> {
-        if let Some(ksm) = &mut self.ksm {
-            return ksm.next(k, self.folio).await;
-        }
         loop {
-            let (vma, vpn) = {
+            let (vma, index) = {
                 let s = k.s();
-                let vma = *s.w.anon_vmas[self.av].vmas.get(self.next)?;
-                (vma, s.folio(self.folio).index)
+                let vmas = match &mut self.via {
+                    Via::AnonVma { av, .. } => &s.w.anon_vmas[*av].vmas,
+                    Via::File(file) => &s.w.i_mmaps[usize::from(*file)].vmas,
+                    Via::Ksm(walk) => {
+                        drop(s);
+                        return walk.next(k, self.folio).await;
+                    }
+                };
+                (*vmas.get(self.next)?, s.folio(self.folio).index)
             };
             self.next += 1;
-            if k.s().w.vmas[vma].contains(vpn) {
+            let at = k.s().w.vmas[vma].address(index);
+            if let Some(vpn) = at {
                 k.site(Site::RmapWalk).await;
                 return Some((vma, vpn));
             }
@@ -104,21 +123,27 @@ impl RmapWalk {
     }
 
     /// Ends the walk.
-    pub fn end(mut self, k: &Cpu) {
-        if let Some(ksm) = &mut self.ksm {
-            return ksm.end(k);
+    pub fn end(self, k: &Cpu) {
+        match self.via {
+            Via::AnonVma { av, root } => {
+                k.unlock(Lock::AnonVmaRead(root));
+                k.s().w.anon_vmas.put(av, true);
+            }
+            Via::File(file) => k.unlock(Lock::IMmapRead(file)),
+            Via::Ksm(mut walk) => walk.end(k),
         }
-        k.unlock(Lock::AnonVmaRead(self.root));
-        k.s().w.anon_vmas.put(self.av, true);
     }
 }
 
 /// The folio that the entry of a page refers to, as a scan of the LRU would have come upon it. Not for the zero
 /// page, not for device memory, which is on no LRU list, nor for a folio that is only named by a migration entry.
+/// Where nothing is mapped of a file, the folio of the page cache that would be.
 pub fn mapped_folio(k: &Cpu, mm: u8, vpn: u32) -> Option<Pfn> {
-    let p = k.pte_offset(mm, vpn)?;
     let ec = k.entries();
-    let pte = k.ptep_get(p);
+    let pte = k.pte_offset(mm, vpn).map(|p| k.ptep_get(p)).unwrap_or_default();
+    if ec.arch.pte_none(pte) {
+        return cached_folio(k, mm, vpn);
+    }
     let kind = ec.kind(pte);
     let pfn = if kind == EntryKind::Present {
         ec.arch.pte_pfn(pte)
@@ -135,11 +160,24 @@ pub fn mapped_folio(k: &Cpu, mm: u8, vpn: u32) -> Option<Pfn> {
     (s.folio(folio).refcount > 0).then_some(folio)
 }
 
+/// The folio of the page cache that a mapping shows at an address.
+fn cached_folio(k: &Cpu, mm: u8, vpn: u32) -> Option<Pfn> {
+    let s = k.s();
+    let vma = &s.w.vmas[s.w.vma_lookup(mm, vpn)?];
+    match s.w.files[usize::from(vma.backing.file()?)].get(vma.linear_page_index(vpn)) {
+        CacheEntry::Folio(folio) => Some(folio),
+        CacheEntry::Empty | CacheEntry::Swap(_) => None,
+    }
+}
+
 /// Which entries `page_vma_mapped_walk()` looks for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Pvmw {
     /// Entries that map the folio: present, device-private, device-exclusive.
     Mapped,
+    /// The same with `PVMW_SYNC`: without a look at the entry before its lock is taken, so that the walk waits for
+    /// whoever is about to take a mapping away.
+    MappedSync,
     /// `PVMW_MIGRATION`: migration entries.
     Migration,
 }
@@ -241,30 +279,35 @@ async fn folio_referenced_one(k: &Cpu, folio: Pfn, vma: VmaId, vpn: u32) -> bool
     young
 }
 
-/// What `folio_mkclean()` does to an anonymous folio.
+/// `folio_mkclean()`: true when an entry was cleaned. The caller holds the folio lock.
 ///
-/// No path of the kernel comes here with a folio of private memory: `invalid_mkclean_vma()` passes over VMAs that
-/// are not shared. The walk is run without that filter, because it is the entry's handling that is of interest.
-/// As every caller of `folio_mkclean()` does, the folio is marked dirty when an entry was cleaned.
-async fn folio_mkclean(k: &Cpu, folio: Pfn) {
-    k.lock(Lock::Folio(folio)).await;
-    if let Some(mut walk) = RmapWalk::start(k, folio, AnonLock::IfMapped).await {
-        let mut cleaned = false;
-        while let Some((vma, vpn)) = walk.next(k).await {
+/// `invalid_mkclean_vma()` passes over VMAs that are not shared, so no path of the kernel comes here with an
+/// anonymous folio. For those the walk is run without that filter, because it is the entry's handling that is of
+/// interest.
+pub async fn folio_mkclean(k: &Cpu, folio: Pfn) -> bool {
+    k.assert_folio_locked(folio);
+    let Some(mut walk) = RmapWalk::start(k, folio, AnonLock::IfMapped).await else { return false };
+    let mut cleaned = false;
+    while let Some((vma, vpn)) = walk.next(k).await {
+        let anon = k.folio(folio).anon();
+        let invalid = !anon && !k.s().w.vmas[vma].shared();
+        if !invalid {
             cleaned |= page_vma_mkclean_one(k, folio, vma, vpn).await;
         }
-        walk.end(k);
-        if cleaned {
-            k.folio_mark_dirty(folio);
-        }
     }
-    k.folio_unlock(folio);
+    walk.end(k);
+    cleaned
 }
 
-/// The `mkclean` op: cleans what a page maps.
+/// The `mkclean` op: cleans what a page maps. As every caller of `folio_mkclean()` does, it marks the folio dirty when
+/// an entry was cleaned.
 pub async fn mkclean(k: &Cpu, mm: u8, vpn: u32) {
     let Some(folio) = mapped_folio(k, mm, vpn).filter(|f| k.folio_try_get(*f)) else { return };
-    folio_mkclean(k, folio).await;
+    k.lock(Lock::Folio(folio)).await;
+    if folio_mkclean(k, folio).await {
+        k.folio_mark_dirty(folio);
+    }
+    k.folio_unlock(folio);
     k.folio_put(folio);
 }
 
@@ -274,7 +317,7 @@ async fn page_vma_mkclean_one(k: &Cpu, folio: Pfn, vma: VmaId, vpn: u32) -> bool
     let arch = k.arch();
     k.mmu_notifier_invalidate_range_start(mm, vpn, vpn + 1, NotifyEvent::Clear).await;
     let mut cleaned = false;
-    if let Some(p) = page_vma_mapped_walk(k, folio, mm, vpn, Pvmw::Mapped).await {
+    if let Some(p) = page_vma_mapped_walk(k, folio, mm, vpn, Pvmw::MappedSync).await {
         let entry = k.ptep_get(p);
         let present = arch.pte_present(entry) || k.has(Defect::D11);
         if present && (k.pte_dirty(entry) || k.pte_write(entry)) {

@@ -149,7 +149,7 @@ async fn map_swapped_in(k: &Cpu, vmf: &mut VmFault, p: PtePtr, folio: Pfn, slot:
     }
     let (prot, writable) = {
         let s = k.s();
-        (s.w.vmas[vmf.vma].page_prot(), s.w.vmas[vmf.vma].writable())
+        (s.w.page_prot(vmf.vma), s.w.vmas[vmf.vma].writable())
     };
     let mut pte = arch.pfn_pte(u64::from(folio), prot);
     if k.pte_swp_soft_dirty(vmf.orig_pte) {
@@ -236,7 +236,7 @@ pub async fn restore_exclusive_pte(k: &Cpu, vma: VmaId, page: Pfn, p: PtePtr, or
     let (arch, ec) = (k.arch(), k.entries());
     let (prot, writable) = {
         let s = k.s();
-        (s.w.vmas[vma].page_prot(), s.w.vmas[vma].writable())
+        (s.w.page_prot(vma), s.w.vmas[vma].writable())
     };
     let mut pte = arch.pte_mkold(arch.pfn_pte(u64::from(page), prot));
     if k.pte_swp_soft_dirty(orig) {

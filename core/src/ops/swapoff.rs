@@ -1,10 +1,11 @@
 //! `mm/swapfile.c`: swap devices that come and go.
 //!
 //! Left out: `get_swap_device()`, which keeps a device from going while somebody is on the way to one of its slots:
-//! here the table of slots stays, and who comes late finds his slot unused; shmem.
+//! here the table of slots stays, and who comes late finds his slot unused.
 
 use super::ksm_page::ksm_might_need_to_copy;
 use super::process::{mmget, mmput};
+use super::shmem::shmem_unuse;
 use super::swap_cache::folio_free_swap;
 use super::swapin::read_swap_cache_async;
 use super::vmf::FaultResult;
@@ -47,6 +48,9 @@ async fn try_to_unuse(k: &Cpu, ty: u8) -> Result<(), Outcome> {
     let in_use = |k: &Cpu| k.s().w.swap.devices[usize::from(ty)].in_use();
     for round in 1..=ROUNDS {
         k.site(Site::SwapOffRound).await;
+        if in_use(k) != 0 && shmem_unuse(k, ty).await == Err(FaultResult::Oom) {
+            return Err(Outcome::NoMem);
+        }
         for mm in 0..MAX_PROCS as u8 {
             // mmget_not_zero()
             let got = in_use(k) != 0 && mmget(&mut k.s(), k.id, mm, false);
@@ -187,7 +191,7 @@ fn map_unused(k: &Cpu, vma: VmaId, p: PtePtr, folio: Pfn, old: Pte, copied: bool
     } else {
         k.folio_add_new_anon_rmap(folio, vma, p.vpn, exclusive);
     }
-    let prot = k.s().w.vmas[vma].page_prot();
+    let prot = k.s().w.page_prot(vma);
     let mut new = arch.pte_mkold(arch.pfn_pte(u64::from(folio), prot));
     if k.has(Defect::W3) {
         return new;

@@ -1,4 +1,4 @@
-//! `mm/rmap.c: try_to_unmap()`: replaces the entries that map a folio by swap entries.
+//! `mm/rmap.c: try_to_unmap()`: replaces the entries that map a folio by swap entries, or by nothing.
 
 use super::rmap::{AnonLock, Pvmw, RmapWalk, page_vma_mapped_walk};
 use crate::arch::Pte;
@@ -42,7 +42,7 @@ async fn try_to_unmap_one(k: &Cpu, folio: Pfn, vma: VmaId, vpn: u32, hwpoison: b
     unmapped
 }
 
-/// The body of the loop in `try_to_unmap_one()`, for an anonymous folio.
+/// The body of the loop in `try_to_unmap_one()`.
 async fn replace_by_swap_entry(k: &Cpu, folio: Pfn, mm: u8, p: PtePtr, hwpoison: bool) -> bool {
     let (arch, ec) = (k.arch(), k.entries());
     let mut pteval = k.ptep_get(p);
@@ -62,6 +62,13 @@ async fn replace_by_swap_entry(k: &Cpu, folio: Pfn, mm: u8, p: PtePtr, hwpoison:
     k.site(Site::UnmapCleared).await;
     if hwpoison && k.folio_test(page, Flags::HWPOISON) {
         return replace_by_hwpoison_entry(k, page, p).await;
+    }
+    if !k.folio(folio).anon() {
+        // A page of a file: it can be faulted in again.
+        k.add_mm_counter(mm, page, -1);
+        k.folio_remove_rmap_pte(page);
+        k.folio_put(folio);
+        return true;
     }
     if !k.folio_test(folio, Flags::SWAPCACHE) {
         k.violate(Rule::BugUnmapSwapcache, Evidence { pfn: Some(folio), ..Evidence::default() });

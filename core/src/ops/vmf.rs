@@ -59,12 +59,16 @@ pub fn maybe_mkwrite(k: &Cpu, vma: VmaId, pte: Pte) -> Pte {
     if k.s().w.vmas[vma].writable() { k.arch().pte_mkwrite(pte) } else { pte }
 }
 
-/// `mm/mprotect.c: can_change_pte_writable()` of a private mapping.
+/// `mm/mprotect.c: can_change_pte_writable()`.
 pub fn can_change_pte_writable(k: &Cpu, vma: VmaId, pte: Pte) -> bool {
     if k.arch().pte_protnone(pte) || pte_needs_soft_dirty_wp(k, vma, pte) || userfaultfd_pte_wp(k, vma, pte) {
         return false;
     }
-    // vm_normal_page() is NULL for the zero page; every other page here is anonymous.
+    if k.s().w.vmas[vma].shared() {
+        // A clean entry still has to tell the file system of the first store.
+        return k.pte_dirty(pte);
+    }
+    // vm_normal_page() is NULL for the zero page; a page of a file is never exclusive.
     let pfn = k.pte_pfn(pte);
     pfn != ZERO_PFN && k.page_anon_exclusive(pfn)
 }

@@ -1,9 +1,11 @@
 //! `mm/vmscan.c`: reclaim of one folio at a time.
 
 use super::rmap::{folio_referenced, mapped_folio};
+use super::shmem::shmem_writepage;
 use super::swap_cache::{add_to_swap_cache, folio_free_swap};
 use super::unmap::try_to_unmap;
-use crate::phys::{Flags, Pfn};
+use crate::observe::{REGULAR, SHMEM};
+use crate::phys::{CacheEntry, Flags, Pfn};
 use crate::rule::{Evidence, Rule};
 use crate::sched::{Cpu, Lock, Site};
 use crate::trace::Note;
@@ -19,7 +21,8 @@ pub async fn reclaim(k: &Cpu, mm: u8, vpn: u32) {
         k.note(Note::NoFolio, None, 0, 0);
         return;
     };
-    let reclaimable = k.s().only_mapped(folio);
+    let regular = k.folio(folio).file() == Some(REGULAR);
+    let reclaimable = !regular && k.s().only_mapped(folio);
     let mut room = true;
     for _ in 0..PASSES {
         k.site(Site::ReclaimIsolate).await;
@@ -73,8 +76,11 @@ async fn shrink_locked_folio(k: &Cpu, folio: Pfn, ignore_references: bool) -> bo
     if !ignore_references && !folio_check_references(k, folio).await {
         return false;
     }
-    if !k.folio_test(folio, Flags::SWAPCACHE) {
-        if !k.folio(folio).anon() || k.folio(folio).maybe_dma_pinned() {
+    if k.folio_test(folio, Flags::WRITEBACK) {
+        return false;
+    }
+    if k.folio(folio).anon() && !k.folio_test(folio, Flags::SWAPCACHE) {
+        if k.folio(folio).maybe_dma_pinned() {
             return false;
         }
         k.site(Site::SwapOutAdd).await;
@@ -121,12 +127,20 @@ fn add_to_swap(k: &Cpu, folio: Pfn) -> bool {
     true
 }
 
-/// `pageout()` and `swap_writepage()`: writes the folio to its slot. The write is over when this returns.
+/// `pageout()` and `swap_writepage()`: writes the folio to its slot. The write is over when this returns. Dirty pages
+/// of regular files are left to writeback.
 async fn pageout(k: &Cpu, folio: Pfn) -> bool {
-    if !is_page_cache_freeable(k, folio) {
+    let file = k.folio(folio).file();
+    if file == Some(REGULAR) || !is_page_cache_freeable(k, folio) {
         return false;
     }
     k.folio_clear(folio, Flags::DIRTY);
+    if file == Some(SHMEM) && !shmem_writepage(k, folio).await {
+        // AOP_WRITEPAGE_ACTIVATE
+        k.note(Note::NoSwap, Some(folio), 0, 0);
+        k.folio_mark_dirty(folio);
+        return false;
+    }
     k.site(Site::SwapOutWrite).await;
     // swap_writepage(): no need to write what nobody swaps in any more.
     if folio_free_swap(k, folio) {
@@ -148,10 +162,10 @@ fn is_page_cache_freeable(k: &Cpu, folio: Pfn) -> bool {
     refs == 2
 }
 
-/// `__remove_mapping()`: freezes the refcount, takes the folio out of the swap cache and frees it.
+/// `__remove_mapping()`: freezes the refcount, takes the folio out of the swap cache or the page cache and frees it.
 fn remove_mapping(k: &Cpu, folio: Pfn) -> bool {
     let f = k.folio(folio);
-    if !f.flags.has(Flags::SWAPCACHE) || f.refcount != 2 || f.flags.has(Flags::DIRTY) {
+    if f.cached() != 1 || f.refcount != 2 || f.flags.has(Flags::DIRTY) {
         if f.refcount != 2 {
             k.note(Note::RefsUnexpected, Some(folio), f.refcount as u32, 2);
         }
@@ -159,8 +173,12 @@ fn remove_mapping(k: &Cpu, folio: Pfn) -> bool {
     }
     let evidence = Evidence { pfn: Some(folio), ..Evidence::default() };
     k.bug_on(f.mapcount != 0, Rule::FreedInUse, evidence);
-    k.note(Note::SwappedOut, Some(folio), f.slot, 0);
-    k.delete_from_swap_cache(folio);
+    if f.flags.has(Flags::SWAPCACHE) {
+        k.note(Note::SwappedOut, Some(folio), f.slot, 0);
+        k.delete_from_swap_cache(folio);
+    } else {
+        k.page_cache_remove(folio, CacheEntry::Empty);
+    }
     k.folio_put(folio);
     k.folio_unlock(folio);
     k.folio_put(folio);

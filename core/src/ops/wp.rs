@@ -1,5 +1,6 @@
 //! `mm/memory.c`: write faults on present, write-protected entries.
 
+use super::file_fault::wp_page_shared;
 use super::ksm::carry_tracking;
 use super::rmap::anon_vma_prepare;
 use super::swap_cache::{folio_free_swap, free_swap_cache};
@@ -20,6 +21,9 @@ pub async fn do_wp_page(k: &Cpu, vmf: &mut VmFault, p: PtePtr) -> FaultResult {
         vmf.orig_pte = pte;
     }
     let page = k.pte_pfn(vmf.orig_pte);
+    if k.s().w.vmas[vmf.vma].shared() {
+        return wp_page_shared(k, vmf, p, page).await;
+    }
     let folio = k.page_folio(page);
     if folio != ZERO_PFN
         && k.folio(folio).anon()
@@ -41,7 +45,7 @@ pub async fn do_wp_page(k: &Cpu, vmf: &mut VmFault, p: PtePtr) -> FaultResult {
 }
 
 /// `wp_page_reuse()`. Releases the page-table lock.
-async fn wp_page_reuse(k: &Cpu, vmf: &VmFault, p: PtePtr, folio: Pfn) {
+pub async fn wp_page_reuse(k: &Cpu, vmf: &VmFault, p: PtePtr, folio: Pfn) {
     k.note(Note::Reused, Some(folio), 0, 0);
     k.site(Site::WpReuse).await;
     let arch = k.arch();
@@ -110,10 +114,11 @@ async fn wp_page_copy(k: &Cpu, vmf: &VmFault, old: Pfn) -> FaultResult {
     let mut put = new;
     if let Some(p) = k.pte_offset_map_lock(vmf.mm, vmf.vpn).await {
         if k.ptep_get(p) == vmf.orig_pte {
-            if old == ZERO_PFN {
+            if old == ZERO_PFN || !k.folio(old_folio).anon() {
+                k.add_mm_counter(vmf.mm, old, -1);
                 k.s().w.mms[vmf.mm as usize].anon_pages += 1;
             }
-            let prot = k.s().w.vmas[vmf.vma].page_prot();
+            let prot = k.s().w.page_prot(vmf.vma);
             let entry = arch.pte_mkyoung(arch.pfn_pte(u64::from(new), prot));
             let entry = if vmf.unshare {
                 carry_tracking(k, vmf.orig_pte, entry)

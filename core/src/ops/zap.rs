@@ -1,6 +1,7 @@
 //! Entries taken away: `mm/memory.c: zap_pte_range()` and `mm/mmu_gather.c`; `mm/rmap.c: unlink_anon_vmas()`.
 
 use super::swap_cache::{folio_free_swap, free_swap_cache};
+use crate::arch::Pte;
 use crate::config::Defect;
 use crate::entry::EntryKind;
 use crate::mm::{PtePtr, VmaId};
@@ -12,10 +13,31 @@ use arrayvec::ArrayVec;
 /// (the kernel may chain further ones to it).
 const GATHER_PAGES: usize = 8;
 
+/// A page that waits for the flush.
+#[derive(Clone, Copy)]
+struct Gathered {
+    pfn: Pfn,
+    /// `ENCODED_PAGE_BIT_DELAY_RMAP`: its mapping is still counted.
+    delay_rmap: bool,
+}
+
+/// `struct zap_details`: what is to stay.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ZapDetails {
+    /// Private copies go as well (`should_zap_cows()`).
+    pub even_cows: bool,
+}
+
+impl ZapDetails {
+    /// `NULL`: everything goes.
+    pub const ALL: ZapDetails = ZapDetails { even_cows: true };
+}
+
 /// `struct mmu_gather`: pages that wait for a TLB flush before they are freed.
 pub struct MmuGather {
     mm: u8,
-    pages: ArrayVec<Pfn, GATHER_PAGES>,
+    details: ZapDetails,
+    pages: ArrayVec<Gathered, GATHER_PAGES>,
     start: u32,
     end: u32,
 }
@@ -23,7 +45,7 @@ pub struct MmuGather {
 impl MmuGather {
     /// `tlb_gather_mmu()`.
     pub fn new(mm: u8) -> MmuGather {
-        MmuGather { mm, pages: ArrayVec::new(), start: u32::MAX, end: 0 }
+        MmuGather { mm, details: ZapDetails::ALL, pages: ArrayVec::new(), start: u32::MAX, end: 0 }
     }
 
     fn range(&mut self, vpn: u32) {
@@ -52,10 +74,19 @@ impl MmuGather {
 
     /// `free_pages_and_swap_cache()`.
     async fn free_pages(&mut self, k: &Cpu) {
-        for page in self.pages.take() {
-            let folio = k.page_folio(page);
+        for gathered in self.pages.take() {
+            let folio = k.page_folio(gathered.pfn);
             free_swap_cache(k, folio).await;
             k.folio_put(folio);
+        }
+    }
+
+    /// `tlb_flush_rmaps()`: after the flush nobody can dirty the pages through an old translation, so that they may
+    /// leave the reverse map, where writeback looks for who might.
+    fn flush_rmaps(&mut self, k: &Cpu) {
+        for page in self.pages.iter_mut().filter(|p| p.delay_rmap) {
+            page.delay_rmap = false;
+            k.folio_remove_rmap_pte(page.pfn);
         }
     }
 }
@@ -87,9 +118,11 @@ async fn zap_pte_range(k: &Cpu, tlb: &mut MmuGather, start: u32, end: u32) -> u3
         vpn += 1;
     }
     k.site(Site::ZapCleared).await;
-    if vpn < end {
+    let force_flush = tlb.pages.iter().any(|p| p.delay_rmap);
+    if vpn < end || force_flush {
         // Forced to stop: the TLB is flushed before the lock is dropped; the pages are freed after.
         tlb.flush_tlb_only(k).await;
+        tlb.flush_rmaps(k);
     }
     k.pte_unmap_unlock(first);
     vpn
@@ -98,24 +131,22 @@ async fn zap_pte_range(k: &Cpu, tlb: &mut MmuGather, start: u32, end: u32) -> u3
 /// `zap_present_folio_ptes()` and `zap_nonpresent_ptes()` for one entry.
 async fn zap_pte(k: &Cpu, tlb: &mut MmuGather, p: PtePtr) {
     let ec = k.entries();
+    if !should_zap(k, tlb.details, k.ptep_get(p)) {
+        return;
+    }
     let pte = k.ptep_get_and_clear(p).await;
     let mm = tlb.mm as usize;
     match ec.kind(pte) {
         EntryKind::Present => {
             tlb.range(p.vpn);
-            let pfn = k.pte_pfn(pte);
-            if pfn != ZERO_PFN {
-                if !k.has(Defect::S4) {
-                    k.s().w.mms[mm].anon_pages -= 1;
-                }
-                // Nobody needs the dirty bit of an anonymous page that goes.
-                k.folio_remove_rmap_pte(pfn);
-                tlb.pages.push(pfn);
+            let page = k.pte_pfn(pte);
+            if page != ZERO_PFN {
+                zap_present_page(k, tlb, pte, page);
             }
         }
         kind if kind.is_device_private() || kind.is_device_exclusive() => {
             let pfn = k.swp_offset_pfn(k.pte_to_swp_entry(pte));
-            k.s().w.mms[mm].anon_pages -= 1;
+            k.add_mm_counter(tlb.mm, pfn, -1);
             // Before the repair only device-private entries were counted, so only they were uncounted.
             if kind.is_device_private() || !k.has(Defect::D12) {
                 k.folio_remove_rmap_pte(pfn);
@@ -126,13 +157,50 @@ async fn zap_pte(k: &Cpu, tlb: &mut MmuGather, p: PtePtr) {
             k.s().w.mms[mm].swap_ents -= 1;
             free_swap_and_cache(k, k.swp_slot(k.pte_to_swp_entry(pte))).await;
         }
-        kind if kind.is_migration() => k.s().w.mms[mm].anon_pages -= 1,
+        kind if kind.is_migration() => k.add_mm_counter(tlb.mm, k.swp_offset_pfn(k.pte_to_swp_entry(pte)), -1),
         _ => {}
     }
 }
 
+/// `zap_present_folio_ptes()` of one page.
+fn zap_present_page(k: &Cpu, tlb: &mut MmuGather, pte: Pte, page: Pfn) {
+    let folio = k.page_folio(page);
+    if !k.has(Defect::S4) {
+        k.add_mm_counter(tlb.mm, page, -1);
+    }
+    // Nobody needs the dirty bit of an anonymous page that goes.
+    let mut delay_rmap = false;
+    if !k.folio(folio).anon() && k.pte_dirty(pte) {
+        k.folio_mark_dirty(folio);
+        // tlb_delay_rmap()
+        delay_rmap = !k.has(Defect::F1);
+    }
+    if !delay_rmap {
+        k.folio_remove_rmap_pte(page);
+    }
+    tlb.pages.push(Gathered { pfn: page, delay_rmap });
+}
+
+/// `should_zap_folio()` and `should_zap_cows()`.
+fn should_zap(k: &Cpu, details: ZapDetails, pte: Pte) -> bool {
+    let ec = k.entries();
+    if details.even_cows {
+        return true;
+    }
+    let page = match ec.kind(pte) {
+        EntryKind::Present => k.pte_pfn(pte),
+        // Genuine swap entries, hence private anonymous pages; poison.
+        EntryKind::Swap | EntryKind::HwPoison | EntryKind::MarkerPoisoned => return false,
+        kind if kind.is_migration() || kind.is_device_private() || kind.is_device_exclusive() => {
+            k.swp_offset_pfn(k.pte_to_swp_entry(pte))
+        }
+        _ => return true,
+    };
+    page == ZERO_PFN || !k.folio(k.page_folio(page)).anon()
+}
+
 /// `mm/swapfile.c: free_swap_and_cache_nr()`: gives an entry up, and the cached page with it when it was the last.
-async fn free_swap_and_cache(k: &Cpu, slot: u32) {
+pub async fn free_swap_and_cache(k: &Cpu, slot: u32) {
     k.swap_free(slot);
     let state = k.slot(slot);
     let Some(folio) = state.cache else { return };
@@ -152,8 +220,8 @@ async fn free_swap_and_cache(k: &Cpu, slot: u32) {
 }
 
 /// `zap_page_range_single()`.
-pub async fn zap_page_range_single(k: &Cpu, mm: u8, start: u32, end: u32) {
-    let mut tlb = MmuGather::new(mm);
+pub async fn zap_page_range_single(k: &Cpu, mm: u8, start: u32, end: u32, details: ZapDetails) {
+    let mut tlb = MmuGather { details, ..MmuGather::new(mm) };
     k.mmu_notifier_invalidate_range_start(mm, start, end, NotifyEvent::Clear).await;
     zap_range(k, &mut tlb, start, end).await;
     k.mmu_notifier_invalidate_range_end(mm).await;
@@ -183,4 +251,12 @@ pub async fn unlink_anon_vmas(k: &Cpu, vma: VmaId) {
         k.s().w.anon_vmas.put(av, false);
     }
     k.s().w.vmas[vma].anon_vma = None;
+}
+
+/// `unlink_file_vma()`.
+pub async fn unlink_file_vma(k: &Cpu, vma: VmaId) {
+    let Some(file) = k.s().w.vmas[vma].backing.file() else { return };
+    k.lock(Lock::IMmapWrite(file)).await;
+    k.s().w.i_mmaps[file as usize].vmas.retain(|v| *v != vma);
+    k.unlock(Lock::IMmapWrite(file));
 }

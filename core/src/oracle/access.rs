@@ -14,8 +14,8 @@ impl Oracle {
         let p = &self.procs[usize::from(proc)];
         if self.changing[usize::from(proc)] == 0
             && let Known::One(state) = p.space.page(spot).known
-            && state.permits(false)
-            && state.value == value
+            && state.shows(&self.files, value)
+            && self.calm(state)
             && p.live
             && p.space.nothing_lost()
         {
@@ -34,12 +34,12 @@ impl Oracle {
         if !set.iter().any(|s| s.permits(false)) {
             return Err(broken(Rule::OracleAccess).known(known));
         }
-        if !set.iter().any(|s| s.permits(false) && s.value == value) {
+        if !set.iter().any(|s| s.shows(&self.files, value)) {
             let mut violation = broken(Rule::OracleValue).known(known);
             violation.evidence.found = Some(u64::from(value));
             return Err(violation);
         }
-        loaded(&mut set, &changes, value);
+        loaded(&mut set, &changes, &mut self.files, value);
         self.keep(proc, spot, Some(set), &changes);
         Ok(())
     }
@@ -61,6 +61,7 @@ impl Oracle {
                 && live
                 && let Known::One(state) = &mut page.known
                 && state.permits(true)
+                && state.through().is_none()
             {
                 state.value = value;
                 return Ok(());
@@ -75,13 +76,20 @@ impl Oracle {
         self.blur(proc, spot);
         let mut reach = self.procs[usize::from(proc)].space.reachable(spot, &changes);
         match &mut reach {
-            None if changes.is_empty() => self.settle(proc, spot, &changes, value, &[Perm::ReadWrite]),
-            None => self.keep(proc, spot, None, &changes),
+            None if changes.is_empty() && !self.procs[usize::from(proc)].files => {
+                self.settle(proc, spot, &changes, value, &[Perm::ReadWrite])
+            }
+            None => {
+                if self.procs[usize::from(proc)].files {
+                    self.files.forget(self.region_pages);
+                }
+                self.keep(proc, spot, None, &changes);
+            }
             Some(set) => {
                 if !set.iter().any(|s| s.permits(true)) {
                     return Err(broken(Rule::OracleAccess).known(known));
                 }
-                if stored(set, &changes, value).is_err() {
+                if stored(set, &changes, &mut self.files, value).is_err() {
                     reach = None;
                 }
                 self.keep(proc, spot, reach.clone(), &changes);
@@ -89,6 +97,9 @@ impl Oracle {
         }
         if self.forking[usize::from(proc)] != 0 {
             self.tell(proc, spot, reach.as_ref());
+        }
+        if self.procs[usize::from(proc)].files {
+            self.break_cow_again();
         }
         Ok(())
     }
@@ -106,26 +117,31 @@ impl Oracle {
         let p = &self.procs[usize::from(proc)];
         let wanted = match (signal, by) {
             (Signal::OomKill, _) => return Ok(()),
-            // Judged by Oracle::sigbus().
-            (Signal::Bus, _) => return Ok(()),
             (_, Agent::Device(_)) if p.exiting || !p.live => return Ok(()),
             (_, Agent::Device(_)) => Ends::FAULT,
             (Signal::SegvMapErr, _) => Ends::MAP_ERR,
             (Signal::SegvAccErr, _) => Ends::ACC_ERR,
+            (Signal::Bus, _) => Ends::BUS,
         };
         if past.meets(wanted) {
             return Ok(());
         }
         let (known, changes) = self.look(proc, spot).map_err(|v| OracleViolation { rule: Rule::OracleSignal, ..v })?;
         let Some(mut set) = self.procs[usize::from(proc)].space.reachable(spot, &changes) else { return Ok(()) };
-        if !set.iter().any(|s| s.ends(write).meets(wanted)) {
+        if !set.iter().any(|s| s.ends(&self.files, write).meets(wanted)) {
             return Err(broken(Rule::OracleSignal).known(known));
         }
         if changes.is_empty() {
-            set.retain(|s| s.ends(write).meets(wanted));
+            set.retain(|s| s.ends(&self.files, write).meets(wanted));
             self.keep(proc, spot, Some(set), &changes);
         }
         Ok(())
+    }
+
+    /// True when a load in this state, which agrees with it, has nothing to teach.
+    #[inline]
+    fn calm(&self, state: State) -> bool {
+        state.through().is_none_or(|cell| self.files.value(cell).is_some())
     }
 
     /// What is known of a page of a live process, and which calls in flight change it.
@@ -142,8 +158,8 @@ impl Oracle {
 
     /// Learns what a page is of which nothing was known, from an access that these protections permit.
     fn settle(&mut self, proc: u8, spot: Spot, changes: &Changes, value: Token, perms: &[Perm]) {
-        if changes.is_empty() {
-            let set: Reach = perms.iter().map(|&p| State { perm: Some(p), applied: 0, value }).collect();
+        if changes.is_empty() && !self.procs[usize::from(proc)].files {
+            let set: Reach = perms.iter().map(|&p| State { perm: Some(p), value, ..State::UNMAPPED }).collect();
             self.procs[usize::from(proc)].space.keep(spot, Some(&set));
         }
     }
@@ -163,7 +179,7 @@ impl Oracle {
             || p.space.lost(spot).is_some()
             || flight.contended
             || self.changes(proc, spot, None).iter().any(|(_, e)| e.replaces())
-            || p.space.states(spot).is_none_or(|s| s.iter().any(|s| s.perm.is_none()));
+            || p.space.states(spot).is_none_or(|s| s.iter().any(|s| s.perm.is_none() || s.through().is_some()));
         if in_doubt || !p.live {
             return Ok(());
         }

@@ -1,9 +1,10 @@
 //! Calls in flight: one for each CPU.
 
-use super::page::{Effect, Ends};
+use super::page::{Base, Effect, Ends};
 use super::space::Spot;
 use crate::config::MAX_REGIONS;
-use crate::program::{Actor, Case, OpCode, Shape};
+use crate::observe::{Backing, FILES};
+use crate::program::{Actor, Case, OpCode, Perm, Shape};
 
 /// A call between its start and its end.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +17,12 @@ pub(super) struct Flight {
     pub(super) proc: u8,
     /// Child, device or protection.
     pub(super) arg: u8,
+    /// What is mapped.
+    pub(super) backing: Backing,
+    /// New size of a file, in pages.
+    pub(super) size: u32,
+    /// First page of each file that was truncated meanwhile.
+    pub(super) cut: [u32; FILES],
     /// Mapping window.
     pub(super) region: u8,
     /// First page.
@@ -49,14 +56,21 @@ impl Flight {
                 (op.page.min(limit), op.page.saturating_add(op.len).min(limit))
             }
             Shape::Page => (op.page.min(limit), op.page.saturating_add(1).min(limit)),
-            Shape::Proc | Shape::ProcProc | Shape::Block | Shape::Swap | Shape::DeviceProc => (0, 0),
+            Shape::Proc | Shape::ProcProc | Shape::Block | Shape::Swap | Shape::DeviceProc | Shape::File => (0, 0),
         };
-        let arg = if op.code.actor() == Actor::Device { op.device() } else { op.arg };
+        let arg = match (op.code.actor(), op.code.shape()) {
+            (Actor::Device, _) => op.device(),
+            (_, Shape::File) => op.file(),
+            _ => op.arg,
+        };
         let flight = Flight {
             op: index,
             code: op.code,
             proc: op.proc,
             arg,
+            backing: if op.code == OpCode::Mmap { op.backing() } else { Backing::Anon },
+            size: op.page,
+            cut: [u32::MAX; FILES],
             region: op.region,
             first,
             end,
@@ -73,10 +87,11 @@ impl Flight {
     /// What it does to each page of its range.
     pub(super) fn effect(&self) -> Option<Effect> {
         match self.code {
-            OpCode::Mmap => Some(Effect::Map(crate::program::Perm::from_arg(self.arg))),
+            OpCode::Mmap => Some(Effect::Map(Perm::from_arg(self.arg), Base::of(self.backing, 0))),
             OpCode::Munmap => Some(Effect::Unmap),
             OpCode::Dontneed => Some(Effect::Zero),
-            OpCode::Mprotect => Some(Effect::Protect(crate::program::Perm::from_arg(self.arg))),
+            OpCode::Mprotect => Some(Effect::Protect(Perm::from_arg(self.arg))),
+            OpCode::Truncate => Some(Effect::Cut(self.arg, self.size)),
             _ => None,
         }
     }
@@ -93,6 +108,11 @@ impl Flight {
             OpCode::Write | OpCode::DevWrite | OpCode::Pin | OpCode::Exclusive => Some(true),
             _ => None,
         }
+    }
+
+    /// True when it may change pages of every process: it truncates a file.
+    pub(super) fn cuts(&self) -> bool {
+        self.code == OpCode::Truncate
     }
 
     /// True when the page is in its range.

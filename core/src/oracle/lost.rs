@@ -6,7 +6,7 @@
 //! has given SIGBUS *is* lost, and gives SIGBUS again until it is unmapped, mapped anew or dropped.
 
 use super::flight::Flight;
-use super::page::{Effect, Ends};
+use super::page::{Effect, Ends, State};
 use super::result::Keep;
 use super::space::Spot;
 use super::{Oracle, OracleViolation, broken};
@@ -53,12 +53,14 @@ impl Oracle {
         Err(broken(Rule::OraclePoison).known(space.page(spot).known))
     }
 
-    /// An access, or the call that made the memory fail, ended in SIGBUS.
-    pub(super) fn sigbus(&mut self, case: &Case, op: u32, proc: u8, spot: Spot) -> Result<(), OracleViolation> {
+    /// An access, or the call that made the memory fail, ended in SIGBUS. False when no memory was lost there.
+    pub(super) fn sigbus(&mut self, case: &Case, op: u32, proc: u8, spot: Spot) -> bool {
         let space = &self.procs[usize::from(proc)].space;
         let (lost, poisoning) = (space.lost(spot), self.poisoning());
-        if lost.is_none() && !poisoning {
-            return Err(broken(Rule::OracleSignal).known(space.page(spot).known));
+        let beyond_file = |s: &State| s.ends(&self.files, false).meets(Ends::BUS);
+        let may_be_beyond = space.states(spot).is_none_or(|s| s.iter().any(beyond_file));
+        if lost.is_none() && !poisoning || lost != Some(Lost::Surely) && may_be_beyond {
+            return false;
         }
         // A signal by the handler itself may tell of a page that could not be unmapped.
         let told = self.flight(case, op).is_some_and(Flight::poisons);
@@ -67,7 +69,7 @@ impl Oracle {
             let now = if settled { Lost::Surely } else { Lost::Maybe };
             self.procs[usize::from(proc)].space.lose(spot, now);
         }
-        Ok(())
+        true
     }
 
     /// A store while a failure is being handled: what the failure hits is no longer told by what the page holds.
@@ -84,6 +86,8 @@ impl Oracle {
             let values: Option<ArrayVec<u32, VALUES>> =
                 space.states(spot).filter(|_| !flight.disturbed).and_then(|s| {
                     let mut values = ArrayVec::new();
+                    // A page of a file holds whatever the file does: it may share its frame with any.
+                    s.iter().all(|s| s.through().is_none()).then_some(())?;
                     s.iter().filter(|s| s.perm.is_some()).try_for_each(|s| values.try_push(s.value).ok())?;
                     Some(values)
                 });

@@ -15,7 +15,7 @@
 //! # State
 //!
 //! A page state is `(protection or unmapped, value, applied)`, where *applied* has a bit for each CPU
-//! whose call in flight has taken effect. Almost every page is in exactly one state (16 bytes, no set); a page
+//! whose call in flight has taken effect. Almost every page is in exactly one state (24 bytes, no set); a page
 //! in doubt has up to six. States that calls in flight could make of those are not stored: they are worked out
 //! when somebody looks ("closing" the set) and dropped again afterwards ("pruning").
 //!
@@ -48,6 +48,10 @@
 //! (`mm/madvise.c: madvise_walk_vmas`); `munmap` succeeds. If holes were made or filled meanwhile, both results
 //! are right.
 //!
+//! **Files** are cells of their own, which any number of pages show: shared ones, and private ones until they are
+//! stored to. What truncation and hole punching do to a cell while they are under way is kept with the cell
+//! ([`file`]); that truncation takes private copies away is an effect on pages, of every process.
+//!
 //! **Soft-dirty** is one-sided, as documented: a page that a CPU stored to since the last `clear_refs`, or that
 //! was mapped since ("the kernel always marks new memory regions as soft dirty"), must read dirty. `mprotect`
 //! may merge VMAs, which until recently lost the mark of a new region, so it takes that second demand back.
@@ -67,6 +71,7 @@
 //! - `ENOMEM` and `EBUSY` where the manual allows them, and kills for want of memory: it does not count memory.
 //! - Whether a page that may share a frame with failed memory had to be lost; soft-dirty of such pages; results of the
 //!   calls that make memory fail.
+//! - Soft-dirty of pages that show a file: the kernel forgets it with the entry.
 //! - Clean pages that read soft-dirty, soft-dirty during races, and whether devices mark pages.
 //! - Faults of devices once the process has begun to exit.
 //! - Which of the two `SEGV` codes a device's failed fault stands for.
@@ -77,6 +82,7 @@
 //! on ranges are loops over the pages. Nothing is allocated once buffers have grown to the size of the case.
 
 mod access;
+mod file;
 mod flight;
 mod lost;
 mod page;
@@ -87,11 +93,12 @@ mod space;
 mod tests;
 
 use crate::config::{MAX_CPUS, MAX_PROCS};
-use crate::observe::{Agent, Observation, Signal};
+use crate::observe::{Agent, Backing, FILES, Observation, Signal};
 use crate::program::{Case, OpCode};
 use crate::rule::{Evidence, Rule};
+use file::{CellId, FileChange, Files};
 use flight::Flight;
-use page::{Changes, Effect, Ends, Known, Reach, prune};
+use page::{Base, Changes, Effect, Ends, Known, Reach, insert, prune};
 use space::{Space, Spot};
 
 /// A broken rule of the oracle.
@@ -102,6 +109,9 @@ pub struct OracleViolation {
     /// What was expected, what was seen, where.
     pub evidence: Evidence,
 }
+
+/// Every file.
+const FILE_IDS: std::ops::Range<u8> = 0..FILES as u8;
 
 /// A process. Times are observation numbers; 0 is never.
 #[derive(Default)]
@@ -123,12 +133,18 @@ struct Proc {
     /// A device has been asked to take pages into its own memory: fork and `mprotect` do not keep soft-dirty of
     /// such pages (`mm/memory.c: copy_nonpresent_pte()` says so, and why).
     lent: bool,
+    /// It has, or its ancestors had, mapped a file.
+    files: bool,
 }
 
 /// The judge of one history of observations at a time.
 #[derive(Default)]
 pub struct Oracle {
     procs: [Proc; MAX_PROCS],
+    /// Contents of files.
+    files: Files,
+    /// Pages in a window, and so in a file.
+    region_pages: u32,
     flights: [Option<Flight>; MAX_CPUS],
     /// What the child of the fork in flight on each CPU will be.
     children: [Space; MAX_CPUS],
@@ -157,10 +173,13 @@ impl Oracle {
         self.changing = [0; MAX_PROCS];
         self.forking = [0; MAX_PROCS];
         self.now = 1;
+        self.files.clear();
+        self.region_pages = case.config.geometry.region_pages();
         self.procs[0].live = true;
         for map in &case.maps {
             if let Some(proc) = self.procs.get_mut(usize::from(map.proc)) {
                 proc.live = true;
+                proc.files |= map.backing != Backing::Anon;
                 proc.space.map(case.config.geometry, map, self.now);
             }
         }
@@ -198,10 +217,11 @@ impl Oracle {
             Observation::Signal { op, proc, vpn, by, write, signal } => {
                 if let Some(spot) = Self::spot(case, proc, vpn) {
                     let past = self.flight(case, op).map_or(Ends::default(), |f| f.past);
-                    if signal == Signal::Bus {
-                        self.sigbus(case, op, proc, spot).map_err(|v| v.at(proc, vpn, by, signal.name()))?;
+                    // SIGBUS tells of lost memory, or that a file ends before the page.
+                    if signal != Signal::Bus || !self.sigbus(case, op, proc, spot) {
+                        self.signal(proc, spot, by, write, signal, past)
+                            .map_err(|v| v.at(proc, vpn, by, signal.name()))?;
                     }
-                    self.signal(proc, spot, by, write, signal, past).map_err(|v| v.at(proc, vpn, by, signal.name()))?;
                 }
                 self.count(case, op, by, true);
                 Ok(())
@@ -252,10 +272,10 @@ impl Oracle {
         for (cpu, flight) in self.flights.iter().enumerate() {
             if let Some(flight) = flight
                 && Some(cpu) != but
-                && flight.covers(proc, spot)
+                && (flight.covers(proc, spot) || flight.cuts())
                 && let Some(effect) = flight.effect()
             {
-                changes.push((1 << cpu, effect));
+                changes.push((1 << cpu, effect.at(spot.page)));
             }
         }
         changes
@@ -288,10 +308,13 @@ impl Oracle {
             OpCode::ToDevice => self.procs[parent].lent = true,
             _ => {}
         }
-        if let Some(Effect::Map(_)) = flight.effect() {
+        self.procs[parent].files |= flight.backing != Backing::Anon;
+        if let Some(Effect::Map(..)) = flight.effect() {
             self.procs[parent].space.reach(flight.region, flight.end);
         }
         self.flights[cpu] = Some(flight);
+        self.start_file_change(cpu, &flight);
+        self.break_cow(&flight);
         if flight.effect().is_some() {
             self.changing[parent] |= bit;
             self.tell_children(&flight);
@@ -300,6 +323,109 @@ impl Oracle {
             self.copy_parent(cpu, flight.proc);
         } else if flight.poisons() {
             self.condemn(&flight);
+        }
+    }
+
+    /// Begins what a call does to files: truncation, a hole, or a mapping of what may be about to get a hole.
+    fn start_file_change(&mut self, cpu: usize, flight: &Flight) {
+        match flight.code {
+            OpCode::Truncate => {
+                for page in 0..self.region_pages {
+                    let change = if page < flight.size { FileChange::Grow } else { FileChange::Cut };
+                    self.files.begin(CellId::new(flight.arg, page), 1 << cpu, change);
+                }
+                self.changing.iter_mut().for_each(|c| *c |= 1 << cpu);
+                self.note_cuts();
+                self.break_cow_again();
+            }
+            OpCode::Remove => {
+                for spot in flight.spots() {
+                    let changes = self.changes(flight.proc, spot, None);
+                    let Some(set) = self.procs[usize::from(flight.proc)].space.reachable(spot, &changes) else {
+                        FILE_IDS.for_each(|f| self.files.begin(CellId::new(f, spot.page), 1 << cpu, FileChange::Erase));
+                        continue;
+                    };
+                    for cell in set.iter().filter_map(|s| s.through()) {
+                        self.files.begin(cell, 1 << cpu, FileChange::Erase);
+                    }
+                }
+                self.break_cow_again();
+            }
+            OpCode::Mmap if flight.backing.shared() => {
+                let Some(file) = flight.backing.file() else { return };
+                for other in 0..MAX_CPUS {
+                    let remove = self.flights[other].filter(|f| f.code == OpCode::Remove && f.overlaps(flight));
+                    for spot in remove.iter().flat_map(Flight::spots) {
+                        self.files.begin(CellId::new(file, spot.page), 1 << other, FileChange::Erase);
+                    }
+                }
+            }
+            OpCode::Fork => self.note_cuts(),
+            _ => {}
+        }
+    }
+
+    /// A write fault copies the page of a file before its store retires, and some are not followed by a store at all
+    /// (a pin): while a call that faults for writing is in flight, a private page may be a copy of whatever the
+    /// file's page holds.
+    fn break_cow(&mut self, flight: &Flight) {
+        if flight.access() != Some(true) || !self.procs[usize::from(flight.proc)].files {
+            return;
+        }
+        for spot in flight.spots() {
+            self.may_be_copied(flight.proc, spot);
+        }
+    }
+
+    /// The same for every call in flight, because a page of a file has changed.
+    fn break_cow_again(&mut self) {
+        for cpu in 0..MAX_CPUS {
+            if let Some(flight) = self.flights[cpu] {
+                self.break_cow(&flight);
+            }
+        }
+    }
+
+    /// Adds the copies of a file's page that a private page may be.
+    fn may_be_copied(&mut self, proc: u8, spot: Spot) {
+        let space = &mut self.procs[usize::from(proc)].space;
+        let Some(states) = space.states(spot) else { return };
+        if !states.iter().any(|s| matches!(s.base, Base::Private(_)) && s.permits(true)) {
+            return;
+        }
+        let mut set: Reach = states.iter().copied().collect();
+        let mut fits = true;
+        for state in set.clone() {
+            let Base::Private(cell) = state.base else { continue };
+            match self.files.values(cell) {
+                Some(values) if fits => {
+                    fits = values.into_iter().try_for_each(|v| insert(&mut set, state.written(v))).is_ok();
+                }
+                _ => fits = false,
+            }
+        }
+        let changes = self.changes(proc, spot, None);
+        self.keep(proc, spot, fits.then_some(set.clone()), &changes);
+        if self.forking[usize::from(proc)] != 0 {
+            self.tell(proc, spot, fits.then_some(&set));
+        }
+    }
+
+    /// Notes with every fork in flight which files are being truncated, and with every access that it may find the
+    /// page as it was or as it will be.
+    fn note_cuts(&mut self) {
+        let mut cut = [u32::MAX; FILES];
+        for flight in self.flights.iter().flatten().filter(|f| f.cuts()) {
+            let from = &mut cut[usize::from(flight.arg) % FILES];
+            *from = flight.size.min(*from);
+        }
+        if cut == [u32::MAX; FILES] {
+            return;
+        }
+        for flight in self.flights.iter_mut().flatten() {
+            for (mine, from) in flight.cut.iter_mut().zip(cut) {
+                *mine = from.min(*mine);
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! One page as user space could see it: the states it may be in, and what calls in flight do to them.
 
-use crate::observe::Token;
+use super::file::{CellId, Files};
+use crate::observe::{Backing, FileId, Token};
 use crate::program::Perm;
 use arrayvec::ArrayVec;
 
@@ -27,13 +28,39 @@ pub(super) struct State {
     pub(super) perm: Option<Perm>,
     /// Which calls in flight have taken effect in it, one bit for each CPU.
     pub(super) applied: u8,
-    /// Its content; 0 where nothing is mapped.
+    /// What lies under it.
+    pub(super) base: Base,
+    /// Its content, if it is its own; 0 where nothing is mapped and where a file is read through.
     pub(super) value: Token,
+}
+
+/// What lies under a page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Base {
+    /// Nothing: the page is private anonymous memory.
+    Anon,
+    /// A page of a file, which is what is seen and what is stored to.
+    Shared(CellId),
+    /// A page of a file, which is what is seen; a store makes a copy.
+    Private(CellId),
+    /// A page of a file, of which this is a copy.
+    Copied(CellId),
+}
+
+impl Base {
+    /// What a new mapping shows in page `page` of its window.
+    pub(super) fn of(backing: Backing, page: u32) -> Base {
+        match backing.file() {
+            None => Base::Anon,
+            Some(file) if backing.shared() => Base::Shared(CellId::new(file, page)),
+            Some(file) => Base::Private(CellId::new(file, page)),
+        }
+    }
 }
 
 impl State {
     /// Nothing is mapped.
-    pub(super) const UNMAPPED: State = State { perm: None, applied: 0, value: 0 };
+    pub(super) const UNMAPPED: State = State { perm: None, applied: 0, base: Base::Anon, value: 0 };
 
     /// True when the access is permitted.
     #[inline]
@@ -45,13 +72,47 @@ impl State {
         }
     }
 
-    /// How an access ends that is made in this state.
+    /// The page of a file that is seen through it.
     #[inline]
-    pub(super) fn ends(self, write: bool) -> Ends {
-        match self.perm {
-            None => Ends::MAP_ERR,
-            Some(_) if self.permits(write) => Ends::WELL,
-            Some(_) => Ends::ACC_ERR,
+    pub(super) fn through(self) -> Option<CellId> {
+        match self.base {
+            Base::Shared(cell) | Base::Private(cell) => Some(cell),
+            Base::Anon | Base::Copied(_) => None,
+        }
+    }
+
+    /// True when a load in this state may return `value`.
+    #[inline]
+    pub(super) fn shows(self, files: &Files, value: Token) -> bool {
+        self.permits(false) && self.through().map_or(self.value == value, |cell| files.may_be(cell, value))
+    }
+
+    /// The state after a store to private memory; a store to a shared page changes the file instead.
+    pub(super) fn written(self, value: Token) -> State {
+        match self.base {
+            Base::Shared(_) => self,
+            Base::Private(cell) | Base::Copied(cell) => State { base: Base::Copied(cell), value, ..self },
+            Base::Anon => State { value, ..self },
+        }
+    }
+
+    /// How an access may end that is made in this state.
+    #[inline]
+    pub(super) fn ends(self, files: &Files, write: bool) -> Ends {
+        match (self.perm, self.through()) {
+            (None, _) => Ends::MAP_ERR,
+            (Some(_), _) if !self.permits(write) => Ends::ACC_ERR,
+            (Some(_), None) => Ends::WELL,
+            (Some(_), Some(cell)) => {
+                let mut ends = Ends::default();
+                if files.may_read(cell) {
+                    ends.add(Ends::WELL);
+                }
+                if files.may_fault(cell) {
+                    ends.add(Ends::BUS);
+                }
+                ends
+            }
         }
     }
 }
@@ -67,10 +128,12 @@ impl Ends {
     pub(super) const MAP_ERR: Ends = Ends(2);
     /// `SEGV_ACCERR`.
     pub(super) const ACC_ERR: Ends = Ends(4);
-    /// Either fault.
-    pub(super) const FAULT: Ends = Ends(6);
+    /// `SIGBUS`.
+    pub(super) const BUS: Ends = Ends(8);
+    /// Any fault.
+    pub(super) const FAULT: Ends = Ends(14);
     /// Any way at all.
-    pub(super) const ALL: Ends = Ends(7);
+    pub(super) const ALL: Ends = Ends(15);
 
     /// True when the two sets share a way.
     #[inline]
@@ -88,14 +151,16 @@ impl Ends {
 /// What a call in flight does to each page of its range.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Effect {
-    /// `mmap`: whatever was there is gone, zeroes are there with this protection.
-    Map(Perm),
+    /// `mmap`: whatever was there is gone, this is there with this protection.
+    Map(Perm, Base),
     /// `munmap`: nothing is there.
     Unmap,
-    /// `MADV_DONTNEED`: what is mapped becomes zero.
+    /// `MADV_DONTNEED`: anonymous memory becomes zero, a copy of a file's page becomes the file's page again.
     Zero,
     /// `mprotect`: what is mapped gets this protection.
     Protect(Perm),
+    /// Truncation: copies of the file's pages from this one on are lost.
+    Cut(FileId, u32),
 }
 
 impl Effect {
@@ -104,11 +169,36 @@ impl Effect {
     pub(super) fn apply(self, state: State, bit: u8) -> State {
         let applied = state.applied | bit;
         match self {
-            Effect::Map(perm) => State { perm: Some(perm), applied, value: 0 },
-            Effect::Unmap => State { perm: None, applied, value: 0 },
-            Effect::Zero => State { applied, value: 0, ..state },
+            Effect::Map(perm, base) => State { perm: Some(perm), applied, base, value: 0 },
+            Effect::Unmap => State { applied, ..State::UNMAPPED },
+            Effect::Zero => {
+                let base = if let Base::Copied(cell) = state.base { Base::Private(cell) } else { state.base };
+                State { applied, base, value: 0, ..state }
+            }
+            Effect::Cut(..) => match state.base {
+                Base::Copied(cell) if self.cuts(cell) => {
+                    State { applied, base: Base::Private(cell), value: 0, ..state }
+                }
+                _ => state,
+            },
             Effect::Protect(perm) => State { perm: state.perm.map(|_| perm), applied, ..state },
         }
+    }
+
+    /// The same for page `page` of its window.
+    #[inline]
+    pub(super) fn at(self, page: u32) -> Effect {
+        let moved = |cell: CellId| CellId::new(cell.file(), page);
+        match self {
+            Effect::Map(perm, Base::Shared(cell)) => Effect::Map(perm, Base::Shared(moved(cell))),
+            Effect::Map(perm, Base::Private(cell)) => Effect::Map(perm, Base::Private(moved(cell))),
+            effect => effect,
+        }
+    }
+
+    /// True when it truncates this page of a file.
+    pub(super) fn cuts(self, cell: CellId) -> bool {
+        matches!(self, Effect::Cut(file, from) if cell.file() == file && cell.page() >= from)
     }
 
     /// True when the memory cell behind the page is another one afterwards.
@@ -120,7 +210,7 @@ impl Effect {
     /// True when it makes or fills holes.
     #[inline]
     pub(super) fn maps(self) -> bool {
-        matches!(self, Effect::Map(_) | Effect::Unmap)
+        matches!(self, Effect::Map(..) | Effect::Unmap)
     }
 }
 
@@ -173,10 +263,19 @@ pub(super) fn dedup(set: &mut Reach) {
     }
 }
 
-/// The cells of a page, each named by the replacing calls that have taken effect in it.
+/// Which memory an access in some state goes to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Memory {
+    /// The page's own; there is one for each combination of replacing calls that have taken effect.
+    Own(u8),
+    /// A page of a file.
+    File(CellId),
+}
+
+/// The memory behind the states of a page.
 #[derive(Clone, Copy)]
 struct Cells {
-    /// Bits of the calls that replace the cell.
+    /// Bits of the calls that replace it.
     replacing: u8,
 }
 
@@ -185,50 +284,66 @@ impl Cells {
         Cells { replacing: changes.iter().filter(|(_, e)| e.replaces()).fold(0, |mask, (bit, _)| mask | bit) }
     }
 
-    fn name(self, state: &State) -> u8 {
-        state.applied & self.replacing
+    /// Where a load goes, or a store.
+    fn behind(self, state: &State, write: bool) -> Memory {
+        match (state.through(), state.base) {
+            (Some(_), Base::Private(_)) if write => Memory::Own(state.applied & self.replacing),
+            (Some(cell), _) => Memory::File(cell),
+            (None, _) => Memory::Own(state.applied & self.replacing),
+        }
     }
 
-    /// Names of the cells of all states that `choose` picks, as a bit set of the 16 possible names.
-    fn names(self, set: &Reach, choose: impl Fn(&State) -> bool) -> u16 {
-        set.iter().filter(|s| choose(s)).fold(0, |names, s| names | 1 << (self.name(s) & 15))
-    }
-
-    fn is_in(self, names: u16, state: &State) -> bool {
-        state.perm.is_some() && names & (1 << (self.name(state) & 15)) != 0
+    /// The memory of the states that `choose` picks, if it is the same for all.
+    fn only(self, set: &Reach, write: bool, choose: impl Fn(&State) -> bool) -> Option<Memory> {
+        let mut found = None;
+        for state in set.iter().filter(|s| choose(s)) {
+            let memory = self.behind(state, write);
+            if found.is_some_and(|f| f != memory) {
+                return None;
+            }
+            found = Some(memory);
+        }
+        found
     }
 }
 
 /// Keeps of a closed set what agrees with a load of `value`. The caller has checked that something does.
-pub(super) fn loaded(set: &mut Reach, changes: &Changes, value: Token) {
+pub(super) fn loaded(set: &mut Reach, changes: &Changes, files: &mut Files, value: Token) {
     if changes.is_empty() {
-        set.retain(|s| s.permits(false) && s.value == value);
-        return;
+        set.retain(|s| s.shows(files, value));
     }
     let cells = Cells::of(changes);
-    let names = cells.names(set, |s| s.permits(false) && s.value == value);
-    if names.count_ones() == 1 {
-        set.retain(|s| !cells.is_in(names, s) || s.value == value);
+    match cells.only(set, false, |s| s.shows(files, value)) {
+        Some(Memory::File(cell)) => files.loaded(cell, value),
+        Some(own @ Memory::Own(_)) => {
+            set.retain(|s| s.perm.is_none() || cells.behind(s, false) != own || s.value == value);
+        }
+        None => {}
     }
 }
 
 /// Makes of a closed set what it is after a store of `value`. The caller has checked that something permits it.
-pub(super) fn stored(set: &mut Reach, changes: &Changes, value: Token) -> Result<(), Overflow> {
+pub(super) fn stored(set: &mut Reach, changes: &Changes, files: &mut Files, value: Token) -> Result<(), Overflow> {
     if changes.is_empty() {
         set.retain(|s| s.permits(true));
     }
     let cells = Cells::of(changes);
-    let names = cells.names(set, |s| s.permits(true));
-    let certain = names.count_ones() == 1;
+    let may_hit: ArrayVec<Memory, REACHABLE> =
+        set.iter().filter(|s| s.permits(true)).map(|s| cells.behind(s, true)).collect();
+    let certain = cells.only(set, true, |s| s.permits(true)).is_some();
     for i in 0..set.len() {
-        if !cells.is_in(names, &set[i]) {
+        let memory = cells.behind(&set[i], true);
+        if set[i].perm.is_none() || !may_hit.contains(&memory) {
             continue;
         }
-        if certain {
-            set[i].value = value;
-        } else {
-            let hit = State { value, ..set[i] };
-            insert(set, hit)?;
+        match memory {
+            Memory::File(cell) if certain => files.stored(cell, value),
+            Memory::File(cell) => files.perhaps_stored(cell, value),
+            Memory::Own(_) if certain => set[i] = set[i].written(value),
+            Memory::Own(_) => {
+                let hit = set[i].written(value);
+                insert(set, hit)?;
+            }
         }
     }
     dedup(set);

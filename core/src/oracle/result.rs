@@ -1,11 +1,11 @@
 //! Ends of calls: whether the result is one that the manual page promises, and what holds from then on.
 
 use super::flight::Flight;
-use super::page::{Changes, Effect, Ends, Known, Reach, State, dedup, insert};
+use super::page::{Base, Changes, Effect, Ends, Known, Reach, State, dedup, insert};
 use super::space::Spot;
 use super::{Oracle, OracleViolation, broken};
 use crate::config::MAX_CPUS;
-use crate::observe::Outcome;
+use crate::observe::{FILES, Outcome};
 use crate::program::{Case, OpCode};
 use crate::rule::Rule;
 
@@ -82,6 +82,7 @@ impl Oracle {
                 Outcome::NoMem => Ok(Keep::Failed),
                 _ => Err("mmap"),
             },
+            OpCode::Truncate => (outcome == Outcome::Done).then_some(Keep::Applied).ok_or("truncate"),
             OpCode::Munmap => (outcome == Outcome::Done).then_some(Keep::Applied).ok_or("munmap"),
             OpCode::Mprotect | OpCode::Dontneed | OpCode::Pageout | OpCode::Mergeable => {
                 self.judge_holes(flight, outcome)
@@ -143,9 +144,9 @@ impl Oracle {
         let space = &self.procs[usize::from(proc)].space;
         let changes = self.changes(proc, spot, None);
         if changes.is_empty() {
-            return space.states(spot).is_none_or(|s| s.iter().any(|s| s.ends(true).meets(wanted)));
+            return space.states(spot).is_none_or(|s| s.iter().any(|s| s.ends(&self.files, true).meets(wanted)));
         }
-        space.reachable(spot, &changes).is_none_or(|s| s.iter().any(|s| s.ends(true).meets(wanted)))
+        space.reachable(spot, &changes).is_none_or(|s| s.iter().any(|s| s.ends(&self.files, true).meets(wanted)))
     }
 
     /// Holes in the range of a call, while none was made or filled.
@@ -187,11 +188,12 @@ impl Oracle {
         let merging = self.flights.iter().flatten().any(|f| f.proc == flight.proc && f.code == OpCode::Mprotect);
         let (cleared, merged) =
             (if cleared_meanwhile { self.now } else { from.cleared }, if merging { self.now } else { from.merged });
-        let (remapped, lent) = (from.remapped, from.lent);
+        let (remapped, lent, files) = (from.remapped, from.lent, from.files);
         let to = &mut self.procs[child];
         std::mem::swap(&mut to.space, &mut self.children[cpu]);
         (to.live, to.exiting) = (true, false);
-        (to.cleared, to.remapped, to.merged, to.lent) = (cleared, remapped, merged, lent);
+        (to.cleared, to.remapped, to.merged, to.lent, to.files) = (cleared, remapped, merged, lent, files);
+        self.cut_child(child as u8, flight.cut);
         self.catch_up(child as u8);
         Ok(Keep::Either)
     }
@@ -200,7 +202,7 @@ impl Oracle {
     fn catch_up(&mut self, child: u8) {
         for cpu in 0..MAX_CPUS {
             let Some(flight) = self.flights[cpu].filter(|f| f.proc == child) else { continue };
-            if matches!(flight.effect(), Some(Effect::Map(_))) {
+            if matches!(flight.effect(), Some(Effect::Map(..))) {
                 self.procs[usize::from(child)].space.reach(flight.region, flight.end);
             }
             if flight.code == OpCode::Fork {
@@ -214,8 +216,14 @@ impl Oracle {
         let Some(flight) = self.flights[cpu] else { return };
         let bit = 1 << cpu;
         let proc = usize::from(flight.proc);
-        if let Some(effect) = flight.effect() {
-            self.finish_pages(cpu, &flight, effect, keep);
+        match flight.effect() {
+            Some(effect @ Effect::Cut(..)) => self.finish_cut(cpu, effect),
+            Some(effect) => self.finish_pages(cpu, &flight, effect, keep),
+            None => {}
+        }
+        if matches!(flight.code, OpCode::Truncate | OpCode::Remove) {
+            let certain = flight.cuts() || keep == Keep::Applied && !flight.contended;
+            self.files.end(bit, certain);
         }
         if flight.code == OpCode::ClearRefs {
             self.procs[proc].clearing = self.procs[proc].clearing.saturating_sub(1);
@@ -223,7 +231,7 @@ impl Oracle {
         if flight.poisons() {
             self.condemn(&flight);
         }
-        self.changing[proc] &= !bit;
+        self.changing.iter_mut().for_each(|c| *c &= !bit);
         self.forking[proc] &= !bit;
         self.flights[cpu] = None;
     }
@@ -242,6 +250,7 @@ impl Oracle {
                 Keep::UpTo { .. } => Keep::Either,
                 keep => keep,
             };
+            let effect = effect.at(spot.page);
             if let Some(page) = self.procs[proc].space.page_mut(spot)
                 && alone
                 && let Known::One(state) = &mut page.known
@@ -269,8 +278,9 @@ impl Oracle {
         let reach = self.procs[usize::from(flight.proc)].space.reachable(spot, &changes);
         self.remember(cpu, flight.proc, spot, reach.as_ref());
         let Some(mut set) = reach else {
+            let files = self.procs[usize::from(flight.proc)].files;
             let alone = !flight.disturbed && self.procs[usize::from(flight.proc)].space.states(spot).is_none();
-            let left = if alone { Self::replaced(effect, keep, &others) } else { None };
+            let left = if alone { Self::replaced(effect, keep, &others, files) } else { None };
             return self.keep(flight.proc, spot, left, &others);
         };
         match keep {
@@ -281,7 +291,7 @@ impl Oracle {
             Keep::Failed => {
                 set.retain(|s| s.applied & bit == 0);
                 for state in set.clone() {
-                    if insert(&mut set, State { perm: None, value: 0, ..state }).is_err() {
+                    if insert(&mut set, State { applied: state.applied, ..State::UNMAPPED }).is_err() {
                         return self.keep(flight.proc, spot, None, &others);
                     }
                 }
@@ -295,22 +305,70 @@ impl Oracle {
         self.keep(flight.proc, spot, Some(set), &others);
     }
 
+    /// Lets a truncation take private copies away, wherever they are.
+    fn finish_cut(&mut self, cpu: usize, effect: Effect) {
+        let bit = 1u8 << cpu;
+        for proc in 0..self.procs.len() as u8 {
+            if !self.procs[usize::from(proc)].files {
+                continue;
+            }
+            let mut at = None;
+            while let Some(spot) = self.procs[usize::from(proc)].space.after(at) {
+                at = Some(spot);
+                let changes = self.changes(proc, spot, None);
+                let others = self.changes(proc, spot, Some(cpu));
+                let Some(mut set) = self.procs[usize::from(proc)].space.reachable(spot, &changes) else { continue };
+                self.remember(cpu, proc, spot, Some(&set));
+                set.retain(|s| s.applied & bit != 0 || !matches!(s.base, Base::Copied(cell) if effect.cuts(cell)));
+                set.iter_mut().for_each(|s| s.applied &= !bit);
+                dedup(&mut set);
+                if self.forking[usize::from(proc)] != 0 {
+                    self.tell(proc, spot, Some(&set));
+                }
+                self.keep(proc, spot, Some(set), &others);
+            }
+        }
+    }
+
+    /// A child that was born during truncations may have lost its copies to them, or not.
+    fn cut_child(&mut self, child: u8, cut: [u32; FILES]) {
+        if cut == [u32::MAX; FILES] {
+            return;
+        }
+        let space = &mut self.procs[usize::from(child)].space;
+        let mut at = None;
+        while let Some(spot) = space.after(at) {
+            at = Some(spot);
+            let Some(states) = space.states(spot) else { continue };
+            let mut set: Reach = states.iter().copied().collect();
+            let lost = |s: &State| {
+                (0u8..).zip(cut).find_map(|(file, from)| {
+                    let after = Effect::Cut(file, from).apply(*s, 0);
+                    (after != *s).then_some(after)
+                })
+            };
+            let lost: Reach = set.iter().filter_map(lost).collect();
+            let all = lost.into_iter().try_for_each(|s| insert(&mut set, s));
+            space.keep(spot, all.is_ok().then_some(&set));
+        }
+    }
+
     /// What a page of which nothing was known is after a call during which no store was forgotten and no other
     /// call changed the page. `None`: still nothing.
-    fn replaced(effect: Effect, keep: Keep, others: &Changes) -> Option<Reach> {
+    fn replaced(effect: Effect, keep: Keep, others: &Changes, files: bool) -> Option<Reach> {
         if !others.is_empty() || !matches!(keep, Keep::Applied | Keep::AppliedMapped) {
             return None;
         }
         let unmapped = State::UNMAPPED;
         match effect {
-            Effect::Map(_) | Effect::Unmap => {
+            Effect::Map(..) | Effect::Unmap => {
                 Some([State { applied: 0, ..effect.apply(unmapped, 0) }].into_iter().collect())
             }
-            Effect::Zero => {
+            Effect::Zero if !files => {
                 let perms = crate::program::Perm::ALL.map(|perm| State { perm: Some(perm), ..unmapped });
                 Some(perms.into_iter().chain([unmapped]).collect())
             }
-            Effect::Protect(_) => None,
+            Effect::Zero | Effect::Protect(_) | Effect::Cut(..) => None,
         }
     }
 
@@ -323,7 +381,7 @@ impl Oracle {
                 continue;
             }
             match reach {
-                Some(set) => set.iter().for_each(|s| flight.past.add(s.ends(write))),
+                Some(set) => set.iter().for_each(|s| flight.past.add(s.ends(&self.files, write))),
                 None => flight.past = Ends::ALL,
             }
         }

@@ -1,7 +1,7 @@
 //! The address space of a process as the oracle sees it: pages by window, and the sets of those in doubt.
 
 use super::lost::Lost;
-use super::page::{Changes, Effect, Known, Overflow, Page, Reach, Set, State, close, insert};
+use super::page::{Base, Changes, Effect, Known, Overflow, Page, Reach, Set, State, close, insert};
 use crate::config::{Geometry, MAX_REGIONS};
 use crate::observe::Token;
 use crate::program::Map;
@@ -95,8 +95,10 @@ impl Space {
         let end = map.pages.min(geometry.region_pages());
         self.reach(map.region, end);
         if let Some(window) = self.windows.get_mut(usize::from(map.region)) {
-            let state = State { perm: Some(map.perm), applied: 0, value: 0 };
-            window[..end as usize].fill(Page { known: Known::One(state), stored: 0, mapped: now });
+            for (page, slot) in (0..end).zip(window) {
+                let state = State { perm: Some(map.perm), base: Base::of(map.backing, page), ..State::UNMAPPED };
+                *slot = Page { known: Known::One(state), stored: 0, mapped: now };
+            }
         }
     }
 
@@ -112,6 +114,18 @@ impl Space {
     /// Pages that a window holds; those after are not mapped and never were.
     pub(super) fn len(&self, region: u8) -> u32 {
         self.windows.get(usize::from(region)).map_or(0, |w| w.len() as u32)
+    }
+
+    /// The page after `spot` among those that it holds, or the first.
+    pub(super) fn after(&self, spot: Option<Spot>) -> Option<Spot> {
+        let mut next = spot.map_or(Spot { region: 0, page: 0 }, |s| Spot { page: s.page + 1, ..s });
+        while next.page >= self.len(next.region) {
+            next = Spot { region: next.region + 1, page: 0 };
+            if usize::from(next.region) >= MAX_REGIONS {
+                return None;
+            }
+        }
+        Some(next)
     }
 
     /// A page.
@@ -197,10 +211,10 @@ impl Space {
     pub(super) fn stamp(&mut self, spot: Spot, effect: Effect, began: u32) {
         let Some(page) = self.page_mut(spot) else { return };
         match effect {
-            Effect::Map(_) => (page.stored, page.mapped) = (0, began),
+            Effect::Map(..) => (page.stored, page.mapped) = (0, began),
             Effect::Unmap => (page.stored, page.mapped) = (0, 0),
             Effect::Zero => page.stored = 0,
-            Effect::Protect(_) => {}
+            Effect::Protect(_) | Effect::Cut(..) => {}
         }
     }
 }

@@ -5,7 +5,7 @@
 //! the folio (counts, flags, lock, `anon_vma`, index, slot, pins); the contents, `PG_anon_exclusive`, the page's own
 //! mapcount and the ghosts of PTEs, TLBs and mirrors are in the record of each page.
 
-use crate::observe::Token;
+use crate::observe::{FileId, Token};
 use crate::site::Site;
 
 /// `folio->flags`, and `PG_anon_exclusive` of the page.
@@ -31,6 +31,8 @@ impl Flags {
     pub const PARTIALLY_MAPPED: Flags = Flags(1 << 8);
     /// `PG_anon_exclusive`, of a page. Of a folio that is mapped by a PMD the head's speaks for all.
     pub const ANON_EXCLUSIVE: Flags = Flags(1 << 9);
+    /// `PG_writeback`.
+    pub const WRITEBACK: Flags = Flags(1 << 12);
     /// Allocated; free frames have no flag at all, unless they are poisoned.
     pub const ALLOCATED: Flags = Flags(1 << 10);
     /// `PG_hwpoison` of its only page: the memory has failed, or is about to.
@@ -105,7 +107,10 @@ pub struct Folio {
     pub anon_vma: u32,
     /// `folio_stable_node()` of a KSM folio: the index of its node plus one; 0 while it has none.
     pub stable: u16,
-    /// `folio->index`: the virtual page number at which it was first mapped (nothing moves mappings).
+    /// `folio->mapping` of a folio of the page cache: its file plus one; 0 when it is in none.
+    pub mapping: u8,
+    /// `folio->index`: the page of its file, or for an anonymous folio the `linear_page_index()` at which it was first
+    /// mapped.
     pub index: u32,
     /// Swap slot, when [`Flags::SWAPCACHE`] is set.
     pub slot: u32,
@@ -131,6 +136,18 @@ impl Folio {
     /// `folio_test_anon()`.
     pub fn anon(&self) -> bool {
         self.anon_vma != 0 || self.flags.has(Flags::KSM)
+    }
+
+    /// The file in whose page cache it is.
+    #[inline]
+    pub fn file(&self) -> Option<FileId> {
+        self.mapping.checked_sub(1)
+    }
+
+    /// References that caches hold: the page cache, the swap cache.
+    #[inline]
+    pub fn cached(&self) -> i32 {
+        i32::from(self.mapping != 0) + i32::from(self.flags.has(Flags::SWAPCACHE))
     }
 
     /// `folio_nr_pages()`.

@@ -65,11 +65,11 @@ impl Memory {
         self.pages(head).iter().map(|p| i32::from(p.ghost.entries)).sum::<i32>() + i32::from(f.ghost.pmds)
     }
 
-    /// References that the swap cache holds: one for each page.
+    /// References that the swap cache and the page cache hold: one for each page.
     #[inline]
-    pub fn swap_cache_refs(&self, head: Pfn) -> i32 {
+    pub fn cache_refs(&self, head: Pfn) -> i32 {
         let f = &self.folios[head as usize];
-        if f.flags.has(Flags::SWAPCACHE) { f.nr_pages() as i32 } else { 0 }
+        f.cached() * f.nr_pages() as i32
     }
 
     /// The records of a folio's pages, its head's first.

@@ -146,6 +146,7 @@ impl Memory {
         let poisoned = folio.flags.has(Flags::HWPOISON);
         folio.flags = Flags::default();
         (folio.anon_vma, folio.stable) = (0, 0);
+        folio.mapping = 0;
         folio.refcount = 0;
         if poisoned {
             folio.flags.set(Flags::HWPOISON);

@@ -9,10 +9,12 @@
 mod folio;
 mod large;
 mod memory;
+mod page_cache;
 mod swap;
 
 pub use folio::{Flags, Folio, Ghost};
 pub use memory::{Memory, Pfn, ZERO_PFN};
+pub use page_cache::{CacheEntry, PageCache};
 pub use swap::{Slot, Swap, SwapDevice};
 
 /// `GUP_PIN_COUNTING_BIAS`: references that one `FOLL_PIN` of a small folio takes.

@@ -1,6 +1,7 @@
 //! A case: the machine, the ops of each CPU and the interruptions. One case, one result, always.
 
 use crate::config::{Config, Kernel};
+use crate::observe::Backing;
 use crate::program::op::{Op, Perm};
 pub use crate::sched::{Action, Interrupt};
 
@@ -26,6 +27,8 @@ pub struct Map {
     pub pages: u32,
     /// Protection.
     pub perm: Perm,
+    /// What is mapped.
+    pub backing: Backing,
 }
 
 /// A whole case. The order of `ops` is the order in which they run when nothing interrupts: each to its end.

@@ -33,6 +33,7 @@ families! {
     Track = "track", "Soft-dirty tracking and the files of /proc.";
     Gup = "gup", "Pinning pages for somebody else.";
     Uffd = "uffd", "userfaultfd.";
+    File = "file", "Files: shared and private mappings, truncation, holes, writeback.";
     Device = "device", "Devices that mirror a process.";
     Swap = "swap", "Swap devices that come, go and fail.";
     Ksm = "ksm", "Merging of equal pages.";

@@ -8,6 +8,7 @@
 mod tests;
 
 use crate::config::{Config, Kernel, MAX_DEVICES, MAX_PROCS, MAX_REGIONS, MAX_SWAP_DEVICES};
+use crate::observe::{Backing, FILES};
 use crate::program::case::{Action, Case, Interrupt, MAX_FUZZ_INTERRUPTS, MAX_FUZZ_OPS, Map};
 use crate::program::codec::normalize;
 use crate::program::family::{Family, FamilySet, pick_code};
@@ -47,11 +48,12 @@ pub fn generate(rng: &mut Rng, case: &mut Case, cfg: &GenConfig) {
     case.maps.clear();
     case.ops.clear();
     case.interrupts.clear();
-    generate_maps(rng, case);
+    let families = FamilySet::swarm(rng, cfg.bias);
+    generate_maps(rng, case, families);
     let max = cfg.max_ops.clamp(1, MAX_FUZZ_OPS);
     let n = 1 + rng.index(max);
     let mut focus = Focus::of(case);
-    (focus.families, focus.bias) = (FamilySet::swarm(rng, cfg.bias), cfg.bias);
+    (focus.families, focus.bias) = (families, cfg.bias);
     for _ in 0..n {
         let op = generate_op(rng, case, &mut focus);
         case.ops.push(op);
@@ -74,15 +76,22 @@ fn interrupt_count(rng: &mut Rng) -> u32 {
     }
 }
 
-fn generate_maps(rng: &mut Rng, case: &mut Case) {
+fn generate_maps(rng: &mut Rng, case: &mut Case, families: FamilySet) {
     let ptrs = case.config.geometry.ptrs();
     let pages = if rng.percent(70) { NEAR_PAGES + rng.below(5) } else { ptrs + 1 + rng.below(NEAR_PAGES) };
-    case.maps.push(Map { proc: 0, region: 0, pages, perm: Perm::ReadWrite });
-    if rng.percent(20) {
+    let file = families.contains(Family::File);
+    let backing = pick_backing(rng, file);
+    case.maps.push(Map { proc: 0, region: 0, pages, perm: Perm::ReadWrite, backing });
+    if rng.percent(if file { 60 } else { 20 }) {
         let perm = if rng.percent(80) { Perm::ReadWrite } else { Perm::from_arg(rng.below(2) as u8) };
         let (proc, region) = (rng.below(2) as u8, 1 + rng.below(MAX_REGIONS as u32 - 1) as u8);
-        case.maps.push(Map { proc, region, pages: 1 + rng.below(8), perm });
+        case.maps.push(Map { proc, region, pages: 1 + rng.below(8), perm, backing: pick_backing(rng, file) });
     }
+}
+
+/// What a mapping shows: mostly private anonymous memory, unless the case is about files.
+fn pick_backing(rng: &mut Rng, file: bool) -> Backing {
+    if file && rng.percent(75) { rng.pick(&Backing::ALL).unwrap_or_default() } else { Backing::Anon }
 }
 
 /// What ops that are generated one after another have in common.
@@ -122,7 +131,7 @@ impl Focus {
     pub(super) fn follow(&mut self, op: &Op) {
         self.cpu = op.cpu;
         match op.code.shape() {
-            Shape::Proc | Shape::Block | Shape::Swap | Shape::DeviceProc => {}
+            Shape::Proc | Shape::Block | Shape::Swap | Shape::DeviceProc | Shape::File => {}
             Shape::ProcProc => self.live |= 1 << (op.arg % MAX_PROCS as u8),
             _ => (self.proc, self.region, self.page) = (op.proc, op.region, op.page),
         }
@@ -151,7 +160,7 @@ pub(super) fn generate_op(rng: &mut Rng, case: &Case, focus: &mut Focus) -> Op {
         1..=6 => 1 + rng.below(NEAR_PAGES),
         _ => 1,
     };
-    op.arg = pick_arg(rng, op.code, op.proc, config);
+    op.arg = pick_arg(rng, op.code, op.proc, config, focus.families.contains(Family::File));
     if op.code == OpCode::Mmap && rng.percent(60) {
         (op.page, op.len) = (0, NEAR_PAGES + rng.below(5));
     }
@@ -180,15 +189,12 @@ fn pick_page(rng: &mut Rng, config: &Config) -> u32 {
     }
 }
 
-fn pick_arg(rng: &mut Rng, code: OpCode, proc: u8, config: &Config) -> u8 {
+fn pick_arg(rng: &mut Rng, code: OpCode, proc: u8, config: &Config, file: bool) -> u8 {
     match code.shape() {
         // Mostly what lets the next ops go on.
         Shape::Map => {
-            if rng.percent(80) {
-                Perm::ReadWrite as u8
-            } else {
-                rng.below(3) as u8
-            }
+            let perm = if rng.percent(80) { Perm::ReadWrite } else { Perm::from_arg(rng.below(3) as u8) };
+            Op::map_arg(perm, pick_backing(rng, file))
         }
         Shape::RangeProt => rng.below(3) as u8,
         Shape::ProcProc => {
@@ -199,6 +205,7 @@ fn pick_arg(rng: &mut Rng, code: OpCode, proc: u8, config: &Config) -> u8 {
             }
         }
         Shape::Swap => rng.below(MAX_SWAP_DEVICES as u32) as u8,
+        Shape::File => rng.below(FILES as u32) as u8,
         Shape::Block => rng.below(config.geometry.movable_blocks()) as u8,
         Shape::DeviceRange | Shape::DeviceProc => {
             if rng.percent(75) {

@@ -9,6 +9,7 @@ mod tests;
 
 use crate::arch::Arch;
 use crate::config::{Config, Geometry, Kernel, MAX_CPUS};
+use crate::observe::Backing;
 use crate::program::case::{Case, MAX_FUZZ_INTERRUPTS, MAX_FUZZ_OPS, Map};
 use crate::program::codec::{encode_raw_into, from_any, normalize};
 use crate::program::family::Family;
@@ -240,13 +241,15 @@ fn change_map(case: &mut Case, rng: &mut Rng) {
     let pages = 1 + rng.below(Geometry::Tiny.region_pages());
     let perm = if rng.percent(60) { Perm::ReadWrite } else { Perm::from_arg(rng.below(3) as u8) };
     let at = rng.index(case.maps.len());
-    match rng.below(4) {
+    let backing = if rng.percent(40) { rng.pick(&Backing::ALL).unwrap_or_default() } else { Backing::Anon };
+    match rng.below(5) {
         0 if !case.maps.is_empty() => case.maps[at].pages = pages,
         1 if !case.maps.is_empty() => case.maps[at].perm = perm,
-        2 if case.maps.len() > 1 => remove(&mut case.maps, at),
+        2 if !case.maps.is_empty() => case.maps[at].backing = backing,
+        3 if case.maps.len() > 1 => remove(&mut case.maps, at),
         _ => {
             let (proc, region) = (rng.below(2) as u8, rng.below(3) as u8);
-            case.maps.push(Map { proc, region, pages, perm });
+            case.maps.push(Map { proc, region, pages, perm, backing });
         }
     }
 }
@@ -266,7 +269,8 @@ fn change_machine(config: &mut Config, rng: &mut Rng, cfg: &MutateConfig) {
 }
 
 fn has_range(op: &Op) -> bool {
-    !matches!(op.code.shape(), Shape::Proc | Shape::ProcProc | Shape::Block | Shape::Swap | Shape::DeviceProc)
+    use Shape::{Block, DeviceProc, File, Proc, ProcProc, Swap};
+    !matches!(op.code.shape(), Proc | ProcProc | Block | Swap | DeviceProc | File)
 }
 
 fn can_shrink(op: &Op) -> bool {

@@ -3,9 +3,10 @@
 //! One row gives an op its code, its name in text, its operands, its family, how often the generator picks it and
 //! the kernel function behind it. All ops share one fixed-size record, so decoding and mutation never allocate.
 
-pub use crate::observe::Perm;
+pub use crate::observe::{Backing, FileId, Perm};
 
 use super::family::Family;
+use crate::observe::FILES;
 
 /// Who does an op, and so who may notice it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -25,7 +26,8 @@ pub enum Shape {
     Proc,
     /// `A fork B`: a process and the name of another (in `arg`).
     ProcProc,
-    /// `A mmap heap 4 rw`: process, window, number of pages (in `len`), protection (in `arg`).
+    /// `A mmap heap 4 rw shmem shared`: process, window, number of pages (in `len`), protection and backing (in
+    /// `arg`, see [`Op::map_arg`]); without the last two words private anonymous memory.
     Map,
     /// `A op heap[0..4]`: process, window, first page, number of pages.
     Range,
@@ -35,6 +37,8 @@ pub enum Shape {
     Page,
     /// `op A heap[0..4]`: a job of the kernel on what is mapped there.
     KernelRange,
+    /// `A truncate shmem 3`: process, file (in `arg`), size in pages (in `page`).
+    File,
     /// `op block 1`: a job of the kernel on a memory block (in `arg`).
     Block,
     /// `op swap 1`: a job of the kernel on a swap device (in `arg`).
@@ -96,7 +100,7 @@ macro_rules! ops {
 
 ops! {
     Mmap = "mmap", User, Map, Base, weight 4, "mm/mmap.c: mmap_region()",
-        "Maps private anonymous memory at a window, with MAP_FIXED: what was mapped in these pages is gone.";
+        "Maps memory at a window, with MAP_FIXED: what was mapped in these pages is gone.";
     Munmap = "munmap", User, Range, Base, weight 4, "mm/vma.c: do_vmi_munmap()",
         "Unmaps a range.";
     Read = "read", User, Range, Base, weight 16, "arch/x86/mm/fault.c: do_user_addr_fault()",
@@ -169,6 +173,12 @@ ops! {
         "Takes that back: every page of the range is the process's own again (MADV_UNMERGEABLE).";
     Ksm = "ksm", Kernel, KernelRange, Ksm, weight 10, "mm/ksm.c: cmp_and_merge_page()",
         "KSM scans what a range maps, and merges what is equal.";
+    Truncate = "truncate", User, File, File, weight 5, "mm/truncate.c: truncate_pagecache(), mm/shmem.c: shmem_setattr()",
+        "Sets the size of a file: what is mapped beyond it gives SIGBUS.";
+    Remove = "remove", User, Range, File, weight 4, "mm/madvise.c: madvise_remove()",
+        "Punches a hole into the file that a range shares (MADV_REMOVE).";
+    Writeback = "writeback", Kernel, KernelRange, File, weight 6, "mm/page-writeback.c: folio_clear_dirty_for_io()",
+        "Writes the dirty pages of a file that a range maps to its disk.";
 }
 
 /// One op with its operands. Which of them mean something is told by [`OpCode::shape`]; the others are zero
@@ -187,7 +197,7 @@ pub struct Op {
     pub page: u32,
     /// Number of pages, at least 1 where the shape has a range.
     pub len: u32,
-    /// Protection, child, block or device, by shape.
+    /// Protection, backing, child, file, block or device, by shape.
     pub arg: u8,
 }
 
@@ -205,5 +215,20 @@ impl Op {
     /// Protection of `mmap` and `mprotect`.
     pub fn perm(&self) -> Perm {
         Perm::from_arg(self.arg)
+    }
+
+    /// Backing of `mmap`.
+    pub fn backing(&self) -> Backing {
+        Backing::from_index(self.arg / Perm::ALL.len() as u8)
+    }
+
+    /// The `arg` of an `mmap`.
+    pub fn map_arg(perm: Perm, backing: Backing) -> u8 {
+        perm as u8 + Perm::ALL.len() as u8 * backing as u8
+    }
+
+    /// File of a file op.
+    pub fn file(&self) -> FileId {
+        self.arg % FILES as u8
     }
 }

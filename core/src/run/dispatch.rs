@@ -2,10 +2,10 @@
 
 use crate::config::Geometry;
 use crate::observe::{Observation, Outcome};
-use crate::ops::madvise::{Advice, madvise};
+use crate::ops::madvise::{Advice, madvise, madvise_remove};
 use crate::ops::{
     access, dmirror, fork, gup, hotplug, ksm, memory_failure, mmap, mprotect, process, rmap, soft_offline, swapoff,
-    task_mmu, vmscan,
+    task_mmu, truncate, vmscan, writeback,
 };
 use crate::program::{Actor, Op, OpCode};
 use crate::sched::{Cpu, Site};
@@ -18,7 +18,7 @@ pub(super) fn budget(op: &Op, geometry: Geometry) -> u32 {
         // Whole address spaces: what is mapped is bounded by what there is.
         _ if matches!(
             op.code,
-            OpCode::Fork | OpCode::Exit | OpCode::ExitThread | OpCode::ClearRefs | OpCode::SwapOff
+            OpCode::Fork | OpCode::Exit | OpCode::ExitThread | OpCode::ClearRefs | OpCode::SwapOff | OpCode::Truncate
         ) =>
         {
             geometry.frames() * 4
@@ -65,7 +65,7 @@ async fn call(k: &Cpu, op: &Op) -> Outcome {
     let start = g.region_base(op.region) + op.page;
     let end = start + op.len;
     match op.code {
-        OpCode::Mmap => mmap::mmap(k, mm, start, end, op.perm()).await,
+        OpCode::Mmap => mmap::mmap(k, mm, start, end, op.perm(), op.backing()).await,
         OpCode::Munmap => mmap::munmap(k, mm, start, end).await,
         OpCode::Read => access::access_range(k, mm, start, end, false).await,
         OpCode::Write => access::access_range(k, mm, start, end, true).await,
@@ -86,6 +86,9 @@ async fn call(k: &Cpu, op: &Op) -> Outcome {
         OpCode::DevRead => dmirror::access(k, op.device(), mm, start, end, false).await,
         OpCode::DevWrite => dmirror::access(k, op.device(), mm, start, end, true).await,
         OpCode::DevClose => dmirror::close(k, op.device(), mm).await,
+        OpCode::Truncate => truncate::truncate(k, op.file(), op.page).await,
+        OpCode::Remove => madvise_remove(k, mm, start, end).await,
+        OpCode::Writeback => each_page!(start..end, |vpn| writeback::writeback(k, mm, vpn)),
         OpCode::Offline => {
             hotplug::offline(k, g.normal_blocks() + u32::from(op.arg)).await;
             Outcome::Done

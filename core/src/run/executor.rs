@@ -4,10 +4,11 @@ use super::dispatch::{budget, run_op};
 use super::verdict::Verdict;
 use crate::config::{Config, MAX_CPUS, MAX_PROCS};
 use crate::invariant;
-use crate::mm::Life;
-use crate::observe::Observation;
+use crate::mm::{Life, NewVma};
+use crate::observe::{FILES, FileId, Observation};
 use crate::ops::process::{exit_mmap, mm_alloc};
 use crate::ops::swap_cache::folio_free_swap;
+use crate::ops::truncate::evict_inode;
 use crate::oracle::Oracle;
 use crate::program::{Case, Op};
 use crate::rule::{Evidence, Rule, Violation};
@@ -117,7 +118,11 @@ impl Machine {
                 mm_alloc(s, map.proc, Life::Alive);
             }
             let start = s.w.geometry().region_base(map.region);
-            let vma = s.w.vmas.alloc(map.proc, start, start + map.pages, map.perm, true);
+            let (perm, backing) = (map.perm, map.backing);
+            let pgoff = s.w.pgoff(backing, start);
+            let (mm, end) = (map.proc, start + map.pages);
+            let vma = s.w.vmas.alloc(NewVma { mm, start, end, pgoff, perm, backing, soft_dirty: true });
+            s.w.i_mmap_insert(vma, None);
             let at = s.w.mms[usize::from(map.proc)].vmas.iter().position(|v| s.w.vmas[*v].start > start);
             let list = &mut s.w.mms[usize::from(map.proc)].vmas;
             list.insert(at.unwrap_or(list.len()), vma);
@@ -234,7 +239,8 @@ impl Machine {
     fn start_teardown(&mut self, case: &Case) -> bool {
         let s = &mut *self.sim.borrow_mut();
         let alive = s.w.mms.iter().any(|m| m.life == Life::Alive);
-        if !alive && s.w.swap.orphan(0).is_none() {
+        let cached = s.w.files.iter().any(|f| !f.indices().is_empty());
+        if !alive && !cached && s.w.swap.orphan(0).is_none() {
             if let Some(f) = invariant::leaks(&s.w) {
                 s.ctl.violation = Some(Violation {
                     rule: f.rule,
@@ -298,6 +304,11 @@ async fn teardown(k: &Cpu) {
     };
     while let Some(proc) = next(k) {
         exit_mmap(k, proc).await;
+    }
+    for file in 0..FILES as FileId {
+        evict_inode(k, file).await;
+        let size = k.i_size_read(file);
+        k.s().w.files[file as usize].reset(size);
     }
     drain_swap_cache(k).await;
 }

@@ -111,7 +111,7 @@ impl Sim {
             && !f.flags.has(Flags::KSM)
             && f.locked_by == 0
             && mappings > 0
-            && f.refcount == mappings + self.w.mem.swap_cache_refs(pfn)
+            && f.refcount == mappings + self.w.mem.cache_refs(pfn)
     }
 }
 

@@ -24,7 +24,13 @@ impl Sim {
         let f = &self.w.mem.folios[pfn as usize];
         let (pins, swapcache, locked, mapped) =
             (f.ghost.pins, f.flags.has(Flags::SWAPCACHE), f.locked_by != 0, f.mapcount != 0);
-        let in_use = pins != 0 || swapcache || locked || mapped || f.ghost.pmds != 0 || f.ghost.migration_pmds != 0;
+        let in_use = pins != 0
+            || swapcache
+            || f.mapping != 0
+            || locked
+            || mapped
+            || f.ghost.pmds != 0
+            || f.ghost.migration_pmds != 0;
         let pages = pfn..pfn + f.nr_pages();
         for page in pages {
             let g = self.w.mem.folios[page as usize].ghost;
@@ -244,9 +250,10 @@ impl Cpu {
         let s = &mut *self.s();
         let Some(av) = s.w.vmas[vma].anon_vma else { return };
         let av = if exclusive { av } else { s.w.anon_vmas[av].root };
+        let index = s.w.vmas[vma].linear_page_index(vpn);
         let f = &mut s.w.mem.folios[pfn as usize];
         f.flags.set(Flags::SWAPBACKED);
-        (f.anon_vma, f.index) = (av + 1, vpn);
+        (f.anon_vma, f.index) = (av + 1, index);
         if f.order != 0 {
             return s.add_new_large_rmap(pfn, exclusive);
         }
@@ -254,6 +261,24 @@ impl Cpu {
             s.set_anon_exclusive(pfn);
         }
         s.add_mapcount(pfn, 1);
+    }
+
+    /// `folio_add_file_rmap_pte()`, and `folio_dup_file_rmap_pte()`: a mapping of a page of the page cache.
+    pub fn folio_add_file_rmap_pte(&self, page: Pfn) {
+        self.s().add_mapcount(page, 1);
+    }
+
+    /// `filemap_unaccount_folio()`: nothing that leaves the page cache is mapped.
+    pub fn bug_on_cache_mapped(&self, folio: Pfn) {
+        let mapped = self.folio_mapped(folio);
+        self.bug_on(mapped, Rule::BugCacheMapped, Evidence { pfn: Some(folio), ..Evidence::default() });
+    }
+
+    /// `folio_end_writeback()`.
+    pub fn folio_end_writeback(&self, folio: Pfn) {
+        let s = &mut *self.s();
+        s.w.mem.folios[folio as usize].flags.clear(Flags::WRITEBACK);
+        s.wake_waiters();
     }
 
     /// `folio_add_anon_rmap_pte()`: another mapping of a page of an anonymous folio.

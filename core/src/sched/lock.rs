@@ -1,7 +1,7 @@
 //! Locks: objects in the world, taken and released explicitly, and checked.
 //!
 //! The order is that of the comments at the top of `mm/rmap.c` and `mm/filemap.c`, as far as these locks go:
-//! `mf_mutex`, `mem_hotplug_lock`, `ksm_thread_mutex`, `mmap_lock`, folio lock, `anon_vma->rwsem`, the driver's mutex (its notifier is called under all of these),
+//! `mf_mutex`, `mem_hotplug_lock`, `ksm_thread_mutex`, `i_rwsem`, `mmap_lock`, `invalidate_lock`, folio lock, `i_mmap_rwsem`, `anon_vma->rwsem`, the driver's mutex (its notifier is called under all of these),
 //! `page_table_lock`, PMD lock, PTE-table lock. Two PTE-table locks nest only where the kernel says so
 //! (`SINGLE_DEPTH_NESTING` in `copy_pte_range()`).
 
@@ -9,7 +9,8 @@ use super::ctl::Run;
 use super::{Cpu, Sim, Site};
 use crate::config::MAX_CPUS;
 use crate::mm::{AnonVmaId, TableId};
-use crate::phys::Pfn;
+use crate::observe::FileId;
+use crate::phys::{Flags, Folio, Pfn};
 use crate::rule::{Evidence, Rule};
 use crate::trace::Event;
 use std::future::{Future, poll_fn};
@@ -25,12 +26,22 @@ pub enum Lock {
     MemHotplug,
     /// `ksm_thread_mutex`.
     Ksm,
+    /// `inode_lock()` of a file.
+    Inode(FileId),
     /// `mmap_read_lock()` of a process.
     MmapRead(u8),
     /// `mmap_write_lock()` of a process.
     MmapWrite(u8),
+    /// `filemap_invalidate_lock_shared()` of a file.
+    InvalidateRead(FileId),
+    /// `filemap_invalidate_lock()` of a file.
+    InvalidateWrite(FileId),
     /// `folio_lock()`.
     Folio(Pfn),
+    /// `i_mmap_lock_read()` of a file.
+    IMmapRead(FileId),
+    /// `i_mmap_lock_write()` of a file.
+    IMmapWrite(FileId),
     /// `anon_vma_lock_read()` of a root.
     AnonVmaRead(AnonVmaId),
     /// `anon_vma_lock_write()` of a root.
@@ -56,10 +67,16 @@ pub enum LockClass {
     MemHotplug,
     /// `ksm_thread_mutex`.
     Ksm,
+    /// `inode->i_rwsem`.
+    Inode,
     /// `mmap_lock`.
     Mmap,
+    /// `mapping->invalidate_lock`.
+    Invalidate,
     /// The folio lock.
     Folio,
+    /// `mapping->i_mmap_rwsem`.
+    IMmap,
     /// `anon_vma->rwsem`.
     AnonVma,
     /// The driver's mutex.
@@ -81,8 +98,11 @@ impl LockClass {
             LockClass::MemoryFailure => "mf_mutex",
             LockClass::MemHotplug => "mem_hotplug_lock",
             LockClass::Ksm => "ksm_thread_mutex",
+            LockClass::Inode => "inode->i_rwsem",
             LockClass::Mmap => "mmap_lock",
+            LockClass::Invalidate => "mapping->invalidate_lock",
             LockClass::Folio => "folio_lock",
+            LockClass::IMmap => "mapping->i_mmap_rwsem",
             LockClass::AnonVma => "anon_vma->rwsem",
             LockClass::Mirror => "dmirror->mutex",
             LockClass::PageTable => "page_table_lock",
@@ -100,8 +120,11 @@ impl Lock {
             Lock::MemoryFailure => LockClass::MemoryFailure,
             Lock::MemHotplug => LockClass::MemHotplug,
             Lock::Ksm => LockClass::Ksm,
+            Lock::Inode(_) => LockClass::Inode,
             Lock::MmapRead(_) | Lock::MmapWrite(_) => LockClass::Mmap,
+            Lock::InvalidateRead(_) | Lock::InvalidateWrite(_) => LockClass::Invalidate,
             Lock::Folio(_) => LockClass::Folio,
+            Lock::IMmapRead(_) | Lock::IMmapWrite(_) => LockClass::IMmap,
             Lock::AnonVmaRead(_) | Lock::AnonVmaWrite(_) => LockClass::AnonVma,
             Lock::Mirror(..) => LockClass::Mirror,
             Lock::PageTable(_) => LockClass::PageTable,
@@ -154,6 +177,23 @@ impl Sim {
             Lock::MemoryFailure => take(&mut w.mf_mutex, cpu),
             Lock::MemHotplug => take(&mut w.mem_hotplug_lock, cpu),
             Lock::Ksm => take(&mut w.ksm.mutex, cpu),
+            Lock::Inode(f) => take(&mut w.files[f as usize].inode_lock, cpu),
+            Lock::InvalidateRead(f) => {
+                let f = &mut w.files[f as usize];
+                take_shared(&mut f.invalidate_readers, f.invalidate_writer, cpu)
+            }
+            Lock::InvalidateWrite(f) => {
+                let f = &mut w.files[f as usize];
+                f.invalidate_readers == 0 && take(&mut f.invalidate_writer, cpu)
+            }
+            Lock::IMmapRead(f) => {
+                let m = &mut w.i_mmaps[f as usize];
+                take_shared(&mut m.readers, m.writer, cpu)
+            }
+            Lock::IMmapWrite(f) => {
+                let m = &mut w.i_mmaps[f as usize];
+                m.readers == 0 && take(&mut m.writer, cpu)
+            }
             Lock::MmapRead(m) => {
                 let m = &mut w.mms[m as usize];
                 take_shared(&mut m.mmap_readers, m.mmap_writer, cpu)
@@ -183,6 +223,11 @@ impl Sim {
             Lock::MemoryFailure => give(&mut w.mf_mutex, cpu),
             Lock::MemHotplug => give(&mut w.mem_hotplug_lock, cpu),
             Lock::Ksm => give(&mut w.ksm.mutex, cpu),
+            Lock::Inode(f) => give(&mut w.files[f as usize].inode_lock, cpu),
+            Lock::InvalidateRead(f) => give_shared(&mut w.files[f as usize].invalidate_readers, cpu),
+            Lock::InvalidateWrite(f) => give(&mut w.files[f as usize].invalidate_writer, cpu),
+            Lock::IMmapRead(f) => give_shared(&mut w.i_mmaps[f as usize].readers, cpu),
+            Lock::IMmapWrite(f) => give(&mut w.i_mmaps[f as usize].writer, cpu),
             Lock::MmapRead(m) => give_shared(&mut w.mms[m as usize].mmap_readers, cpu),
             Lock::MmapWrite(m) => give(&mut w.mms[m as usize].mmap_writer, cpu),
             Lock::Folio(p) => give(&mut w.mem.folios[p as usize].locked_by, cpu),
@@ -247,6 +292,11 @@ impl Sim {
                 self.check_ptl_released(cpu);
             }
         }
+        self.wake_waiters();
+    }
+
+    /// Lets everybody who waits for a lock, or for the end of I/O, look again.
+    pub(super) fn wake_waiters(&mut self) {
         if self.ctl.waiters {
             self.ctl.waiters = false;
             self.wake(|run| matches!(run, Run::Waiting(_)));
@@ -359,12 +409,23 @@ impl Cpu {
     /// `folio_wait_locked()`: waits until nobody holds the folio lock, without taking it.
     pub async fn folio_wait_locked(&self, pfn: Pfn) {
         self.might_sleep("folio_wait_locked");
+        self.folio_wait(pfn, |f| f.locked_by == 0).await;
+    }
+
+    /// `folio_wait_writeback()`: waits until the disk has taken the contents.
+    pub async fn folio_wait_writeback(&self, pfn: Pfn) {
+        self.might_sleep("folio_wait_writeback");
+        self.folio_wait(pfn, |f| !f.flags.has(Flags::WRITEBACK)).await;
+    }
+
+    /// Waits for a folio to be as it should be, without taking its lock.
+    async fn folio_wait(&self, pfn: Pfn, ready: impl Fn(&Folio) -> bool) {
         poll_fn(|_| {
             let s = &mut *self.s();
             if s.ctl.violation.is_some() {
                 return Poll::Pending;
             }
-            if s.folio(pfn).locked_by == 0 {
+            if ready(s.folio(pfn)) {
                 return Poll::Ready(());
             }
             s.ctl.cpus[self.id as usize].run = Run::Waiting(Lock::Folio(pfn));

@@ -8,6 +8,7 @@
 mod audit;
 mod cpu;
 mod ctl;
+mod file;
 mod folio;
 mod interrupt;
 mod large;

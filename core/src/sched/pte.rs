@@ -99,12 +99,12 @@ impl Sim {
                 if write {
                     bump(&mut g.writable);
                 }
-                self.w.mms[mm as usize].ghost_anon += d;
+                self.w.mms[mm as usize].ghost_pages += d;
             }
             Target::Migrating(pfn) => {
                 self.touch_folio(pfn);
                 bump(&mut self.w.mem.folios[pfn as usize].ghost.migration_entries);
-                self.w.mms[mm as usize].ghost_anon += d;
+                self.w.mms[mm as usize].ghost_pages += d;
             }
             Target::Slot(slot) => {
                 self.touch_slot(slot);
@@ -201,7 +201,11 @@ impl Sim {
             self.violate(cpu, Rule::BugWritableZero, e);
         }
         let Some(vma) = self.w.vma_lookup(p.mm, p.vpn).map(|v| &self.w.vmas[v]) else { return };
-        if vma.uffd_wp && arch.pte_uffd_wp(new) {
+        let pfn = arch.pte_pfn(new);
+        let private_file = !vma.shared() && !vma.anonymous();
+        if private_file && self.w.mem.valid(pfn) && !self.folio(self.w.mem.page_folio(pfn as Pfn)).anon() {
+            self.violate(cpu, Rule::WritablePageCache, Evidence { pfn: Some(pfn as Pfn), ..e });
+        } else if vma.uffd_wp && arch.pte_uffd_wp(new) {
             self.violate(cpu, Rule::WritableUffdWp, e);
         } else if !vma.writable() {
             self.violate(cpu, Rule::WritableVma, e);

@@ -24,8 +24,8 @@ fn cluttered() -> Case {
     Case {
         config,
         maps: vec![
-            Map { proc: 1, region: 2, pages: 8, perm: Perm::Read },
-            Map { proc: 0, region: 0, pages: 12, perm: Perm::ReadWrite },
+            Map { proc: 1, region: 2, pages: 8, perm: Perm::Read, backing: ptefuzz_core::observe::Backing::Anon },
+            Map { proc: 0, region: 0, pages: 12, perm: Perm::ReadWrite, backing: ptefuzz_core::observe::Backing::Anon },
         ],
         ops,
         interrupts: vec![at(2, 5), at(3, 4), at(0, 1)],

@@ -106,6 +106,7 @@ fn templates(rule: Rule) -> (&'static str, &'static str) {
         | Rule::WalkKind
         | Rule::WritableSoftDirty
         | Rule::WritableUffdWp
+        | Rule::WritablePageCache
         | Rule::WritableVma => entries(rule),
         Rule::StaleTlb
         | Rule::TlbFreedFrame
@@ -208,6 +209,10 @@ fn entries(rule: Rule) -> (&'static str, &'static str) {
         Rule::WritableSoftDirty => (
             "{page} waits for its first write, and its entry is writable",
             "the write goes through without a fault: soft-dirty tracking never hears of it",
+        ),
+        Rule::WritablePageCache => (
+            "{page} is a private mapping, and its entry lets stores through to {folio} of the page cache",
+            "the store lands in the file: everybody who maps or reads it sees it",
         ),
         Rule::WritableUffdWp => (
             "{page} is write-protected by userfaultfd, and its entry is writable",
@@ -337,6 +342,7 @@ fn assertions(rule: Rule) -> (&'static str, &'static str) {
             ("try_to_migrate_one() meets a writable entry of {page} whose page {folio} is not exclusive", TRIPPED)
         }
         Rule::BugDupRmap => ("fork shares {folio} at {page} and leaves it marked exclusive", TRIPPED),
+        Rule::BugCacheMapped => ("{folio} leaves the page cache although {page} may still map it", TRIPPED),
         Rule::BugSwapCount => ("a swap slot is given back that nobody uses[ ({page})]", TRIPPED),
         Rule::BugRmapUnderflow => {
             ("the mapcount of {folio} is lowered below zero: more mappings are removed than there were", TRIPPED)

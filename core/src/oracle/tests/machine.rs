@@ -63,7 +63,13 @@ struct Machine {
 impl Machine {
     fn new(seed: u64, cpus: u8) -> Machine {
         let mut case = Case { config: Config { cpus, ..Config::fixed(Kernel::NEWEST) }, ..Case::empty() };
-        case.maps.push(Map { proc: 0, region: 0, pages: 4, perm: Perm::ReadWrite });
+        case.maps.push(Map {
+            proc: 0,
+            region: 0,
+            pages: 4,
+            perm: Perm::ReadWrite,
+            backing: crate::observe::Backing::Anon,
+        });
         let mut machine = Machine {
             rng: Rng(seed),
             case,

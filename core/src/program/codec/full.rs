@@ -10,7 +10,7 @@
 //! 40..44  number of ops
 //! 44..46  number of interruptions
 //! 46..48  number of maps
-//! 48..    maps (process, window, protection, zero, 4 bytes of pages), then ops, then interruptions
+//! 48..    maps (process, window, protection, backing, 4 bytes of pages), then ops, then interruptions
 //! ```
 //!
 //! Numbers are little-endian.
@@ -20,6 +20,7 @@ use super::normalize::MAX_MAPS;
 use super::record;
 use crate::arch::Arch;
 use crate::config::{DefectSet, Design, Geometry, Kernel};
+use crate::observe::Backing;
 use crate::program::case::{Case, MAX_INTERRUPTS, MAX_OPS, Map};
 use crate::program::op::Perm;
 
@@ -66,7 +67,8 @@ pub(super) fn read(case: &mut Case, bytes: &[u8]) {
     let (ops, interrupts, maps) = counts(bytes);
     let mut records = bytes.get(HEADER..).unwrap_or_default().chunks_exact(record::SIZE);
     for r in records.by_ref().take(maps.min(MAX_MAPS)) {
-        case.maps.push(Map { proc: r[0], region: r[1], perm: Perm::from_arg(r[2]), pages: number(r, 4, 4) as u32 });
+        let (perm, backing) = (Perm::from_arg(r[2]), Backing::from_index(r[3]));
+        case.maps.push(Map { proc: r[0], region: r[1], perm, backing, pages: number(r, 4, 4) as u32 });
     }
     for r in records.by_ref().take(ops.min(MAX_OPS)) {
         case.ops.push(record::to_op(number(r, 0, 8)));
@@ -118,7 +120,7 @@ pub(super) fn write(case: &Case, out: &mut Vec<u8>) {
     out.extend_from_slice(&(case.interrupts.len() as u16).to_le_bytes());
     out.extend_from_slice(&(case.maps.len() as u16).to_le_bytes());
     for m in &case.maps {
-        out.extend_from_slice(&[m.proc, m.region, m.perm as u8, 0]);
+        out.extend_from_slice(&[m.proc, m.region, m.perm as u8, m.backing as u8]);
         out.extend_from_slice(&m.pages.to_le_bytes());
     }
     for op in &case.ops {

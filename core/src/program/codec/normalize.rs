@@ -7,6 +7,7 @@ use crate::config::{
     Config, Design, DesignGroup, DesignSet, MAX_CPUS, MAX_DEVICES, MAX_PROCS, MAX_REGIONS, MAX_SWAP_DEVICES,
 };
 use crate::entry::EntryConfig;
+use crate::observe::{Backing, FILES};
 use crate::program::case::{Action, Case, Interrupt, MAX_INTERRUPTS, MAX_OPS, Map};
 use crate::program::op::{Op, OpCode, Perm, Shape};
 
@@ -82,7 +83,9 @@ fn repair_map(map: &mut Map, config: &Config) {
 struct Operands {
     /// All ones when the op has a process.
     proc: u8,
-    /// All ones when it has a window and a page.
+    /// All ones when it has a window.
+    region: u8,
+    /// All ones when it has a page.
     pages: u32,
     /// All ones when it has a number of pages.
     many: u32,
@@ -103,12 +106,14 @@ const OPERANDS: [Operands; OpCode::ALL.len()] = {
 };
 
 const fn operands(shape: Shape) -> Operands {
-    let none = Operands { proc: !0, pages: 0, many: 0, args: 1, child: false };
-    let range = Operands { pages: !0, many: !0, ..none };
+    let none = Operands { proc: !0, region: 0, pages: 0, many: 0, args: 1, child: false };
+    let range = Operands { region: !0, pages: !0, many: !0, ..none };
     match shape {
         Shape::Proc => none,
         Shape::ProcProc => Operands { args: MAX_PROCS as u8, child: true, ..none },
-        Shape::Map | Shape::RangeProt => Operands { args: Perm::ALL.len() as u8, ..range },
+        Shape::Map => Operands { args: (Perm::ALL.len() * Backing::ALL.len()) as u8, ..range },
+        Shape::File => Operands { region: 0, many: 0, args: FILES as u8, ..range },
+        Shape::RangeProt => Operands { args: Perm::ALL.len() as u8, ..range },
         Shape::Range | Shape::KernelRange => range,
         Shape::Page => Operands { many: 0, ..range },
         Shape::Block => Operands { proc: 0, args: 0, ..none },
@@ -124,7 +129,7 @@ pub(in crate::program) fn repair_op(op: &mut Op, config: &Config) {
     let has = &OPERANDS[op.code as usize];
     op.cpu %= config.cpus;
     op.proc &= has.proc & (MAX_PROCS as u8 - 1);
-    op.region &= has.pages as u8 & (MAX_REGIONS as u8 - 1);
+    op.region &= has.region & (MAX_REGIONS as u8 - 1);
     let (page, len) = fit(op.page & has.pages, op.len & has.many, config);
     (op.page, op.len) = (page, len & has.pages);
     let args = if has.args == 0 { config.geometry.movable_blocks() } else { u32::from(has.args) };

@@ -129,7 +129,7 @@ fn the_strict_decoder_says_where_the_frame_is_wrong() {
 #[test]
 fn no_bytes_are_a_case_with_a_map_and_no_ops() {
     let case = decode(&[]);
-    assert_eq!(case.maps, [Map { proc: 0, region: 0, pages: 4, perm: Perm::ReadWrite }]);
+    assert_eq!(case.maps, [Map { proc: 0, region: 0, pages: 4, perm: Perm::ReadWrite, backing: Backing::Anon }]);
     assert!(case.ops.is_empty() && case.interrupts.is_empty());
     assert_eq!(case.config, Config::fixed(Kernel::NEWEST));
 }
@@ -157,7 +157,7 @@ fn normalising_repairs_what_is_out_of_range_and_leaves_the_rest() {
     let mut case = Case::empty();
     case.config.cpus = 200;
     let op = Op { code: OpCode::Fork, cpu: 9, proc: 5, region: 6, page: 7, len: 8, arg: 1 };
-    let map = Map { proc: 0, region: 0, pages: 999, perm: Perm::Read };
+    let map = Map { proc: 0, region: 0, pages: 999, perm: Perm::Read, backing: Backing::Anon };
     case.maps = vec![map, Map { pages: 1, ..map }, Map { proc: 1, pages: 0, ..map }];
     case.ops = vec![
         op,

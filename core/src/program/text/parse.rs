@@ -9,6 +9,7 @@ use super::{Comment, DEVICES, Document, Expect, PROCS, ParseError, Part, Place};
 use crate::arch::Arch;
 use crate::config::{Config, Defect, Design, Geometry, Kernel, MAX_CPUS, MAX_REGIONS, MAX_SWAP_DEVICES};
 use crate::entry::EntryConfig;
+use crate::observe::{Backing, FILE_NAMES};
 use crate::program::case::{Action, Case, Interrupt, MAX_BYTES, MAX_INTERRUPTS, MAX_OPS, Map};
 use crate::program::codec::normalize;
 use crate::program::op::{Actor, Op, OpCode, Perm, Shape};
@@ -287,15 +288,14 @@ impl Parser {
         let column = words.column();
         let region = words.window(&mut self.bindings, true)?;
         words.token(Token::Equals)?;
-        for word in ["mmap", "anon", "private"] {
-            words.lookup("kind of mapping", |w| (w == word).then_some(()), || vec![word])?;
-        }
+        words.lookup("kind of mapping", |w| (w == "mmap").then_some(()), || vec!["mmap"])?;
+        let backing = backing(words)?;
         let perm = perm(words)?;
         let pages = words.number("number of pages", 1, self.case.config.geometry.region_pages())?;
         if self.case.maps.iter().any(|m| (m.proc, m.region) == (proc, region)) {
             return words.error_at(column, format!("process {} already maps this window", PROCS[usize::from(proc)]));
         }
-        self.case.maps.push(Map { proc, region, pages, perm });
+        self.case.maps.push(Map { proc, region, pages, perm, backing });
         Ok(Place::Map(self.case.maps.len() as u32 - 1, Part::Item))
     }
 
@@ -345,7 +345,15 @@ impl Parser {
                 } else {
                     op.len = words.number("number of pages", 1, config.geometry.region_pages())?;
                 }
-                op.arg = perm(words)? as u8;
+                let perm = perm(words)?;
+                let backing = if words.peek().is_some() { backing(words)? } else { Backing::Anon };
+                op.arg = Op::map_arg(perm, backing);
+            }
+            Shape::File => {
+                let known = |w: &str| FILE_NAMES.into_iter().position(|n| n == w);
+                op.arg = words.lookup("file", known, || FILE_NAMES.to_vec())? as u8;
+                op.page = words.number("size in pages", 0, config.geometry.region_pages() - 1)?;
+                op.len = 1;
             }
             Shape::Page => {
                 op.region = words.window(&mut self.bindings, false)?;
@@ -424,6 +432,16 @@ impl Parser {
 
 fn defect(words: &mut Words<'_, '_>) -> Result<Defect> {
     words.lookup("defect", Defect::from_id, || Defect::ALL.map(Defect::id).to_vec())
+}
+
+/// `anon private`, `shmem shared` and so on.
+fn backing(words: &mut Words<'_, '_>) -> Result<Backing> {
+    let named = |w: &str| Backing::ALL.into_iter().find(|b| b.name() == w).map(Backing::name);
+    let mut names = Backing::ALL.map(Backing::name).to_vec();
+    names.dedup();
+    let name = words.lookup("kind of memory", named, || names)?;
+    let known = || Backing::ALL.into_iter().filter(|b| b.name() == name).map(Backing::sharing).collect();
+    words.lookup("kind of mapping", |w| Backing::from_words(name, w), known)
 }
 
 fn perm(words: &mut Words<'_, '_>) -> Result<Perm> {

@@ -4,6 +4,7 @@ use super::names::Bindings;
 use super::{Comment, DEVICES, Document, Names, PROCS, Part, Place};
 use crate::arch::Arch;
 use crate::config::{Config, DefectSet, MAX_REGIONS};
+use crate::observe::{Backing, FILE_NAMES};
 use crate::program::case::{Action, Case, Interrupt, Map};
 use crate::program::op::{Actor, Op, OpCode, Shape};
 use std::fmt::Write;
@@ -206,7 +207,8 @@ fn device(index: u8) -> &'static str {
 }
 
 fn map_text(map: &Map, names: &Names) -> String {
-    format!("{} = mmap anon private {} {}", names.get(map.region), map.perm.name(), map.pages)
+    let (name, backing) = (names.get(map.region), map.backing);
+    format!("{name} = mmap {} {} {} {}", backing.name(), backing.sharing(), map.perm.name(), map.pages)
 }
 
 /// One op as its line, without the CPU.
@@ -238,10 +240,18 @@ fn push_operands(out: &mut String, op: &Op, names: &Names) {
             out.pop();
         }
         Shape::ProcProc => out.push_str(proc(op.arg)),
-        Shape::Map if op.page == 0 => {
-            let _ = write!(out, "{} {} {}", names.get(op.region), op.len, op.perm().name());
+        Shape::Map => {
+            if op.page == 0 {
+                let _ = write!(out, "{} {}", names.get(op.region), op.len);
+            } else {
+                range(out);
+            }
+            let _ = write!(out, " {}", op.perm().name());
+            if op.backing() != Backing::Anon {
+                let _ = write!(out, " {} {}", op.backing().name(), op.backing().sharing());
+            }
         }
-        Shape::Map | Shape::RangeProt => {
+        Shape::RangeProt => {
             range(out);
             out.push(' ');
             out.push_str(op.perm().name());
@@ -251,6 +261,9 @@ fn push_operands(out: &mut String, op: &Op, names: &Names) {
             out.push_str(proc(op.proc));
             out.push(' ');
             range(out);
+        }
+        Shape::File => {
+            let _ = write!(out, "{} {}", FILE_NAMES[usize::from(op.file())], op.page);
         }
         Shape::Block => {
             let _ = write!(out, "block {}", op.arg);

@@ -91,7 +91,7 @@ fn text_means_what_it_says() {
     assert_eq!((case.config.kernel, case.config.arch, case.config.cpus), (Kernel::V6_12, Arch::Arm64, 2));
     assert_eq!(case.config.defects, DefectSet::EMPTY.with(Defect::D12));
     assert_eq!(case.config.designs, Kernel::V6_12.designs().choose(Design::ExclusiveOneType));
-    let map = |proc, region, pages, perm| Map { proc, region, pages, perm };
+    let map = |proc, region, pages, perm| Map { proc, region, pages, perm, backing: crate::observe::Backing::Anon };
     assert_eq!(case.maps, [map(0, 0, 4, Perm::ReadWrite), map(0, 1, 2, Perm::Read), map(1, 0, 1, Perm::None)]);
     assert_eq!(["buf", "log", "spare", "map"].map(String::from), [0, 1, 2, 3].map(|r| names.get(r).to_string()));
     assert_eq!(case.ops.len(), 11);

@@ -1,0 +1,121 @@
+//! `mm/shmem.c`: pages of `tmpfs` files, in the page cache or in swap.
+
+use super::filemap::{filemap_add_folio, filemap_get_entry, filemap_remove_folio, folio_is_at};
+use super::swap_cache::add_to_swap_cache;
+use super::swapin::read_swap_cache_async;
+use super::vmf::FaultResult;
+use crate::observe::SHMEM;
+use crate::phys::{CacheEntry, Flags, Pfn};
+use crate::sched::{Cpu, Lock, Site};
+
+/// `shmem_fault()` and `shmem_get_folio_gfp()` with `SGP_CACHE`: the folio at an index, locked and with a reference.
+///
+/// Left out: large folios; `shmem_falloc`, which makes faults wait while a hole is punched, so that punching ends.
+pub async fn shmem_fault(k: &Cpu, index: u32) -> Result<Pfn, FaultResult> {
+    loop {
+        if index >= k.i_size_read(SHMEM) {
+            return Err(FaultResult::SigBus);
+        }
+        match filemap_get_entry(k, SHMEM, index).await {
+            CacheEntry::Swap(slot) => {
+                if let Some(folio) = shmem_swapin_folio(k, index, slot).await? {
+                    return Ok(folio);
+                }
+            }
+            CacheEntry::Folio(folio) => {
+                k.lock(Lock::Folio(folio)).await;
+                // Has the folio been truncated or swapped out?
+                if folio_is_at(k, folio, SHMEM, index) {
+                    return Ok(folio);
+                }
+                k.folio_unlock(folio);
+                k.folio_put(folio);
+            }
+            CacheEntry::Empty => {
+                if let Some(folio) = shmem_alloc_and_add_folio(k, index).await? {
+                    return Ok(folio);
+                }
+            }
+        }
+    }
+}
+
+/// `shmem_alloc_and_add_folio()` and what follows it: a zeroed folio. `None` when somebody else was faster.
+async fn shmem_alloc_and_add_folio(k: &Cpu, index: u32) -> Result<Option<Pfn>, FaultResult> {
+    let folio = k.folio_alloc().ok_or(FaultResult::Oom)?;
+    k.folio_lock_new(folio);
+    if !filemap_add_folio(k, SHMEM, index, folio, CacheEntry::Empty).await {
+        k.folio_unlock(folio);
+        k.folio_put(folio);
+        return Ok(None);
+    }
+    k.folio_set(folio, Flags::UPTODATE);
+    // Perhaps the file has been truncated since we checked.
+    if index >= k.i_size_read(SHMEM) {
+        filemap_remove_folio(k, folio).await;
+        k.folio_unlock(folio);
+        k.folio_put(folio);
+        return Err(FaultResult::SigBus);
+    }
+    Ok(Some(folio))
+}
+
+/// `shmem_swapin_folio()`: `None` (`-EEXIST`) when the entry is not what it was.
+async fn shmem_swapin_folio(k: &Cpu, index: u32, slot: u32) -> Result<Option<Pfn>, FaultResult> {
+    let swap = CacheEntry::Swap(slot);
+    k.site(Site::ShmemSwapIn).await;
+    let Some(folio) = read_swap_cache_async(k, slot).await else {
+        // shmem_confirm_swap()
+        return if k.cache_entry(SHMEM, index) == swap { Err(FaultResult::Oom) } else { Ok(None) };
+    };
+    k.lock(Lock::Folio(folio)).await;
+    let f = k.folio(folio);
+    let same = f.flags.has(Flags::SWAPCACHE) && f.slot == slot && k.cache_entry(SHMEM, index) == swap;
+    if same && !f.flags.has(Flags::UPTODATE) {
+        // -EIO
+        k.folio_unlock(folio);
+        k.folio_put(folio);
+        return Err(FaultResult::SigBus);
+    }
+    let added = same && filemap_add_folio(k, SHMEM, index, folio, swap).await;
+    if !added {
+        k.folio_unlock(folio);
+        k.folio_put(folio);
+        return Ok(None);
+    }
+    k.delete_from_swap_cache(folio);
+    k.folio_put(folio);
+    k.folio_mark_dirty(folio);
+    k.swap_free(slot);
+    Ok(Some(folio))
+}
+
+/// `shmem_unuse()`: brings back what `tmpfs` has on a swap device.
+pub async fn shmem_unuse(k: &Cpu, ty: u8) -> Result<(), FaultResult> {
+    let indices = k.s().w.files[usize::from(SHMEM)].indices();
+    for index in indices {
+        let CacheEntry::Swap(slot) = k.cache_entry(SHMEM, index) else { continue };
+        let on = k.s().w.swap.entry_of(slot).0 == ty;
+        if on && let Some(folio) = shmem_swapin_folio(k, index, slot).await? {
+            k.folio_unlock(folio);
+            k.folio_put(folio);
+        }
+    }
+    Ok(())
+}
+
+/// `shmem_writepage()` up to the write: moves a locked folio that nobody maps from the page cache to the swap cache.
+/// False when there is no swap.
+pub async fn shmem_writepage(k: &Cpu, folio: Pfn) -> bool {
+    let slot = k.s().w.swap.alloc(folio);
+    let Some(slot) = slot else { return false };
+    add_to_swap_cache(k, folio, slot);
+    // swap_shmem_alloc()
+    k.swap_duplicate(slot);
+    k.site(Site::ShmemSwapOut).await;
+    k.bug_on_cache_mapped(folio);
+    // shmem_delete_from_page_cache()
+    k.page_cache_remove(folio, CacheEntry::Swap(slot));
+    k.folio_put(folio);
+    true
+}

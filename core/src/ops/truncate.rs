@@ -1,0 +1,138 @@
+//! `mm/truncate.c`, and its like in `mm/shmem.c`: files that become shorter or get holes.
+
+use super::filemap::{filemap_get_entry, filemap_remove_folio, folio_is_at};
+use super::zap::{ZapDetails, free_swap_and_cache, zap_page_range_single};
+use crate::observe::{FileId, Outcome, REGULAR};
+use crate::phys::{CacheEntry, Flags, Pfn};
+use crate::sched::{Cpu, Lock, Site};
+
+/// `ftruncate(2)`: `shmem_setattr()` and `truncate_setsize()` with what a disk file system does around it.
+pub async fn truncate(k: &Cpu, file: FileId, size: u32) -> Outcome {
+    k.lock(Lock::Inode(file)).await;
+    let shrinks = size < k.i_size_read(file);
+    if shrinks && file == REGULAR {
+        k.lock(Lock::InvalidateWrite(file)).await;
+    }
+    k.site(Site::TruncateSize).await;
+    k.s().w.files[file as usize].size = size;
+    if shrinks {
+        // truncate_pagecache(): the first pass is for speed; the second catches copies that were made of pages
+        // between the first pass and their removal.
+        unmap_mapping_range(k, file, size, u32::MAX, true).await;
+        truncate_inode_pages(k, file, size, u32::MAX).await;
+        unmap_mapping_range(k, file, size, u32::MAX, true).await;
+        k.s().w.files[file as usize].discard_disk(size, u32::MAX);
+        if file == REGULAR {
+            k.unlock(Lock::InvalidateWrite(file));
+        }
+    }
+    k.unlock(Lock::Inode(file));
+    Outcome::Done
+}
+
+/// `fallocate(FALLOC_FL_PUNCH_HOLE)`: `shmem_fallocate()`, and `truncate_pagecache_range()` as disk file systems use
+/// it. Private copies stay.
+pub async fn punch_hole(k: &Cpu, file: FileId, from: u32, to: u32) {
+    k.lock(Lock::Inode(file)).await;
+    if file == REGULAR {
+        k.lock(Lock::InvalidateWrite(file)).await;
+    }
+    unmap_mapping_range(k, file, from, to, false).await;
+    truncate_inode_pages(k, file, from, to).await;
+    k.s().w.files[file as usize].discard_disk(from, to);
+    if file == REGULAR {
+        k.unlock(Lock::InvalidateWrite(file));
+    }
+    k.unlock(Lock::Inode(file));
+}
+
+/// The last thing that happens to a file: `truncate_inode_pages_final()`.
+pub async fn evict_inode(k: &Cpu, file: FileId) {
+    truncate_inode_pages(k, file, 0, u32::MAX).await;
+}
+
+/// `unmap_mapping_range()`: takes the file's pages out of every page table, private copies as well if asked to.
+async fn unmap_mapping_range(k: &Cpu, file: FileId, from: u32, to: u32, even_cows: bool) {
+    let details = ZapDetails { even_cows };
+    unmap_mapping_range_tree(k, file, from, to, details).await;
+}
+
+/// `unmap_mapping_folio()`.
+async fn unmap_mapping_folio(k: &Cpu, folio: Pfn, file: FileId) {
+    k.assert_folio_locked(folio);
+    let index = k.folio(folio).index;
+    let details = ZapDetails { even_cows: false };
+    unmap_mapping_range_tree(k, file, index, index + 1, details).await;
+}
+
+/// `unmap_mapping_range_tree()`, with `i_mmap_rwsem` held for reading.
+async fn unmap_mapping_range_tree(k: &Cpu, file: FileId, from: u32, to: u32, details: ZapDetails) {
+    k.lock(Lock::IMmapRead(file)).await;
+    let vma_at = |k: &Cpu, i: usize| -> Option<(u8, u32, u32)> {
+        let s = k.s();
+        let id = *s.w.i_mmaps[file as usize].vmas.get(i)?;
+        let v = &s.w.vmas[id];
+        let last = v.pgoff + (v.end - v.start);
+        let (first, end) = (from.max(v.pgoff), to.min(last));
+        let empty = first >= end;
+        let start = if empty { v.start } else { v.start + (first - v.pgoff) };
+        Some((v.mm, start, if empty { v.start } else { v.start + (end - v.pgoff) }))
+    };
+    let mut i = 0;
+    while let Some((mm, start, end)) = vma_at(k, i) {
+        if start < end {
+            k.site(Site::TruncateUnmap).await;
+            zap_page_range_single(k, mm, start, end, details).await;
+        }
+        i += 1;
+    }
+    k.unlock(Lock::IMmapRead(file));
+}
+
+/// `truncate_inode_pages_range()` and `shmem_undo_range()`: empties the page cache.
+async fn truncate_inode_pages(k: &Cpu, file: FileId, from: u32, to: u32) {
+    let end = k.s().w.files[file as usize].indices().end.min(to);
+    for index in from..end {
+        // A folio that is swapped out or in meanwhile has changed its place: look again.
+        loop {
+            let done = match k.cache_entry(file, index) {
+                CacheEntry::Empty => true,
+                swap @ CacheEntry::Swap(slot) => shmem_free_swap(k, file, index, swap, slot).await,
+                CacheEntry::Folio(_) => truncate_folio_at(k, file, index).await,
+            };
+            if done {
+                break;
+            }
+        }
+    }
+}
+
+/// `shmem_free_swap()`: false when the entry has changed.
+async fn shmem_free_swap(k: &Cpu, file: FileId, index: u32, entry: CacheEntry, slot: u32) -> bool {
+    k.site(Site::CacheRemove).await;
+    let cleared = k.page_cache_clear(file, index, entry);
+    if cleared {
+        free_swap_and_cache(k, slot).await;
+    }
+    cleared
+}
+
+/// `truncate_inode_folio()` of what is at an index, with the folio locked. False when it is somewhere else by then.
+async fn truncate_folio_at(k: &Cpu, file: FileId, index: u32) -> bool {
+    let CacheEntry::Folio(folio) = filemap_get_entry(k, file, index).await else { return false };
+    k.site(Site::TruncateFolio).await;
+    k.lock(Lock::Folio(folio)).await;
+    let here = folio_is_at(k, folio, file, index);
+    if here {
+        k.folio_wait_writeback(folio).await;
+        // truncate_cleanup_folio()
+        if k.folio_mapped(folio) {
+            unmap_mapping_folio(k, folio, file).await;
+        }
+        k.folio_clear(folio, Flags::DIRTY);
+        filemap_remove_folio(k, folio).await;
+    }
+    k.folio_unlock(folio);
+    k.folio_put(folio);
+    here
+}

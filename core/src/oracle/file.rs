@@ -1,0 +1,278 @@
+//! Pages of files as user space could see them: what each may hold, whoever maps it.
+//!
+//! A page of a file is one cell, however many mappings show it. It holds a value or lies beyond the end of the file,
+//! where there is nothing to read. Truncation and hole punching change cells while they are under way at a moment
+//! of their own: until such a call returns, a cell may be as before or as after it.
+
+use crate::observe::{FILES, FileId, Token};
+use arrayvec::ArrayVec;
+
+/// A page of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct CellId(u32);
+
+const PAGE_BITS: u32 = 24;
+
+impl CellId {
+    /// Page `page` of a file.
+    pub(super) fn new(file: FileId, page: u32) -> CellId {
+        CellId(u32::from(file) << PAGE_BITS | page)
+    }
+
+    /// Its file.
+    pub(super) fn file(self) -> FileId {
+        (self.0 >> PAGE_BITS) as u8
+    }
+
+    /// Its page.
+    pub(super) fn page(self) -> u32 {
+        self.0 & ((1 << PAGE_BITS) - 1)
+    }
+}
+
+/// What is in a page of a file; `None` beyond its end.
+type Content = Option<Token>;
+
+/// What a call in flight does to a page of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum FileChange {
+    /// A hole is punched: it becomes zero.
+    Erase,
+    /// The file ends before it.
+    Cut,
+    /// The file ends after it: zero, if it was beyond the end.
+    Grow,
+}
+
+impl FileChange {
+    fn apply(self, content: Content) -> Content {
+        match self {
+            FileChange::Erase => content.map(|_| 0),
+            FileChange::Cut => None,
+            FileChange::Grow => Some(content.unwrap_or(0)),
+        }
+    }
+}
+
+/// Most contents that are kept of a page in doubt.
+const CONTENTS: usize = 6;
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Cell {
+    /// What it may hold; empty: anything, or nothing at all.
+    known: ArrayVec<Content, CONTENTS>,
+    /// Calls in flight that change it.
+    pending: ArrayVec<(u8, FileChange), { crate::config::MAX_CPUS }>,
+    /// It was stored to while a call was in flight.
+    touched: bool,
+}
+
+impl Default for Cell {
+    fn default() -> Cell {
+        Cell { known: [Some(0)].into_iter().collect(), pending: ArrayVec::new(), touched: false }
+    }
+}
+
+impl Cell {
+    fn may(&self, is: impl Fn(Content) -> bool) -> bool {
+        self.known.is_empty() || self.known.iter().any(|c| is(*c))
+    }
+
+    fn is(&mut self, content: Content) {
+        self.known.clear();
+        self.known.push(content);
+        self.close();
+    }
+
+    fn may_be(&mut self, content: Content) {
+        if !self.known.is_empty() && !self.known.contains(&content) && self.known.try_push(content).is_err() {
+            self.known.clear();
+        }
+    }
+
+    /// Adds what the calls in flight can make of what it may hold.
+    fn close(&mut self) {
+        let mut i = 0;
+        while i < self.known.len() {
+            for at in 0..self.pending.len() {
+                let changed = self.pending[at].1.apply(self.known[i]);
+                self.may_be(changed);
+                if self.known.is_empty() {
+                    return;
+                }
+            }
+            i += 1;
+        }
+    }
+
+    fn end(&mut self, bit: u8, certain: bool) {
+        let Some(at) = self.pending.iter().position(|p| p.0 == bit) else { return };
+        let (_, change) = self.pending.remove(at);
+        if self.pending.is_empty() {
+            // A store during a call that erases may have come after it; none comes beyond the end of a file.
+            if certain && !(self.touched && change == FileChange::Erase) && !self.known.is_empty() {
+                let known = std::mem::take(&mut self.known);
+                known.into_iter().for_each(|c| {
+                    let after = change.apply(c);
+                    if !self.known.contains(&after) {
+                        self.known.push(after);
+                    }
+                });
+            }
+            self.touched = false;
+        }
+    }
+}
+
+/// The pages of all files. Buffers are kept over [`Files::clear`].
+#[derive(Default)]
+pub(super) struct Files {
+    /// Cells of each file; those after are [`Cell::default`].
+    cells: [Vec<Cell>; FILES],
+    untouched: Cell,
+}
+
+impl Files {
+    /// Every page of every file is there and zero.
+    pub(super) fn clear(&mut self) {
+        self.cells.iter_mut().for_each(Vec::clear);
+    }
+
+    fn cell(&self, id: CellId) -> &Cell {
+        self.cells.get(usize::from(id.file())).and_then(|c| c.get(id.page() as usize)).unwrap_or(&self.untouched)
+    }
+
+    fn cell_mut(&mut self, id: CellId) -> &mut Cell {
+        let cells = &mut self.cells[usize::from(id.file()) % FILES];
+        if cells.len() <= id.page() as usize {
+            cells.resize(id.page() as usize + 1, Cell::default());
+        }
+        &mut cells[id.page() as usize]
+    }
+
+    /// True when a load may return `value`.
+    pub(super) fn may_be(&self, id: CellId, value: Token) -> bool {
+        self.cell(id).may(|c| c == Some(value))
+    }
+
+    /// True when an access may find the file to end before.
+    pub(super) fn may_fault(&self, id: CellId) -> bool {
+        self.cell(id).may(|c| c.is_none())
+    }
+
+    /// True when an access may find the page.
+    pub(super) fn may_read(&self, id: CellId) -> bool {
+        self.cell(id).may(|c| c.is_some())
+    }
+
+    /// What it may hold, as far as that is known; `None`: anything.
+    pub(super) fn values(&self, id: CellId) -> Option<ArrayVec<Token, CONTENTS>> {
+        let known = &self.cell(id).known;
+        (!known.is_empty()).then(|| known.iter().flatten().copied().collect())
+    }
+
+    /// The only value that it may hold, if there is only one.
+    pub(super) fn value(&self, id: CellId) -> Option<Token> {
+        match self.cell(id).known.as_slice() {
+            [one] => *one,
+            _ => None,
+        }
+    }
+
+    /// A load of `value` came from here.
+    pub(super) fn loaded(&mut self, id: CellId, value: Token) {
+        if self.value(id) != Some(value) {
+            self.cell_mut(id).is(Some(value));
+        }
+    }
+
+    /// A store of `value` went here.
+    pub(super) fn stored(&mut self, id: CellId, value: Token) {
+        let cell = self.cell_mut(id);
+        cell.is(Some(value));
+        cell.touched = !cell.pending.is_empty();
+    }
+
+    /// A store of `value` may have gone here.
+    pub(super) fn perhaps_stored(&mut self, id: CellId, value: Token) {
+        let cell = self.cell_mut(id);
+        cell.may_be(Some(value));
+        cell.close();
+        cell.touched = !cell.pending.is_empty();
+    }
+
+    /// A store went to nobody knows which page of nobody knows which file of `pages` pages.
+    pub(super) fn forget(&mut self, pages: u32) {
+        for cells in &mut self.cells {
+            cells.resize(pages as usize, Cell::default());
+            cells.iter_mut().for_each(|c| c.known.clear());
+        }
+    }
+
+    /// The call on the CPU with this bit begins; it changes the page.
+    pub(super) fn begin(&mut self, id: CellId, bit: u8, change: FileChange) {
+        let cell = self.cell_mut(id);
+        if !cell.pending.iter().any(|p| p.0 == bit) && cell.pending.try_push((bit, change)).is_ok() {
+            cell.close();
+        }
+    }
+
+    /// It returns; `certain` when it has had its effect on all that it was begun on.
+    pub(super) fn end(&mut self, bit: u8, certain: bool) {
+        self.cells.iter_mut().flatten().for_each(|c| c.end(bit, certain));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const C: CellId = CellId(3);
+
+    #[test]
+    fn a_hole_is_seen_early_or_late_but_never_undone() {
+        let mut files = Files::default();
+        files.stored(C, 7);
+        files.begin(C, 1, FileChange::Erase);
+        assert!(files.may_be(C, 7) && files.may_be(C, 0) && !files.may_be(C, 8));
+        files.loaded(C, 7);
+        assert!(files.may_be(C, 0));
+        files.loaded(C, 0);
+        assert!(!files.may_be(C, 7));
+        files.end(1, true);
+        assert_eq!(files.value(C), Some(0));
+    }
+
+    #[test]
+    fn a_store_during_hole_punching_may_survive_it() {
+        let mut files = Files::default();
+        files.begin(C, 1, FileChange::Erase);
+        files.stored(C, 9);
+        files.end(1, true);
+        assert!(files.may_be(C, 9) && files.may_be(C, 0) && files.value(C).is_none());
+    }
+
+    #[test]
+    fn nothing_is_read_beyond_the_end_until_the_file_grows_again() {
+        let mut files = Files::default();
+        files.stored(C, 7);
+        files.begin(C, 1, FileChange::Cut);
+        files.end(1, true);
+        assert!(files.may_fault(C) && !files.may_read(C));
+        files.begin(C, 2, FileChange::Grow);
+        assert!(files.may_fault(C) && files.may_be(C, 0) && !files.may_be(C, 7));
+        files.end(2, true);
+        assert_eq!(files.value(C), Some(0));
+    }
+
+    #[test]
+    fn two_calls_at_once_leave_what_either_order_would() {
+        let mut files = Files::default();
+        files.stored(C, 7);
+        files.begin(C, 1, FileChange::Cut);
+        files.begin(C, 2, FileChange::Grow);
+        files.end(1, true);
+        files.end(2, true);
+        assert!(files.may_be(C, 0) && files.may_be(C, 7));
+    }
+}

@@ -1,0 +1,108 @@
+//! The page cache's primitives, and the counters that tell kinds of mapped pages apart.
+//!
+//! What stands here is one step under the lock of `i_pages`; who calls it has come to a site before.
+
+use super::{Cpu, Sim};
+use crate::mm::Mm;
+use crate::observe::{FileId, SHMEM};
+use crate::phys::{CacheEntry, Flags, Folio, Pfn, ZERO_PFN};
+
+impl Sim {
+    /// Replaces what the page cache holds at an index, and keeps the ghost count of a swap slot true.
+    fn set_cache_entry(&mut self, file: FileId, index: u32, entry: CacheEntry) {
+        let old = self.w.files[file as usize].get(index);
+        for (slot, d) in [(old, -1i16), (entry, 1)] {
+            if let CacheEntry::Swap(slot) = slot {
+                self.touch_slot(slot);
+                let n = &mut self.w.swap.slots[slot as usize].entries;
+                *n = n.wrapping_add_signed(d);
+            }
+        }
+        self.w.files[file as usize].set(index, entry);
+    }
+}
+
+/// The counter of an mm that a page is counted in (`mm_counter()`).
+fn counter(mm: &mut Mm, folio: Folio) -> &mut i32 {
+    if folio.anon() {
+        &mut mm.anon_pages
+    } else if folio.flags.has(Flags::SWAPBACKED) {
+        &mut mm.shmem_pages
+    } else {
+        &mut mm.file_pages
+    }
+}
+
+impl Cpu {
+    /// `add_mm_counter(mm, mm_counter(folio), n)`. Not for the zero page.
+    pub fn add_mm_counter(&self, mm: u8, page: Pfn, n: i32) {
+        if page != ZERO_PFN {
+            let s = &mut *self.s();
+            let folio = *s.folio(s.w.mem.page_folio(page));
+            *counter(&mut s.w.mms[mm as usize], folio) += n;
+        }
+    }
+
+    /// `i_size_read()` in pages.
+    #[inline]
+    pub fn i_size_read(&self, file: FileId) -> u32 {
+        self.s().w.files[file as usize].size
+    }
+
+    /// `xa_load()` of the page cache.
+    #[inline]
+    pub fn cache_entry(&self, file: FileId, index: u32) -> CacheEntry {
+        self.s().w.files[file as usize].get(index)
+    }
+
+    /// `__filemap_add_folio()`: puts a locked folio in place of `expected`. False when that is not there (any more).
+    pub fn page_cache_add(&self, file: FileId, index: u32, folio: Pfn, expected: CacheEntry) -> bool {
+        self.assert_folio_locked(folio);
+        let s = &mut *self.s();
+        if s.w.files[file as usize].get(index) != expected {
+            return false;
+        }
+        s.set_cache_entry(file, index, CacheEntry::Folio(folio));
+        let f = &mut s.w.mem.folios[folio as usize];
+        (f.mapping, f.index) = (file + 1, index);
+        if file == SHMEM {
+            f.flags.set(Flags::SWAPBACKED);
+        }
+        s.add_refs(folio, 1);
+        true
+    }
+
+    /// `__filemap_remove_folio()`: takes a locked folio out of the page cache, without the cache's reference.
+    pub fn page_cache_remove(&self, folio: Pfn, replacement: CacheEntry) {
+        let s = &mut *self.s();
+        let f = *s.folio(folio);
+        if let Some(file) = f.file() {
+            s.set_cache_entry(file, f.index, replacement);
+            s.w.mem.folios[folio as usize].mapping = 0;
+            s.touch_folio(folio);
+        }
+    }
+
+    /// Empties an index that holds a value entry, if it still does (`shmem_free_swap()` before it frees the slot).
+    pub fn page_cache_clear(&self, file: FileId, index: u32, expected: CacheEntry) -> bool {
+        let s = &mut *self.s();
+        let same = s.w.files[file as usize].get(index) == expected;
+        if same {
+            s.set_cache_entry(file, index, CacheEntry::Empty);
+        }
+        same
+    }
+
+    /// `__folio_migrate_mapping()` of a folio of the page cache: lets `dst` take the place of `src`.
+    pub fn page_cache_migrate(&self, src: Pfn, dst: Pfn) {
+        let f = self.folio(src);
+        let Some(file) = f.file() else { return };
+        let s = &mut *self.s();
+        s.set_cache_entry(file, f.index, CacheEntry::Folio(dst));
+        let new = &mut s.w.mem.folios[dst as usize];
+        (new.mapping, new.index) = (f.mapping, f.index);
+        s.w.mem.folios[src as usize].mapping = 0;
+        s.add_refs(dst, 1);
+        s.touch_folio(src);
+    }
+}
