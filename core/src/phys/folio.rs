@@ -32,7 +32,7 @@ impl Flags {
     /// `PG_anon_exclusive`, of a page. Of a folio that is mapped by a PMD the head's speaks for all.
     pub const ANON_EXCLUSIVE: Flags = Flags(1 << 9);
     /// `PG_writeback`.
-    pub const WRITEBACK: Flags = Flags(1 << 12);
+    pub const WRITEBACK: Flags = Flags(1 << 13);
     /// Allocated; free frames have no flag at all, unless they are poisoned.
     pub const ALLOCATED: Flags = Flags(1 << 10);
     /// `PG_hwpoison` of its only page: the memory has failed, or is about to.
