@@ -78,7 +78,7 @@ pub(super) fn draw(graph: &Graph) -> String {
 /// Where a kind stands: the hubs in the middle, the others around them in the order of their numbers, so that
 /// families are neighbours.
 fn place(kind: EntryKind) -> Point {
-    let (cx, cy) = (WIDTH / 2.0, HEIGHT / 2.0 + 10.0);
+    let (cx, cy) = (WIDTH / 2.0, HEIGHT / 2.0 + 26.0);
     match kind {
         EntryKind::None => (cx - 240.0, cy),
         EntryKind::Present => (cx + 240.0, cy),
@@ -89,7 +89,7 @@ fn place(kind: EntryKind) -> Point {
                 .collect();
             let at = around.iter().position(|k| *k == kind).unwrap_or(0) as f64 / around.len() as f64;
             let angle = (at - 0.25) * std::f64::consts::TAU;
-            (cx + angle.cos() * (WIDTH / 2.0 - 120.0), cy + angle.sin() * (HEIGHT / 2.0 - 70.0))
+            (cx + angle.cos() * (WIDTH / 2.0 - 120.0), cy + angle.sin() * (HEIGHT / 2.0 - 86.0))
         }
     }
 }
