@@ -1,6 +1,7 @@
 //! A short deterministic run without any engine, for tests: seed in, first failure out.
 
-use ptefuzz_core::program::mutate::mutate_bytes;
+use ptefuzz_core::program::family::Family;
+use ptefuzz_core::program::mutate::{CaseMutator, MutateConfig};
 use ptefuzz_core::program::rng::Rng;
 
 use crate::driver::DEFAULT_MAX_LEN;
@@ -22,7 +23,7 @@ const RESTART_PERCENT: u32 = 10;
 /// The first failure.
 pub fn smoke(target: &Target, pin: Pin, runs: u64, seed: u64) -> Result<(), Failure> {
     let mut session = Session::new(pin);
-    let mut inputs = Inputs::new(seed);
+    let mut inputs = Inputs::new(seed, target.family);
     for _ in 0..runs {
         let bytes = match target.input {
             Input::Case(_) => inputs.case(),
@@ -39,12 +40,13 @@ struct Inputs {
     pool: Vec<Vec<u8>>,
     scratch: Vec<u8>,
     case: Case,
+    bias: Option<Family>,
 }
 
 impl Inputs {
-    fn new(seed: u64) -> Inputs {
+    fn new(seed: u64, bias: Option<Family>) -> Inputs {
         let pool = vec![Vec::new(); POOL];
-        Inputs { rng: Rng::new(seed), pool, scratch: Vec::new(), case: Case::empty() }
+        Inputs { rng: Rng::new(seed), pool, scratch: Vec::new(), case: Case::empty(), bias }
     }
 
     /// The next case: one of the pool, mutated some more.
@@ -57,7 +59,8 @@ impl Inputs {
         let mut size = data.len();
         data.resize(DEFAULT_MAX_LEN, 0);
         for _ in 0..=self.rng.below(DEPTH) {
-            size = mutate_bytes(data, size, DEFAULT_MAX_LEN, self.rng.next_u64() as u32).min(DEFAULT_MAX_LEN);
+            let mutator = CaseMutator::new(MutateConfig { bias: self.bias, ..MutateConfig::default() });
+            size = mutator.mutate_bytes(data, size, DEFAULT_MAX_LEN, self.rng.next_u64() as u32).min(DEFAULT_MAX_LEN);
         }
         data.truncate(size);
         data

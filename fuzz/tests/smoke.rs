@@ -4,7 +4,7 @@ use ptefuzz_core::arch::Arch;
 use ptefuzz_core::config::{Defect, Kernel};
 use ptefuzz_fuzz::engine::VIOLATION;
 use ptefuzz_fuzz::smoke::smoke;
-use ptefuzz_fuzz::targets::{CANARY, DETERMINISM, ENTRY, Input, MACHINE, SEQUENTIAL, TARGETS, TEXT, Target};
+use ptefuzz_fuzz::targets::{CANARY, DETERMINISM, DEVICE, ENTRY, Input, MACHINE, SEQUENTIAL, TARGETS, TEXT, Target};
 use ptefuzz_fuzz::{Failure, Pin, engine};
 
 const CASES: u64 = 6_000;
@@ -38,6 +38,13 @@ fn machine_finds_nothing_on_any_architecture() {
 fn sequential_finds_nothing_in_any_fixed_kernel() {
     for (seed, kernel) in (21..).zip(Kernel::ALL) {
         is_clean(&SEQUENTIAL, Pin::fixed(kernel), CASES, seed);
+    }
+}
+
+#[test]
+fn device_finds_nothing_in_any_fixed_kernel() {
+    for (seed, kernel) in (71..).zip(Kernel::ALL) {
+        is_clean(&DEVICE, Pin::fixed(kernel), CASES / 2, seed);
     }
 }
 

@@ -4,42 +4,45 @@
 
 use super::Kernel;
 
-/// A choice that a release makes exactly once.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum DesignGroup {
-    /// How a device-exclusive entry is encoded.
-    ExclusiveEncoding,
-    /// How a page is made device-exclusive.
-    ExclusiveConversion,
-    /// How `restore_exclusive_pte()` decides on write permission.
-    ExclusiveRestore,
-    /// Who may write to an anonymous page after a write fault without copying it.
-    CopyOnWrite,
-    /// Whether `mprotect` makes the entries of private memory writable itself.
-    ProtectWritable,
-    /// What remembers that a page that is not mapped is write-protected by userfaultfd.
-    UffdWpNote,
-    /// What stands where a page's contents are lost.
-    PoisonNote,
-    /// What a guard page is.
-    GuardNote,
-    /// Whether migration keeps the young and dirty bits.
-    MigrationBits,
+macro_rules! groups {
+    ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {
+        /// A choice that a release makes exactly once.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        pub enum DesignGroup { $($(#[$doc])* $name),* }
+
+        impl DesignGroup {
+            /// Every group.
+            pub const ALL: [DesignGroup; [$($text),*].len()] = [$(DesignGroup::$name),*];
+
+            /// Name, as `ptefuzz list designs` prints it.
+            pub fn name(self) -> &'static str {
+                match self { $(DesignGroup::$name => $text),* }
+            }
+        }
+    };
 }
 
-impl DesignGroup {
-    /// Every group.
-    pub const ALL: [DesignGroup; 9] = [
-        DesignGroup::ExclusiveEncoding,
-        DesignGroup::ExclusiveConversion,
-        DesignGroup::ExclusiveRestore,
-        DesignGroup::CopyOnWrite,
-        DesignGroup::ProtectWritable,
-        DesignGroup::UffdWpNote,
-        DesignGroup::PoisonNote,
-        DesignGroup::GuardNote,
-        DesignGroup::MigrationBits,
-    ];
+groups! {
+    /// How a device-exclusive entry is encoded.
+    ExclusiveEncoding = "exclusive-encoding";
+    /// How a page is made device-exclusive.
+    ExclusiveConversion = "exclusive-conversion";
+    /// How `restore_exclusive_pte()` decides on write permission.
+    ExclusiveRestore = "exclusive-restore";
+    /// Who may write to an anonymous page after a write fault without copying it.
+    CopyOnWrite = "copy-on-write";
+    /// Whether `mprotect` makes the entries of private memory writable itself.
+    ProtectWritable = "protect-writable";
+    /// What remembers that a page that is not mapped is write-protected by userfaultfd.
+    UffdWpNote = "uffd-wp-note";
+    /// What stands where a page's contents are lost.
+    PoisonNote = "poison-note";
+    /// What a guard page is.
+    GuardNote = "guard-note";
+    /// Whether migration keeps the young and dirty bits.
+    MigrationBits = "migration-bits";
+    /// Whether a page that is swapped in for a read may become writable at once.
+    SwapInWritable = "swap-in-writable";
 }
 
 macro_rules! designs {
@@ -144,6 +147,12 @@ designs! {
     /// Above the frame number, where the swap offset has room.
     MigrationBitsKept = "migration-bits-kept", MigrationBits, since V6_1, until None,
         "include/linux/swapops.h since 6.1: SWP_MIG_YOUNG, SWP_MIG_DIRTY";
+    /// No: only for a write.
+    SwapInWriteByFault = "swap-in-write-by-fault", SwapInWritable, since V5_14, until Some(Kernel::V6_12),
+        "mm/memory.c of 6.1: do_swap_page() with maybe_mkwrite() for FAULT_FLAG_WRITE alone";
+    /// Yes, when it is exclusive and VMA, uffd-wp and soft-dirty permit.
+    SwapInWriteByCheck = "swap-in-write-by-check", SwapInWritable, since V6_12, until None,
+        "mm/memory.c of 6.12: do_swap_page() with VM_WRITE, userfaultfd_pte_wp() and pte_needs_soft_dirty_wp()";
 }
 
 impl Design {

@@ -159,7 +159,8 @@ async fn map_swapped_in(k: &Cpu, vmf: &mut VmFault, p: PtePtr, folio: Pfn, slot:
         pte = arch.pte_mkuffd_wp(pte);
     }
     let alone = exclusive || !ksm && !counted && k.folio_ref_count(folio) == 1;
-    if alone && writable && !userfaultfd_pte_wp(k, vmf.vma, pte) && !pte_needs_soft_dirty_wp(k, vmf.vma, pte) {
+    let try_writable = writable && (vmf.write || k.uses(Design::SwapInWriteByCheck));
+    if alone && try_writable && !userfaultfd_pte_wp(k, vmf.vma, pte) && !pte_needs_soft_dirty_wp(k, vmf.vma, pte) {
         pte = arch.pte_mkwrite(pte);
         if vmf.write {
             pte = arch.pte_mkdirty(pte);

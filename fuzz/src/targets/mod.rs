@@ -79,6 +79,15 @@ pub static DETERMINISM: Target = Target {
     family: None,
 };
 
+/// Devices.
+pub static DEVICE: Target = Target {
+    name: "device",
+    doc: "mostly devices: exclusive access, pages in device memory, and what the kernel does to both",
+    input: Input::Case(as_it_is),
+    planted: None,
+    family: Some(Family::Device),
+};
+
 /// The target that must fail.
 pub static CANARY: Target = Target {
     name: "canary",
@@ -89,7 +98,7 @@ pub static CANARY: Target = Target {
 };
 
 /// Every target.
-pub static TARGETS: [&Target; 6] = [&MACHINE, &SEQUENTIAL, &ENTRY, &TEXT, &DETERMINISM, &CANARY];
+pub static TARGETS: [&Target; 7] = [&MACHINE, &SEQUENTIAL, &ENTRY, &TEXT, &DETERMINISM, &DEVICE, &CANARY];
 
 /// The target with this name.
 pub fn by_name(name: &str) -> Option<&'static Target> {

@@ -91,12 +91,12 @@ fn table(topic: Topic) -> Option<Table> {
             }),
         },
         Topic::Designs => Table {
-            columns: &["id", "since", "until", "source"],
+            columns: &["id", "group", "since", "until", "source"],
             rows: rows(Design::ALL, |d| {
                 let until = d.until().map_or("-", Kernel::name);
                 let since = if d.only_posted() { "posted" } else { d.since().name() };
                 let until = if d.only_posted() { "-" } else { until };
-                vec![d.id().into(), since.into(), until.into(), d.source().into()]
+                vec![d.id().into(), d.group().name().into(), since.into(), until.into(), d.source().into()]
             }),
         },
         Topic::Kernels => Table {
