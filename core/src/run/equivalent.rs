@@ -168,6 +168,20 @@ mod tests {
         assert_eq!(Comparer::new().compare(&case, designs), None);
     }
 
+    // The old way dirties a page that it makes writable again, and on x86-64 that sets soft-dirty: a load after
+    // clear_refs reads as a store.
+    #[test]
+    fn the_old_way_to_restore_an_entry_shows_in_pagemap() {
+        let ops = "  gpu0 exclusive A heap[0]\n  A clear-refs\n  A read heap[0]\n  A pagemap heap[0]\n";
+        let case = case(&format!("fixed\n\nprocess A\n  heap = mmap anon private rw 1\n\ncpu 0\n{ops}"));
+        let mut case_of_6_12 = case.clone();
+        case_of_6_12.config = Config::fixed(Kernel::V6_12);
+        let designs = configs(case_of_6_12.config, [Design::RestoreByType, Design::RestoreByCheck]);
+        let found = Comparer::new().compare(&case_of_6_12, designs).expect("they differ");
+        let said = |o: Option<Observation>| matches!(o, Some(Observation::SoftDirty { dirty: true, .. }));
+        assert_eq!((found.kind, found.op(), found.seen.map(said)), (DifferenceKind::Event, Some(3), [true, false]));
+    }
+
     #[test]
     fn a_defect_in_one_of_two_runs_is_a_difference_of_verdicts() {
         let case = case(

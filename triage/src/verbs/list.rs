@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use ptefuzz_core::config::{Defect, Design, Kernel};
-use ptefuzz_core::program::{Actor, OpCode};
+use ptefuzz_core::program::text::{Document, op_text};
+use ptefuzz_core::program::{Actor, Case, Op, OpCode};
 use ptefuzz_core::rule::Rule;
 use ptefuzz_core::sched::Site;
 use ptefuzz_fuzz::targets::TARGETS;
@@ -66,10 +67,11 @@ struct Counted<'a> {
 fn table(topic: Topic) -> Option<Table> {
     Some(match topic {
         Topic::Ops => Table {
-            columns: &["name", "actor", "family", "source", "summary"],
+            columns: &["name", "syntax", "actor", "family", "source", "summary"],
             rows: rows(OpCode::ALL, |op| {
                 vec![
                     op.name().into(),
+                    syntax(op),
                     actor(op).into(),
                     op.family().name().into(),
                     op.function().into(),
@@ -121,6 +123,14 @@ fn table(topic: Topic) -> Option<Table> {
 
 fn rows<T>(items: impl IntoIterator<Item = T>, row: impl Fn(T) -> Vec<String>) -> Vec<Vec<String>> {
     items.into_iter().map(row).collect()
+}
+
+/// The op as a line of a case: on the first pages of the first process, device and block.
+fn syntax(code: OpCode) -> String {
+    let mut case = Case::empty();
+    case.ops.push(Op { len: 4, ..Op::new(code, 0) });
+    let doc = Document::from(case);
+    doc.case.ops.first().map_or_else(String::new, |op| op_text(op, &doc.names))
 }
 
 fn actor(op: OpCode) -> &'static str {

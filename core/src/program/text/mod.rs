@@ -35,6 +35,11 @@
 //! | `defect <id>` | this defect, too |
 //! | `window 2 log` | a name for a mapping window, where the rule below would give another |
 //!
+//! A design that needs a bit which the architecture does not have is refused. `ptefuzz list designs`, `defects` and `rules`
+//! print the ids, `ptefuzz list ops` every op as it is written in a `cpu` block: first who acts (a process, a device, or
+//! nobody when the kernel does it by itself), then the name, then what it is done to: `heap[3]` is one page, `heap[0..4]` the
+//! four from 0 to 3.
+//!
 //! Windows have names. `heap`, `data`, `stack` and `map` are windows 0 to 3, unless the window was given another
 //! name; a new name in a `mmap` takes the first window that has none yet. A name means the same window in
 //! every process.
