@@ -40,13 +40,14 @@ struct Inputs {
     pool: Vec<Vec<u8>>,
     scratch: Vec<u8>,
     case: Case,
-    bias: Option<Family>,
+    mutator: CaseMutator,
 }
 
 impl Inputs {
     fn new(seed: u64, bias: Option<Family>) -> Inputs {
         let pool = vec![Vec::new(); POOL];
-        Inputs { rng: Rng::new(seed), pool, scratch: Vec::new(), case: Case::empty(), bias }
+        let mutator = CaseMutator::new(MutateConfig { bias, ..MutateConfig::default() });
+        Inputs { rng: Rng::new(seed), pool, scratch: Vec::new(), case: Case::empty(), mutator }
     }
 
     /// The next case: one of the pool, mutated some more.
@@ -59,8 +60,8 @@ impl Inputs {
         let mut size = data.len();
         data.resize(DEFAULT_MAX_LEN, 0);
         for _ in 0..=self.rng.below(DEPTH) {
-            let mutator = CaseMutator::new(MutateConfig { bias: self.bias, ..MutateConfig::default() });
-            size = mutator.mutate_bytes(data, size, DEFAULT_MAX_LEN, self.rng.next_u64() as u32).min(DEFAULT_MAX_LEN);
+            size =
+                self.mutator.mutate_bytes(data, size, DEFAULT_MAX_LEN, self.rng.next_u64() as u32).min(DEFAULT_MAX_LEN);
         }
         data.truncate(size);
         data
