@@ -4,7 +4,9 @@ use ptefuzz_core::arch::Arch;
 use ptefuzz_core::config::{Defect, Kernel};
 use ptefuzz_fuzz::engine::VIOLATION;
 use ptefuzz_fuzz::smoke::smoke;
-use ptefuzz_fuzz::targets::{CANARY, DETERMINISM, DEVICE, ENTRY, Input, MACHINE, SEQUENTIAL, TARGETS, TEXT, Target};
+use ptefuzz_fuzz::targets::{
+    CANARY, DETERMINISM, DEVICE, ENTRY, FILE, Input, MACHINE, SEQUENTIAL, TARGETS, TEXT, Target,
+};
 use ptefuzz_fuzz::{Failure, Pin, engine};
 
 const CASES: u64 = 6_000;
@@ -45,6 +47,13 @@ fn sequential_finds_nothing_in_any_fixed_kernel() {
 fn device_finds_nothing_in_any_fixed_kernel() {
     for (seed, kernel) in (71..).zip(Kernel::ALL) {
         is_clean(&DEVICE, Pin::fixed(kernel), CASES / 2, seed);
+    }
+}
+
+#[test]
+fn file_finds_nothing_in_any_fixed_kernel() {
+    for (seed, kernel) in (71..).zip(Kernel::ALL) {
+        is_clean(&FILE, Pin::fixed(kernel), CASES / 2, seed);
     }
 }
 

@@ -138,6 +138,14 @@ defects! {
     F1 = "F1", fixed None, "zap_pte_range",
         "a dirty page of a shared file leaves the reverse map before the TLB is flushed: writeback does not find who still writes",
         "\"mm: delay page_remove_rmap() until after the TLB has been flushed\" (5df397dec7c4, in 6.2)";
+    F2 = "F2", fixed None, "truncate_pagecache",
+        "truncation unmaps once, before it empties the page cache: a private copy that is made in between stays", "seeded";
+    F3 = "F3", fixed None, "try_to_unmap_one",
+        "reclaim of a shared page forgets the dirty bit of the entry: the page is dropped as clean", "seeded";
+    F4 = "F4", fixed None, "do_page_mkwrite",
+        "a page that was truncated while the file system was told of the store is made writable all the same", "seeded";
+    F5 = "F5", fixed None, "zap_pte_range",
+        "punching a hole into a file takes the private copies of its pages away as well", "seeded";
 }
 
 const _: () = assert!(Defect::ALL.len() < 128, "a DefectSet has one bit for each row");

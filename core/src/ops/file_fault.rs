@@ -5,6 +5,7 @@ use super::pgtable::pte_alloc;
 use super::rmap::anon_vma_prepare;
 use super::vmf::{FaultResult, VmFault, maybe_mkwrite};
 use super::wp::wp_page_reuse;
+use crate::config::Defect;
 use crate::mm::PtePtr;
 use crate::observe::{FileId, REGULAR};
 use crate::phys::{Flags, Pfn};
@@ -91,7 +92,7 @@ async fn do_shared_fault(k: &Cpu, vmf: &VmFault) -> Result<(), FaultResult> {
 async fn do_page_mkwrite(k: &Cpu, folio: Pfn, file: FileId, index: u32) -> bool {
     k.site(Site::PageMkwrite).await;
     k.lock(Lock::Folio(folio)).await;
-    if !folio_is_at(k, folio, file, index) {
+    if !folio_is_at(k, folio, file, index) && !k.has(Defect::F4) {
         k.folio_unlock(folio);
         return false;
     }

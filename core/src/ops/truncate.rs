@@ -2,6 +2,7 @@
 
 use super::filemap::{filemap_get_entry, filemap_remove_folio, folio_is_at};
 use super::zap::{ZapDetails, free_swap_and_cache, zap_page_range_single};
+use crate::config::Defect;
 use crate::observe::{FileId, Outcome, REGULAR};
 use crate::phys::{CacheEntry, Flags, Pfn};
 use crate::sched::{Cpu, Lock, Site};
@@ -20,7 +21,9 @@ pub async fn truncate(k: &Cpu, file: FileId, size: u32) -> Outcome {
         // between the first pass and their removal.
         unmap_mapping_range(k, file, size, u32::MAX, true).await;
         truncate_inode_pages(k, file, size, u32::MAX).await;
-        unmap_mapping_range(k, file, size, u32::MAX, true).await;
+        if !k.has(Defect::F2) {
+            unmap_mapping_range(k, file, size, u32::MAX, true).await;
+        }
         k.s().w.files[file as usize].discard_disk(size, u32::MAX);
         if file == REGULAR {
             k.unlock(Lock::InvalidateWrite(file));

@@ -53,7 +53,7 @@ async fn replace_by_swap_entry(k: &Cpu, folio: Pfn, mm: u8, p: PtePtr, hwpoison:
     let anon_exclusive = k.page_anon_exclusive(page);
     if present {
         pteval = k.ptep_clear_flush(p).await;
-        if k.pte_dirty(pteval) {
+        if k.pte_dirty(pteval) && !k.has(Defect::F3) {
             k.folio_mark_dirty(folio);
         }
     } else {

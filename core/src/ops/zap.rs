@@ -184,7 +184,7 @@ fn zap_present_page(k: &Cpu, tlb: &mut MmuGather, pte: Pte, page: Pfn) {
 /// `should_zap_folio()` and `should_zap_cows()`.
 fn should_zap(k: &Cpu, details: ZapDetails, pte: Pte) -> bool {
     let ec = k.entries();
-    if details.even_cows {
+    if details.even_cows || k.has(Defect::F5) {
         return true;
     }
     let page = match ec.kind(pte) {

@@ -86,7 +86,7 @@ impl Oracle {
                 self.keep(proc, spot, None, &changes);
             }
             Some(set) => {
-                if !set.iter().any(|s| s.permits(true)) {
+                if !set.iter().any(|s| s.ends(&self.files, true).meets(Ends::WELL)) {
                     return Err(broken(Rule::OracleAccess).known(known));
                 }
                 if stored(set, &changes, &mut self.files, value).is_err() {

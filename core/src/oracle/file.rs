@@ -65,11 +65,13 @@ struct Cell {
     pending: ArrayVec<(u8, FileChange), { crate::config::MAX_CPUS }>,
     /// It was stored to while a call was in flight.
     touched: bool,
+    /// More than one call has been in flight at once.
+    raced: bool,
 }
 
 impl Default for Cell {
     fn default() -> Cell {
-        Cell { known: [Some(0)].into_iter().collect(), pending: ArrayVec::new(), touched: false }
+        Cell { known: [Some(0)].into_iter().collect(), pending: ArrayVec::new(), touched: false, raced: false }
     }
 }
 
@@ -119,7 +121,7 @@ impl Cell {
                     }
                 });
             }
-            self.touched = false;
+            (self.touched, self.raced) = (false, false);
         }
     }
 }
@@ -213,8 +215,15 @@ impl Files {
     pub(super) fn begin(&mut self, id: CellId, bit: u8, change: FileChange) {
         let cell = self.cell_mut(id);
         if !cell.pending.iter().any(|p| p.0 == bit) && cell.pending.try_push((bit, change)).is_ok() {
+            cell.raced |= cell.pending.len() > 1;
             cell.close();
         }
+    }
+
+    /// True when one truncation is in flight and nothing else: once it has reached a page, the file ends before it.
+    pub(super) fn cut_for_good(&self, id: CellId) -> bool {
+        let cell = self.cell(id);
+        !cell.raced && matches!(cell.pending.as_slice(), [(_, FileChange::Cut)])
     }
 
     /// It returns; `certain` when it has had its effect on all that it was begun on.

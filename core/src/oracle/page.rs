@@ -328,12 +328,12 @@ pub(super) fn stored(set: &mut Reach, changes: &Changes, files: &mut Files, valu
         set.retain(|s| s.permits(true));
     }
     let cells = Cells::of(changes);
-    let may_hit: ArrayVec<Memory, REACHABLE> =
-        set.iter().filter(|s| s.permits(true)).map(|s| cells.behind(s, true)).collect();
-    let certain = cells.only(set, true, |s| s.permits(true)).is_some();
+    let takes = |s: &State| s.permits(true) && !beyond_end(s, changes, files);
+    let may_hit: ArrayVec<Memory, REACHABLE> = set.iter().filter(|s| takes(s)).map(|s| cells.behind(s, true)).collect();
+    let certain = cells.only(set, true, takes).is_some();
     for i in 0..set.len() {
         let memory = cells.behind(&set[i], true);
-        if set[i].perm.is_none() || !may_hit.contains(&memory) {
+        if set[i].perm.is_none() || beyond_end(&set[i], changes, files) || !may_hit.contains(&memory) {
             continue;
         }
         match memory {
@@ -348,6 +348,12 @@ pub(super) fn stored(set: &mut Reach, changes: &Changes, files: &mut Files, valu
     }
     dedup(set);
     Ok(())
+}
+
+/// True of a state in which a truncation has taken a private copy away, or would have: the file ends before it.
+fn beyond_end(state: &State, changes: &Changes, files: &Files) -> bool {
+    let Base::Private(cell) = state.base else { return false };
+    changes.iter().any(|(bit, effect)| state.applied & bit != 0 && effect.cuts(cell)) && files.cut_for_good(cell)
 }
 
 /// What is known of a page.

@@ -52,6 +52,15 @@ pub static SEQUENTIAL: Target = Target {
     family: None,
 };
 
+/// Files.
+pub static FILE: Target = Target {
+    name: "file",
+    doc: "files: shared and private mappings of tmpfs and of a disk file, truncation, holes, writeback",
+    input: Input::Case(as_it_is),
+    planted: None,
+    family: Some(Family::File),
+};
+
 /// Entry encodings.
 pub static ENTRY: Target = Target {
     name: "entry",
@@ -98,7 +107,7 @@ pub static CANARY: Target = Target {
 };
 
 /// Every target.
-pub static TARGETS: [&Target; 7] = [&MACHINE, &SEQUENTIAL, &ENTRY, &TEXT, &DETERMINISM, &DEVICE, &CANARY];
+pub static TARGETS: [&Target; 8] = [&MACHINE, &SEQUENTIAL, &DEVICE, &FILE, &ENTRY, &TEXT, &DETERMINISM, &CANARY];
 
 /// The target with this name.
 pub fn by_name(name: &str) -> Option<&'static Target> {
