@@ -211,6 +211,13 @@ rules! {
         "a swap device can be taken out of use when there is memory for what is on it", "mm/swapfile.c: try_to_unuse()";
     KsmWritable = "ksm.writable", Always,
         "a KSM page is never mapped writable", "mm/memory.c: wp_can_reuse_anon_folio(); mm/ksm.c: write_protect_page()";
+    Memcg = "accounting.memcg", Quiescent,
+        "a control group's counters are the numbers of folios and swap slots that are charged to it",
+        "mm/memcontrol.c: charge_memcg(), uncharge_folio(), mem_cgroup_swapout()";
+    MemcgLeftBehind = "memcg.left-behind", AtReturn,
+        "where charges move with a process, every page that it maps goes along",
+        "Documentation/admin-guide/cgroup-v1/memory.rst: move charges at task migration";
+    LeakMemcg = "leak.memcg", AtExit, "every charge is given back", "mm/memcontrol.c: uncharge_folio()";
 }
 
 impl Rule {

@@ -102,6 +102,7 @@ sites! {
     TruncateFolio = "truncate_inode_pages:lock", "A folio is about to be locked for truncation.";
     ShmemSwapIn = "shmem_swapin_folio:lookup", "The page of a tmpfs file is about to be looked for in the swap cache.";
     ShmemSwapOut = "shmem_writepage:delete", "A folio of tmpfs is in the swap cache and about to leave the page cache.";
+    MoveCharge = "mem_cgroup_move_charge_pte_range:entry", "The charge of what the next entry maps is about to be moved.";
 }
 
 impl Site {

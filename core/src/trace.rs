@@ -52,6 +52,7 @@ notes! {
     PoisonUnmapFailed = "still mapped after try_to_unmap(): mapcount is {a}";
     SoftOfflined = "soft offline: the frame is out of use";
     Unpoisoned = "PG_hwpoison cleared";
+    ChargeMoved = "charge moved from group {a} to group {b}";
     KsmPage = "is a KSM page from now on";
     KsmMerged = "merged into KSM page f{a}";
     KsmSwapInCopy = "was a KSM page: copied to f{a} for this address";

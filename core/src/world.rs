@@ -6,7 +6,7 @@ use crate::entry::EntryConfig;
 use crate::hw::{Mirror, Tlb};
 use crate::mm::{AnonVmas, IMmap, Ksm, Mm, PtePtr, Tables, VmaId, Vmas};
 use crate::observe::{Backing, FILES};
-use crate::phys::{Memory, PageCache, Swap};
+use crate::phys::{Memcgs, Memory, PageCache, Swap};
 
 /// All modelled state. Two equal worlds behave alike for ever.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -27,6 +27,8 @@ pub struct World {
     pub files: [PageCache; FILES],
     /// Who maps each file.
     pub i_mmaps: [IMmap; FILES],
+    /// Counters of the memory control groups.
+    pub memcgs: Memcgs,
     /// Processes `A` to `D`.
     pub mms: [Mm; MAX_PROCS],
     /// All VMAs.
@@ -56,6 +58,7 @@ impl World {
             swap: Swap::new(g),
             files: Default::default(),
             i_mmaps: Default::default(),
+            memcgs: Memcgs::default(),
             mms: Default::default(),
             vmas: Vmas::default(),
             anon_vmas: AnonVmas::default(),
@@ -78,6 +81,7 @@ impl World {
         self.swap.reset(config.geometry);
         self.files.iter_mut().for_each(|f| f.reset(config.geometry.region_pages()));
         self.i_mmaps.iter_mut().for_each(IMmap::reset);
+        self.memcgs = Memcgs::default();
         self.mms.iter_mut().for_each(Mm::reset);
         self.vmas.reset();
         self.anon_vmas.reset();

@@ -3,7 +3,7 @@
 //! Ids beginning with `D` are rows of the device-exclusive repair series of 2025. Ids beginning with `S` are
 //! *seeded*: no kernel had them; they exist so that each check of the judge can be seen to fail. Ids beginning
 //! with `N` are *new*: this harness found them in the sources of current releases. They belong to no release's
-//! set, so that a hunt on a release looks for what is not known yet. `P`: failed memory (hwpoison). `W`: swap. `K`: KSM.
+//! set, so that a hunt on a release looks for what is not known yet. `P`: failed memory (hwpoison). `W`: swap. `K`: KSM. `M`: control groups.
 
 use super::Kernel;
 
@@ -146,6 +146,10 @@ defects! {
         "a page that was truncated while the file system was told of the store is made writable all the same", "seeded";
     F5 = "F5", fixed None, "zap_pte_range",
         "punching a hole into a file takes the private copies of its pages away as well", "seeded";
+    M1 = "M1", fixed None, "delete_from_lru_cache",
+        "a page that has failed stays charged for ever",
+        "before 18365225f044 (\"hwpoison, memcg: forcibly uncharge LRU pages\", 4.12)";
+    S42 = "S42", fixed None, "mem_cgroup_move_account", "the old group stays charged for a page that has moved", "seeded";
 }
 
 const _: () = assert!(Defect::ALL.len() < 128, "a DefectSet has one bit for each row");

@@ -43,6 +43,45 @@ groups! {
     MigrationBits = "migration-bits";
     /// Whether a page that is swapped in for a read may become writable at once.
     SwapInWritable = "swap-in-writable";
+/// A choice that a release makes exactly once.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum DesignGroup {
+    /// How a device-exclusive entry is encoded.
+    ExclusiveEncoding,
+    /// How a page is made device-exclusive.
+    ExclusiveConversion,
+    /// How `restore_exclusive_pte()` decides on write permission.
+    ExclusiveRestore,
+    /// Who may write to an anonymous page after a write fault without copying it.
+    CopyOnWrite,
+    /// Whether `mprotect` makes the entries of private memory writable itself.
+    ProtectWritable,
+    /// What remembers that a page that is not mapped is write-protected by userfaultfd.
+    UffdWpNote,
+    /// What stands where a page's contents are lost.
+    PoisonNote,
+    /// What a guard page is.
+    GuardNote,
+    /// Whether migration keeps the young and dirty bits.
+    MigrationBits,
+    /// What becomes of a process's charges when it changes its control group.
+    ChargeMoving,
+}
+
+impl DesignGroup {
+    /// Every group.
+    pub const ALL: [DesignGroup; 10] = [
+        DesignGroup::ExclusiveEncoding,
+        DesignGroup::ExclusiveConversion,
+        DesignGroup::ExclusiveRestore,
+        DesignGroup::CopyOnWrite,
+        DesignGroup::ProtectWritable,
+        DesignGroup::UffdWpNote,
+        DesignGroup::PoisonNote,
+        DesignGroup::GuardNote,
+        DesignGroup::MigrationBits,
+        DesignGroup::ChargeMoving,
+    ];
 }
 
 macro_rules! designs {
@@ -153,6 +192,12 @@ designs! {
     /// Yes, when it is exclusive and VMA, uffd-wp and soft-dirty permit.
     SwapInWriteByCheck = "swap-in-write-by-check", SwapInWritable, since V6_12, until None,
         "mm/memory.c of 6.12: do_swap_page() with VM_WRITE, userfaultfd_pte_wp() and pte_needs_soft_dirty_wp()";
+    /// They go along (`memory.move_charge_at_immigrate`, taken to be 3).
+    ChargesMove = "charges-move", ChargeMoving, since V5_14, until Some(Kernel::V6_15),
+        "mm/memcontrol-v1.c of 6.12: mem_cgroup_move_charge()";
+    /// They stay with the group that was charged.
+    ChargesStay = "charges-stay", ChargeMoving, since V6_15, until None,
+        "6b611388b626 (\"memcg-v1: remove charge move code\", 6.13)";
 }
 
 impl Design {

@@ -2,7 +2,7 @@
 
 use super::Finding;
 use crate::config::{Defect, Design};
-use crate::phys::{Flags, GUP_PIN_COUNTING_BIAS, Pfn};
+use crate::phys::{Flags, GUP_PIN_COUNTING_BIAS, MAX_MEMCGS, Memcgs, Pfn};
 use crate::rule::{Evidence, Rule};
 use crate::world::World;
 
@@ -151,4 +151,20 @@ pub fn rss(w: &World, mm: u8) -> Option<Finding> {
         ..Evidence::default()
     };
     Some(Finding { rule: Rule::Rss, cause: None, evidence })
+}
+
+/// `accounting.memcg`, when nothing is in flight: each group's counters against what is charged to it.
+pub fn memcg(w: &World) -> Option<Finding> {
+    (1..MAX_MEMCGS).find_map(|i| {
+        let (pages, slots) = Memcgs::count(&w.mem, &w.swap, i);
+        let pairs = [(pages, w.memcgs.memory[i], "memory"), (slots, w.memcgs.swap[i], "swap")];
+        let (expected, found, what) = pairs.into_iter().find(|(e, f, _)| e != f)?;
+        let evidence = Evidence {
+            expected: Some(i64::from(expected) as u64),
+            found: Some(i64::from(found) as u64),
+            what: Some(what),
+            ..Evidence::default()
+        };
+        Some(Finding { rule: Rule::Memcg, cause: None, evidence })
+    })
 }

@@ -1,7 +1,7 @@
 //! Leaks: after the last exit everything has been given back.
 
 use super::Finding;
-use crate::phys::{Flags, Pfn};
+use crate::phys::{Flags, Memcgs, Pfn};
 use crate::rule::{Evidence, Rule};
 use crate::world::World;
 
@@ -17,6 +17,9 @@ pub fn leaks(w: &World) -> Option<Finding> {
     if leaked.is_some() {
         let found = leaked.map(|p| w.mem.folios[p as usize].refcount as u64);
         return finding(Rule::LeakFolio, Evidence { pfn: leaked, found, ..Evidence::default() });
+    }
+    if w.memcgs.memory.iter().chain(&w.memcgs.swap).any(|n| *n != 0) {
+        return finding(Rule::LeakMemcg, Evidence { pfn: Memcgs::charged_frame(&w.mem), ..Evidence::default() });
     }
     let left = |n: u32| Evidence { found: Some(u64::from(n)), ..Evidence::default() };
     if w.swap.in_use() != 0 {

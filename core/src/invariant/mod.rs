@@ -15,7 +15,7 @@ mod leak;
 mod page_table_check;
 
 pub use cache::{stale_mirror, stale_translation};
-pub use counts::{anon_exclusive, mapcount, refcount, rss, swap_map};
+pub use counts::{anon_exclusive, mapcount, memcg, refcount, rss, swap_map};
 pub use leak::leaks;
 pub use page_table_check::page_table_check;
 

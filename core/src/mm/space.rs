@@ -67,6 +67,8 @@ pub struct Mm {
     pub invalidate_seq: u32,
     /// `active_invalidate_ranges`.
     pub active_invalidate_ranges: u32,
+    /// Memory control group that it charges; 0 is the root.
+    pub memcg: u8,
     /// Pins held.
     pub pins: Vec<Pinned>,
 }

@@ -22,6 +22,7 @@ pub async fn fork(k: &Cpu, parent: u8, child: u8) -> Outcome {
             return Outcome::Skipped;
         }
         mm_alloc(s, child, Life::Forking);
+        s.w.mms[child as usize].memcg = s.w.mms[parent as usize].memcg;
     }
     k.lock(Lock::MmapWrite(parent)).await;
     let mut result = Ok(());

@@ -7,9 +7,11 @@
 use super::access::{find_vma, observe_signal};
 use super::fault::handle_mm_fault;
 use super::gup::GupError;
+use super::memcg::mem_cgroup_uncharge;
 use super::rmap::{AnonLock, Pvmw, RmapWalk, page_vma_mapped_walk};
 use super::unmap::try_to_unmap;
 use super::vmf::FaultResult;
+use crate::config::Defect;
 use crate::entry::EntryKind;
 use crate::observe::{Agent, Outcome, Signal};
 use crate::phys::{Flags, Pfn, ZERO_PFN};
@@ -319,6 +321,10 @@ fn delete_from_lru_cache(k: &Cpu, folio: Pfn) -> bool {
     let isolated = k.folio_isolate_lru(folio);
     if isolated {
         k.folio_clear(folio, Flags::ACTIVE);
+        // The page may never be free, so nothing else uncharges it.
+        if !k.has(Defect::M1) {
+            mem_cgroup_uncharge(k, folio);
+        }
         k.folio_put(folio);
     }
     isolated

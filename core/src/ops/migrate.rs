@@ -1,6 +1,7 @@
 //! `mm/migrate.c` and the migration half of `mm/rmap.c`.
 
 use super::ksm_page::folio_migrate_ksm;
+use super::memcg::mem_cgroup_migrate;
 use super::rmap::{AnonLock, Pvmw, RmapWalk, page_vma_mapped_walk};
 use super::swap_cache::add_to_swap_cache;
 use super::unmap::{carry, replace_by_hwpoison_entry, subpage};
@@ -152,6 +153,7 @@ pub(super) async fn move_to_new_folio(k: &Cpu, src: Pfn, dst: Pfn, extra: i32) -
         s.w.mem.folios[src as usize].flags.clear(Flags::DIRTY);
     }
     folio_migrate_ksm(k, dst, src);
+    mem_cgroup_migrate(k, src, dst);
     if old.flags.has(Flags::SWAPCACHE) {
         k.folio_clear(src, Flags::SWAPCACHE);
         add_to_swap_cache(k, dst, old.slot);

@@ -17,6 +17,7 @@ pub mod hotplug;
 pub mod ksm;
 pub mod ksm_page;
 pub mod madvise;
+pub mod memcg;
 pub mod memory_failure;
 pub mod migrate;
 pub mod migrate_device;

@@ -4,6 +4,7 @@
 //! Left out: `swap_cluster_readahead()` and the size of the window (`__swapin_nr_pages()`): it is always the faulting
 //! page and the one after it; zswap and the zeromap, which give the same contents by other means; large folios.
 
+use super::memcg::mem_cgroup_swapin;
 use super::swap_cache::add_to_swap_cache;
 use super::vmf::VmFault;
 use crate::config::Defect;
@@ -82,13 +83,14 @@ pub fn swapcache_clear(k: &Cpu, slot: u32) {
     let s = &mut *k.s();
     s.touch_slot(slot);
     if std::mem::take(&mut s.w.swap.slots[slot as usize].bypassed) {
-        s.w.swap.release_if_unused(slot);
+        s.release_slot(slot);
         s.wake_slot_waiters(slot);
     }
 }
 
 /// `swap_read_folio()`: over when it returns. What cannot be read leaves the folio without `PG_uptodate`.
 fn swap_read_folio(k: &Cpu, folio: Pfn, slot: u32) {
+    mem_cgroup_swapin(k, folio, slot);
     let s = &mut *k.s();
     let state = s.w.swap.slots[slot as usize];
     let f = &mut s.w.mem.folios[folio as usize];

@@ -1,5 +1,6 @@
 //! `mm/vmscan.c`: reclaim of one folio at a time.
 
+use super::memcg::mem_cgroup_swapout;
 use super::rmap::{folio_referenced, mapped_folio};
 use super::shmem::shmem_writepage;
 use super::swap_cache::{add_to_swap_cache, folio_free_swap};
@@ -175,6 +176,7 @@ fn remove_mapping(k: &Cpu, folio: Pfn) -> bool {
     k.bug_on(f.mapcount != 0, Rule::FreedInUse, evidence);
     if f.flags.has(Flags::SWAPCACHE) {
         k.note(Note::SwappedOut, Some(folio), f.slot, 0);
+        mem_cgroup_swapout(k, folio, f.slot);
         k.delete_from_swap_cache(folio);
     } else {
         k.page_cache_remove(folio, CacheEntry::Empty);

@@ -56,7 +56,13 @@ impl Flight {
                 (op.page.min(limit), op.page.saturating_add(op.len).min(limit))
             }
             Shape::Page => (op.page.min(limit), op.page.saturating_add(1).min(limit)),
-            Shape::Proc | Shape::ProcProc | Shape::Block | Shape::Swap | Shape::DeviceProc | Shape::File => (0, 0),
+            Shape::Proc
+            | Shape::ProcProc
+            | Shape::Block
+            | Shape::Swap
+            | Shape::Cgroup
+            | Shape::DeviceProc
+            | Shape::File => (0, 0),
         };
         let arg = match (op.code.actor(), op.code.shape()) {
             (Actor::Device, _) => op.device(),

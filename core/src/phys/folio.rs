@@ -126,6 +126,8 @@ pub struct Folio {
     pub nr_pages_mapped: u16,
     /// `_pincount` of a large folio.
     pub pincount: u16,
+    /// Who is charged for it (`folio->memcg_data`).
+    pub memcg: u8,
     /// Contents of the page.
     pub data: Token,
     /// What really refers to it.

@@ -27,8 +27,7 @@ impl Memory {
     }
 
     fn run_is_free(&self, head: Pfn, n: u32) -> bool {
-        self.online(self.block_of(head))
-            && (head..head + n).all(|p| !self.folios[p as usize].flags.has(Flags::ALLOCATED))
+        self.online(self.block_of(head)) && (head..head + n).all(|p| self.folios[p as usize].flags == Flags::default())
     }
 
     /// Gives the frames of a folio of any order back.

@@ -145,7 +145,7 @@ impl Memory {
         let folio = &mut self.folios[pfn as usize];
         let poisoned = folio.flags.has(Flags::HWPOISON);
         folio.flags = Flags::default();
-        (folio.anon_vma, folio.stable) = (0, 0);
+        (folio.anon_vma, folio.stable, folio.memcg) = (0, 0, 0);
         folio.mapping = 0;
         folio.refcount = 0;
         if poisoned {

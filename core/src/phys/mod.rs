@@ -8,11 +8,13 @@
 
 mod folio;
 mod large;
+mod memcg;
 mod memory;
 mod page_cache;
 mod swap;
 
 pub use folio::{Flags, Folio, Ghost};
+pub use memcg::{Charge, MAX_MEMCGS, Memcgs};
 pub use memory::{Memory, Pfn, ZERO_PFN};
 pub use page_cache::{CacheEntry, PageCache};
 pub use swap::{Slot, Swap, SwapDevice};

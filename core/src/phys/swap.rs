@@ -18,6 +18,8 @@ pub struct Slot {
     pub bypassed: bool,
     /// The device can no longer read what was written here.
     pub bad: bool,
+    /// Who is charged for it (`swap_cgroup`).
+    pub memcg: u8,
     /// Contents on the device.
     pub data: Token,
     /// Ghost: swap entries that really name the slot.

@@ -37,6 +37,7 @@ families! {
     Device = "device", "Devices that mirror a process.";
     Swap = "swap", "Swap devices that come, go and fail.";
     Ksm = "ksm", "Merging of equal pages.";
+    Memcg = "memcg", "Memory control groups.";
     Poison = "poison", "Memory that fails, and memory that is taken out of use before it does.";
 }
 

@@ -9,6 +9,7 @@ mod tests;
 
 use crate::config::{Config, Kernel, MAX_DEVICES, MAX_PROCS, MAX_REGIONS, MAX_SWAP_DEVICES};
 use crate::observe::{Backing, FILES};
+use crate::phys::MAX_MEMCGS;
 use crate::program::case::{Action, Case, Interrupt, MAX_FUZZ_INTERRUPTS, MAX_FUZZ_OPS, Map};
 use crate::program::codec::normalize;
 use crate::program::family::{Family, FamilySet, pick_code};
@@ -131,7 +132,7 @@ impl Focus {
     pub(super) fn follow(&mut self, op: &Op) {
         self.cpu = op.cpu;
         match op.code.shape() {
-            Shape::Proc | Shape::Block | Shape::Swap | Shape::DeviceProc | Shape::File => {}
+            Shape::Proc | Shape::Block | Shape::Swap | Shape::Cgroup | Shape::DeviceProc | Shape::File => {}
             Shape::ProcProc => self.live |= 1 << (op.arg % MAX_PROCS as u8),
             _ => (self.proc, self.region, self.page) = (op.proc, op.region, op.page),
         }
@@ -206,6 +207,7 @@ fn pick_arg(rng: &mut Rng, code: OpCode, proc: u8, config: &Config, file: bool) 
         }
         Shape::Swap => rng.below(MAX_SWAP_DEVICES as u32) as u8,
         Shape::File => rng.below(FILES as u32) as u8,
+        Shape::Cgroup => rng.below(MAX_MEMCGS as u32) as u8,
         Shape::Block => rng.below(config.geometry.movable_blocks()) as u8,
         Shape::DeviceRange | Shape::DeviceProc => {
             if rng.percent(75) {

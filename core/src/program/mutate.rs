@@ -269,8 +269,8 @@ fn change_machine(config: &mut Config, rng: &mut Rng, cfg: &MutateConfig) {
 }
 
 fn has_range(op: &Op) -> bool {
-    use Shape::{Block, DeviceProc, File, Proc, ProcProc, Swap};
-    !matches!(op.code.shape(), Proc | ProcProc | Block | Swap | DeviceProc | File)
+    use Shape::{Block, Cgroup, DeviceProc, File, Proc, ProcProc, Swap};
+    !matches!(op.code.shape(), Proc | ProcProc | Block | Swap | Cgroup | DeviceProc | File)
 }
 
 fn can_shrink(op: &Op) -> bool {

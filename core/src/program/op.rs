@@ -41,6 +41,8 @@ pub enum Shape {
     File,
     /// `op block 1`: a job of the kernel on a memory block (in `arg`).
     Block,
+    /// `op A cgroup 1`: a job of the kernel on a process and a control group (in `arg`).
+    Cgroup,
     /// `op swap 1`: a job of the kernel on a swap device (in `arg`).
     Swap,
     /// `gpu0 op A heap[0..4]`: a device (in `arg`), then a range.
@@ -179,6 +181,8 @@ ops! {
         "Punches a hole into the file that a range shares (MADV_REMOVE).";
     Writeback = "writeback", Kernel, KernelRange, File, weight 6, "mm/page-writeback.c: folio_clear_dirty_for_io()",
         "Writes the dirty pages of a file that a range maps to its disk.";
+    Attach = "attach", Kernel, Cgroup, Memcg, weight 6, "mm/memcontrol-v1.c: mem_cgroup_move_charge()",
+        "Moves a process to another memory control group; up to 6.12 its charges go along.";
 }
 
 /// One op with its operands. Which of them mean something is told by [`OpCode::shape`]; the others are zero

@@ -4,8 +4,8 @@ use crate::config::Geometry;
 use crate::observe::{Observation, Outcome};
 use crate::ops::madvise::{Advice, madvise, madvise_remove};
 use crate::ops::{
-    access, dmirror, fork, gup, hotplug, ksm, memory_failure, mmap, mprotect, process, rmap, soft_offline, swapoff,
-    task_mmu, truncate, vmscan, writeback,
+    access, dmirror, fork, gup, hotplug, ksm, memcg, memory_failure, mmap, mprotect, process, rmap, soft_offline,
+    swapoff, task_mmu, truncate, vmscan, writeback,
 };
 use crate::program::{Actor, Op, OpCode};
 use crate::sched::{Cpu, Site};
@@ -18,7 +18,13 @@ pub(super) fn budget(op: &Op, geometry: Geometry) -> u32 {
         // Whole address spaces: what is mapped is bounded by what there is.
         _ if matches!(
             op.code,
-            OpCode::Fork | OpCode::Exit | OpCode::ExitThread | OpCode::ClearRefs | OpCode::SwapOff | OpCode::Truncate
+            OpCode::Fork
+                | OpCode::Exit
+                | OpCode::ExitThread
+                | OpCode::ClearRefs
+                | OpCode::SwapOff
+                | OpCode::Attach
+                | OpCode::Truncate
         ) =>
         {
             geometry.frames() * 4
@@ -107,6 +113,7 @@ async fn call(k: &Cpu, op: &Op) -> Outcome {
         OpCode::Mergeable => ksm::ksm_madvise(k, mm, start, end, true).await,
         OpCode::Unmergeable => ksm::ksm_madvise(k, mm, start, end, false).await,
         OpCode::Ksm => each_page!(start..end, |vpn| ksm::ksm_scan(k, mm, vpn)),
+        OpCode::Attach => memcg::attach(k, mm, op.arg).await,
         OpCode::Reclaim => each_page!(start..end, |vpn| vmscan::reclaim(k, mm, vpn)),
         OpCode::Referenced => each_page!(start..end, |vpn| vmscan::age(k, mm, vpn)),
         OpCode::Migrate => each_page!(start..end, |vpn| hotplug::migrate(k, mm, vpn)),

@@ -92,6 +92,11 @@ impl Sim {
             }
         }
         self.ctl.touched_slots = slots;
+        if std::mem::take(&mut self.w.memcgs.touched)
+            && let Some(f) = invariant::memcg(&self.w)
+        {
+            self.found(cpu, f);
+        }
         for mm in 0..MAX_PROCS as u8 {
             if std::mem::take(&mut self.w.mms[mm as usize].touched)
                 && let Some(f) = invariant::rss(&self.w, mm)

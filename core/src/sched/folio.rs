@@ -43,6 +43,9 @@ impl Sim {
                 self.violate(cpu, Rule::DeviceFreedFrame, e);
             }
         }
+        // mem_cgroup_uncharge()
+        let memcg = self.w.mem.folios[pfn as usize].memcg;
+        self.w.memcgs.charge(memcg, -1);
         self.w.mem.free_folio(pfn);
     }
 
@@ -80,6 +83,14 @@ impl Sim {
         f.mapcount += n;
         self.touch_folio(page);
         self.log_counts(page);
+    }
+
+    /// `swap_entry_range_free()`: gives a slot that nobody uses back, with its charge.
+    pub(crate) fn release_slot(&mut self, slot: u32) {
+        if self.w.swap.release_if_unused(slot) {
+            let memcg = std::mem::take(&mut self.w.swap.slots[slot as usize].memcg);
+            self.w.memcgs.charge_swap(memcg, -1);
+        }
     }
 
     /// What the kernel knows of a page, and of its folio if it is the head.
@@ -257,6 +268,11 @@ impl Cpu {
         if f.order != 0 {
             return s.add_new_large_rmap(pfn, exclusive);
         }
+        // mem_cgroup_charge()
+        if f.memcg == 0 {
+            f.memcg = s.w.mms[s.w.vmas[vma].mm as usize].memcg + 1;
+            s.w.memcgs.charge(f.memcg, 1);
+        }
         if exclusive {
             s.set_anon_exclusive(pfn);
         }
@@ -359,7 +375,7 @@ impl Cpu {
             return;
         }
         *n -= 1;
-        s.w.swap.release_if_unused(slot);
+        s.release_slot(slot);
     }
 
     /// `delete_from_swap_cache()` without the reference that the cache held.
@@ -370,6 +386,6 @@ impl Cpu {
         let slot = f.slot;
         s.touch_slot(slot);
         s.w.swap.slots[slot as usize].cache = None;
-        s.w.swap.release_if_unused(slot);
+        s.release_slot(slot);
     }
 }

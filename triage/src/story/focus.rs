@@ -58,7 +58,7 @@ impl Focus {
         };
         match op.code.shape() {
             Shape::Block | Shape::Swap | Shape::File => true,
-            Shape::Proc | Shape::DeviceProc => self.pages().any(|(proc, _)| *proc == op.proc),
+            Shape::Proc | Shape::Cgroup | Shape::DeviceProc => self.pages().any(|(proc, _)| *proc == op.proc),
             Shape::ProcProc => self.pages().any(|(proc, _)| *proc == op.proc || *proc == op.arg),
             _ => self.pages().any(covers),
         }

@@ -322,6 +322,18 @@ fn assertions(rule: Rule) -> (&'static str, &'static str) {
             "{folio}, which KSM has merged, is mapped writable[ at {page}]",
             "a write through one mapping shows up in all others, and KSM takes the page for what it held before",
         ),
+        Rule::Memcg => (
+            "a control group's counter ({what}) stands at {found}[; what is charged to it makes {expected}]",
+            "limits hit too early or too late, and the group can never be removed",
+        ),
+        Rule::MemcgLeftBehind => (
+            "{folio}, which {page} maps, stays charged to the group that its process has left",
+            "the old group pays for memory of a process that it no longer has",
+        ),
+        Rule::LeakMemcg => (
+            "[{folio} ]stays charged to a control group after every process has exited",
+            "the group can never be removed",
+        ),
         Rule::PoisonMapped => (
             "{folio}, whose memory has failed, is mapped again[ at {page}]",
             "whoever uses the page works on memory that loses its contents, or crashes the machine",

@@ -8,6 +8,7 @@ use crate::config::{
 };
 use crate::entry::EntryConfig;
 use crate::observe::{Backing, FILES};
+use crate::phys::MAX_MEMCGS;
 use crate::program::case::{Action, Case, Interrupt, MAX_INTERRUPTS, MAX_OPS, Map};
 use crate::program::op::{Op, OpCode, Perm, Shape};
 
@@ -118,6 +119,7 @@ const fn operands(shape: Shape) -> Operands {
         Shape::Page => Operands { many: 0, ..range },
         Shape::Block => Operands { proc: 0, args: 0, ..none },
         Shape::Swap => Operands { proc: 0, args: MAX_SWAP_DEVICES as u8, ..none },
+        Shape::Cgroup => Operands { args: MAX_MEMCGS as u8, ..none },
         Shape::DeviceRange => Operands { args: MAX_DEVICES as u8, ..range },
         Shape::DeviceProc => Operands { args: MAX_DEVICES as u8, ..none },
     }

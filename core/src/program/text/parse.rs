@@ -10,6 +10,7 @@ use crate::arch::Arch;
 use crate::config::{Config, Defect, Design, Geometry, Kernel, MAX_CPUS, MAX_REGIONS, MAX_SWAP_DEVICES};
 use crate::entry::EntryConfig;
 use crate::observe::{Backing, FILE_NAMES};
+use crate::phys::MAX_MEMCGS;
 use crate::program::case::{Action, Case, Interrupt, MAX_BYTES, MAX_INTERRUPTS, MAX_OPS, Map};
 use crate::program::codec::normalize;
 use crate::program::op::{Actor, Op, OpCode, Perm, Shape};
@@ -366,6 +367,11 @@ impl Parser {
             Shape::Swap => {
                 words.lookup("unit", |w| (w == "swap").then_some(()), || vec!["swap"])?;
                 op.arg = words.number("swap device", 0, MAX_SWAP_DEVICES as u32 - 1)? as u8;
+            }
+            Shape::Cgroup => {
+                op.proc = words.proc()?;
+                words.lookup("unit", |w| (w == "cgroup").then_some(()), || vec!["cgroup"])?;
+                op.arg = words.number("control group", 0, MAX_MEMCGS as u32 - 1)? as u8;
             }
             Shape::DeviceProc => op.proc = words.proc()?,
             shape @ (Shape::Range | Shape::RangeProt | Shape::KernelRange | Shape::DeviceRange) => {

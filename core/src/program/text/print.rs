@@ -143,7 +143,13 @@ fn first_mistake(document: &Document, told: &[bool; MAX_REGIONS]) -> Option<u8> 
 fn mentions(case: &Case) -> impl Iterator<Item = (u8, bool)> {
     let maps = case.maps.iter().map(|m| (m.region, true));
     let ops = case.ops.iter().filter_map(|op| match op.code.shape() {
-        Shape::Proc | Shape::ProcProc | Shape::Block | Shape::Swap | Shape::DeviceProc | Shape::File => None,
+        Shape::Proc
+        | Shape::ProcProc
+        | Shape::Block
+        | Shape::Swap
+        | Shape::Cgroup
+        | Shape::DeviceProc
+        | Shape::File => None,
         shape => Some((op.region, shape == Shape::Map)),
     });
     let interrupts = case.interrupts.iter().filter_map(|i| match i.action {
@@ -270,6 +276,9 @@ fn push_operands(out: &mut String, op: &Op, names: &Names) {
         }
         Shape::Swap => {
             let _ = write!(out, "swap {}", op.arg);
+        }
+        Shape::Cgroup => {
+            let _ = write!(out, "{} cgroup {}", proc(op.proc), op.arg);
         }
         Shape::DeviceProc => out.push_str(proc(op.proc)),
     }

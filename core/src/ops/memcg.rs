@@ -1,0 +1,193 @@
+//! `mm/memcontrol.c` and `mm/memcontrol-v1.c`: charges, and what becomes of them when a process changes its group.
+//!
+//! The counters are those of cgroup v1 (`memsw`), which is where charges move. Left out: limits, and so reclaim and
+//! failing charges; hierarchy; large folios, which are never charged; the moment of the charge, which is the first
+//! mapping here and the allocation in the kernel.
+
+use crate::config::{Defect, Design};
+use crate::entry::EntryKind;
+use crate::mm::PtePtr;
+use crate::observe::Outcome;
+use crate::phys::{Charge, Flags, Pfn};
+use crate::rule::{Evidence, Rule};
+use crate::sched::{Cpu, Lock, Site};
+use crate::trace::Note;
+
+/// `mem_cgroup_migrate()`: the charge goes along with the contents.
+pub fn mem_cgroup_migrate(k: &Cpu, old: Pfn, new: Pfn) {
+    let s = &mut *k.s();
+    let memcg = std::mem::take(&mut s.w.mem.folios[old as usize].memcg);
+    s.w.mem.folios[new as usize].memcg = memcg;
+}
+
+/// `mem_cgroup_swapout()`: the folio's charge becomes one of its slot.
+pub fn mem_cgroup_swapout(k: &Cpu, folio: Pfn, slot: u32) {
+    let s = &mut *k.s();
+    let memcg = std::mem::take(&mut s.w.mem.folios[folio as usize].memcg);
+    s.w.memcgs.charge(memcg, -1);
+    s.w.memcgs.charge_swap(memcg, 1);
+    s.w.swap.slots[slot as usize].memcg = memcg;
+}
+
+/// `mem_cgroup_swapin_charge_folio()` and `mem_cgroup_swapin_uncharge_swap()`: and back, to the group that the slot was
+/// charged to, whoever swaps in.
+pub fn mem_cgroup_swapin(k: &Cpu, folio: Pfn, slot: u32) {
+    let s = &mut *k.s();
+    let memcg = std::mem::take(&mut s.w.swap.slots[slot as usize].memcg);
+    s.w.memcgs.charge_swap(memcg, -1);
+    s.w.memcgs.charge(memcg, 1);
+    s.w.mem.folios[folio as usize].memcg = memcg;
+}
+
+/// `mem_cgroup_uncharge()`.
+pub fn mem_cgroup_uncharge(k: &Cpu, folio: Pfn) {
+    let s = &mut *k.s();
+    let memcg = std::mem::take(&mut s.w.mem.folios[folio as usize].memcg);
+    s.w.memcgs.charge(memcg, -1);
+}
+
+/// `cgroup_attach_task()` as far as memory goes: from now on the process charges another group; where charges move, what
+/// it maps goes along.
+pub async fn attach(k: &Cpu, mm: u8, to: u8) -> Outcome {
+    if !k.alive(mm) {
+        return Outcome::Skipped;
+    }
+    let from = std::mem::replace(&mut k.s().w.mms[mm as usize].memcg, to);
+    if from != to && k.uses(Design::ChargesMove) {
+        mem_cgroup_move_charge(k, mm, from + 1, to + 1).await;
+    }
+    Outcome::Done
+}
+
+/// `mem_cgroup_move_charge()`. The trylock of `mmap_lock` and its retries are a lock here.
+async fn mem_cgroup_move_charge(k: &Cpu, mm: u8, from: Charge, to: Charge) {
+    k.lock(Lock::MmapRead(mm)).await;
+    let vma_at = |k: &Cpu, i: usize| {
+        let s = k.s();
+        s.w.mms[mm as usize].vmas.get(i).map(|v| (s.w.vmas[*v].start, s.w.vmas[*v].end))
+    };
+    let ptrs = k.config().geometry.ptrs();
+    let mut i = 0;
+    while let Some((start, end)) = vma_at(k, i) {
+        let mut at = start;
+        while at < end {
+            let next = ((at / ptrs + 1) * ptrs).min(end);
+            mem_cgroup_move_charge_pte_range(k, mm, at, next, from, to).await;
+            at = next;
+        }
+        i += 1;
+    }
+    if k.undisturbed() {
+        nothing_left_behind(k, mm, from);
+    }
+    k.unlock(Lock::MmapRead(mm));
+}
+
+/// `mem_cgroup_move_charge_pte_range()`.
+async fn mem_cgroup_move_charge_pte_range(k: &Cpu, mm: u8, start: u32, end: u32, from: Charge, to: Charge) {
+    let Some(first) = k.pte_offset_map_lock(mm, start).await else { return };
+    for vpn in start..end {
+        let p = PtePtr { index: first.index + (vpn - start), vpn, ..first };
+        if k.arch().pte_none(k.ptep_get(p)) {
+            continue;
+        }
+        k.site(Site::MoveCharge).await;
+        match get_mctgt_type(k, p, from).await {
+            Target::None => {}
+            Target::Page(folio) => {
+                let device = k.s().w.mem.device_of(folio).is_some();
+                if device || k.folio_isolate_lru(folio) {
+                    mem_cgroup_move_account(k, folio, from, to);
+                    if !device {
+                        k.folio_putback_lru(folio);
+                    }
+                }
+                k.folio_unlock(folio);
+                k.folio_put(folio);
+            }
+            Target::Swap(slot) => {
+                let s = &mut *k.s();
+                s.w.swap.slots[slot as usize].memcg = to;
+                s.w.memcgs.charge_swap(from, -1);
+                s.w.memcgs.charge_swap(to, 1);
+            }
+        }
+    }
+    k.pte_unmap_unlock(first);
+}
+
+/// `enum mc_target_type`.
+enum Target {
+    None,
+    /// A small folio, locked and with a reference.
+    Page(Pfn),
+    /// A slot whose page is not in the swap cache.
+    Swap(u32),
+}
+
+/// `get_mctgt_type()`.
+async fn get_mctgt_type(k: &Cpu, p: PtePtr, from: Charge) -> Target {
+    let ec = k.entries();
+    let pte = k.ptep_get(p);
+    let (page, slot) = match ec.kind(pte) {
+        EntryKind::Present => (Some(k.pte_pfn(pte)), None),
+        // mc_handle_swap_pte()
+        EntryKind::Swap => {
+            let slot = k.swp_slot(k.pte_to_swp_entry(pte));
+            (k.slot(slot).cache, Some(slot))
+        }
+        kind if kind.is_device_private() => (Some(k.swp_offset_pfn(k.pte_to_swp_entry(pte))), None),
+        _ => (None, None),
+    };
+    let page = page.filter(|page| *page != 0 && !k.folio(*page).large() && k.folio_try_get(*page));
+    let Some(page) = page else {
+        let charged = slot.filter(|slot| k.slot(*slot).memcg == from);
+        return charged.map_or(Target::None, Target::Swap);
+    };
+    if !k.trylock(Lock::Folio(page)).await {
+        k.folio_put(page);
+        return Target::None;
+    }
+    // A page that this entry does not map may be mapped elsewhere, and go while it is moved.
+    let elsewhere = slot.is_some() && k.folio_mapped(page);
+    if elsewhere || k.folio(page).memcg != from {
+        k.folio_unlock(page);
+        k.folio_put(page);
+        return Target::None;
+    }
+    Target::Page(page)
+}
+
+/// `mem_cgroup_move_account()`.
+fn mem_cgroup_move_account(k: &Cpu, folio: Pfn, from: Charge, to: Charge) {
+    k.note(Note::ChargeMoved, Some(folio), u32::from(from) - 1, u32::from(to) - 1);
+    let forget = k.has(Defect::S42);
+    let s = &mut *k.s();
+    s.w.mem.folios[folio as usize].memcg = to;
+    if !forget {
+        s.w.memcgs.charge(from, -1);
+    }
+    s.w.memcgs.charge(to, 1);
+}
+
+/// `memcg.left-behind`: what the address space maps present and alone has gone along.
+fn nothing_left_behind(k: &Cpu, mm: u8, from: Charge) {
+    let ec = k.entries();
+    let left = {
+        let s = k.s();
+        let pages = s.w.mms[mm as usize].vmas.iter().flat_map(|v| s.w.vmas[*v].start..s.w.vmas[*v].end);
+        pages.into_iter().find_map(|vpn| {
+            let pte = s.w.tables.pte(s.w.pte_ptr(mm, vpn)?);
+            if ec.kind(pte) != EntryKind::Present {
+                return None;
+            }
+            let page = ec.arch.pte_pfn(pte) as Pfn;
+            let f = s.w.mem.folios.get(page as usize)?;
+            (f.memcg == from && f.flags.has(Flags::LRU) && !f.large() && f.locked_by == 0).then_some((vpn, page))
+        })
+    };
+    if let Some((vpn, pfn)) = left {
+        let e = Evidence { proc: Some(mm), vpn: Some(vpn), pfn: Some(pfn), ..Evidence::default() };
+        k.violate(Rule::MemcgLeftBehind, e);
+    }
+}
