@@ -43,45 +43,8 @@ groups! {
     MigrationBits = "migration-bits";
     /// Whether a page that is swapped in for a read may become writable at once.
     SwapInWritable = "swap-in-writable";
-/// A choice that a release makes exactly once.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum DesignGroup {
-    /// How a device-exclusive entry is encoded.
-    ExclusiveEncoding,
-    /// How a page is made device-exclusive.
-    ExclusiveConversion,
-    /// How `restore_exclusive_pte()` decides on write permission.
-    ExclusiveRestore,
-    /// Who may write to an anonymous page after a write fault without copying it.
-    CopyOnWrite,
-    /// Whether `mprotect` makes the entries of private memory writable itself.
-    ProtectWritable,
-    /// What remembers that a page that is not mapped is write-protected by userfaultfd.
-    UffdWpNote,
-    /// What stands where a page's contents are lost.
-    PoisonNote,
-    /// What a guard page is.
-    GuardNote,
-    /// Whether migration keeps the young and dirty bits.
-    MigrationBits,
     /// What becomes of a process's charges when it changes its control group.
-    ChargeMoving,
-}
-
-impl DesignGroup {
-    /// Every group.
-    pub const ALL: [DesignGroup; 10] = [
-        DesignGroup::ExclusiveEncoding,
-        DesignGroup::ExclusiveConversion,
-        DesignGroup::ExclusiveRestore,
-        DesignGroup::CopyOnWrite,
-        DesignGroup::ProtectWritable,
-        DesignGroup::UffdWpNote,
-        DesignGroup::PoisonNote,
-        DesignGroup::GuardNote,
-        DesignGroup::MigrationBits,
-        DesignGroup::ChargeMoving,
-    ];
+    ChargeMoving = "charge-moving";
 }
 
 macro_rules! designs {

@@ -6,12 +6,13 @@
 
 use crate::config::{Defect, Design};
 use crate::entry::EntryKind;
-use crate::mm::PtePtr;
+use crate::mm::{PtePtr, VmaId};
 use crate::observe::Outcome;
-use crate::phys::{Charge, Flags, Pfn};
+use crate::phys::{CacheEntry, Charge, Flags, Pfn};
 use crate::rule::{Evidence, Rule};
 use crate::sched::{Cpu, Lock, Site};
 use crate::trace::Note;
+use crate::world::World;
 
 /// `mem_cgroup_migrate()`: the charge goes along with the contents.
 pub fn mem_cgroup_migrate(k: &Cpu, old: Pfn, new: Pfn) {
@@ -62,17 +63,17 @@ pub async fn attach(k: &Cpu, mm: u8, to: u8) -> Outcome {
 /// `mem_cgroup_move_charge()`. The trylock of `mmap_lock` and its retries are a lock here.
 async fn mem_cgroup_move_charge(k: &Cpu, mm: u8, from: Charge, to: Charge) {
     k.lock(Lock::MmapRead(mm)).await;
-    let vma_at = |k: &Cpu, i: usize| {
-        let s = k.s();
-        s.w.mms[mm as usize].vmas.get(i).map(|v| (s.w.vmas[*v].start, s.w.vmas[*v].end))
-    };
+    let vma_at = |k: &Cpu, i: usize| k.s().w.mms[mm as usize].vmas.get(i).copied();
     let ptrs = k.config().geometry.ptrs();
     let mut i = 0;
-    while let Some((start, end)) = vma_at(k, i) {
-        let mut at = start;
+    while let Some(vma) = vma_at(k, i) {
+        let (mut at, end) = {
+            let s = k.s();
+            (s.w.vmas[vma].start, s.w.vmas[vma].end)
+        };
         while at < end {
             let next = ((at / ptrs + 1) * ptrs).min(end);
-            mem_cgroup_move_charge_pte_range(k, mm, at, next, from, to).await;
+            mem_cgroup_move_charge_pte_range(k, vma, at, next, from, to).await;
             at = next;
         }
         i += 1;
@@ -84,15 +85,19 @@ async fn mem_cgroup_move_charge(k: &Cpu, mm: u8, from: Charge, to: Charge) {
 }
 
 /// `mem_cgroup_move_charge_pte_range()`.
-async fn mem_cgroup_move_charge_pte_range(k: &Cpu, mm: u8, start: u32, end: u32, from: Charge, to: Charge) {
+async fn mem_cgroup_move_charge_pte_range(k: &Cpu, vma: VmaId, start: u32, end: u32, from: Charge, to: Charge) {
+    let (mm, anonymous) = {
+        let s = k.s();
+        (s.w.vmas[vma].mm, s.w.vmas[vma].anonymous())
+    };
     let Some(first) = k.pte_offset_map_lock(mm, start).await else { return };
     for vpn in start..end {
         let p = PtePtr { index: first.index + (vpn - start), vpn, ..first };
-        if k.arch().pte_none(k.ptep_get(p)) {
+        if anonymous && k.arch().pte_none(k.ptep_get(p)) {
             continue;
         }
         k.site(Site::MoveCharge).await;
-        match get_mctgt_type(k, p, from).await {
+        match get_mctgt_type(k, vma, p, from).await {
             Target::None => {}
             Target::Page(folio) => {
                 let device = k.s().w.mem.device_of(folio).is_some();
@@ -125,10 +130,23 @@ enum Target {
     Swap(u32),
 }
 
+/// `mc_handle_file_pte()`: the page of a file that is in memory, whoever maps it.
+fn mc_handle_file_pte(w: &World, vma: VmaId, vpn: u32) -> Option<Pfn> {
+    let v = &w.vmas[vma];
+    let file = v.backing.file()?;
+    // filemap_get_incore_folio(): the page of a tmpfs file may be in the swap cache.
+    match w.files[usize::from(file)].get(v.linear_page_index(vpn)) {
+        CacheEntry::Folio(folio) => Some(folio),
+        CacheEntry::Swap(slot) => w.swap.slots[slot as usize].cache,
+        CacheEntry::Empty => None,
+    }
+}
+
 /// `get_mctgt_type()`.
-async fn get_mctgt_type(k: &Cpu, p: PtePtr, from: Charge) -> Target {
+async fn get_mctgt_type(k: &Cpu, vma: VmaId, p: PtePtr, from: Charge) -> Target {
     let ec = k.entries();
     let pte = k.ptep_get(p);
+    let present = ec.arch.pte_present(pte);
     let (page, slot) = match ec.kind(pte) {
         EntryKind::Present => (Some(k.pte_pfn(pte)), None),
         // mc_handle_swap_pte()
@@ -137,6 +155,8 @@ async fn get_mctgt_type(k: &Cpu, p: PtePtr, from: Charge) -> Target {
             (k.slot(slot).cache, Some(slot))
         }
         kind if kind.is_device_private() => (Some(k.swp_offset_pfn(k.pte_to_swp_entry(pte))), None),
+        // Behind a marker there may be a page of the file, as behind nothing.
+        _ if ec.pte_none_mostly(pte) => (mc_handle_file_pte(&k.s().w, vma, p.vpn), None),
         _ => (None, None),
     };
     let page = page.filter(|page| *page != 0 && !k.folio(*page).large() && k.folio_try_get(*page));
@@ -149,7 +169,8 @@ async fn get_mctgt_type(k: &Cpu, p: PtePtr, from: Charge) -> Target {
         return Target::None;
     }
     // A page that this entry does not map may be mapped elsewhere, and go while it is moved.
-    let elsewhere = slot.is_some() && k.folio_mapped(page);
+    // (So device-private pages never move, although there is a target type for them.)
+    let elsewhere = !present && k.folio_mapped(page);
     if elsewhere || k.folio(page).memcg != from {
         k.folio_unlock(page);
         k.folio_put(page);
@@ -170,18 +191,22 @@ fn mem_cgroup_move_account(k: &Cpu, folio: Pfn, from: Charge, to: Charge) {
     s.w.memcgs.charge(to, 1);
 }
 
-/// `memcg.left-behind`: what the address space maps present and alone has gone along.
+/// `memcg.left-behind`: what the address space maps present, and pages of its files that nobody maps, have gone along.
 fn nothing_left_behind(k: &Cpu, mm: u8, from: Charge) {
     let ec = k.entries();
     let left = {
         let s = k.s();
-        let pages = s.w.mms[mm as usize].vmas.iter().flat_map(|v| s.w.vmas[*v].start..s.w.vmas[*v].end);
-        pages.into_iter().find_map(|vpn| {
+        let vmas = s.w.mms[mm as usize].vmas.iter();
+        let pages = vmas.flat_map(|v| (s.w.vmas[*v].start..s.w.vmas[*v].end).map(move |vpn| (*v, vpn)));
+        pages.into_iter().find_map(|(vma, vpn)| {
             let pte = s.w.tables.pte(s.w.pte_ptr(mm, vpn)?);
-            if ec.kind(pte) != EntryKind::Present {
-                return None;
-            }
-            let page = ec.arch.pte_pfn(pte) as Pfn;
+            let page = match ec.kind(pte) {
+                EntryKind::Present => ec.arch.pte_pfn(pte) as Pfn,
+                _ if ec.pte_none_mostly(pte) => {
+                    mc_handle_file_pte(&s.w, vma, vpn).filter(|p| s.w.mem.folios[*p as usize].mapcount == 0)?
+                }
+                _ => return None,
+            };
             let f = s.w.mem.folios.get(page as usize)?;
             (f.memcg == from && f.flags.has(Flags::LRU) && !f.large() && f.locked_by == 0).then_some((vpn, page))
         })

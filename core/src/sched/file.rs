@@ -63,7 +63,13 @@ impl Cpu {
             return false;
         }
         s.set_cache_entry(file, index, CacheEntry::Folio(folio));
+        // mem_cgroup_charge(folio, NULL): to the group of the process that runs here.
+        let current = s.w.tlbs[self.id as usize].loaded_mm.map_or(0, |mm| s.w.mms[mm as usize].memcg);
         let f = &mut s.w.mem.folios[folio as usize];
+        if f.memcg == 0 {
+            f.memcg = current + 1;
+            s.w.memcgs.charge(f.memcg, 1);
+        }
         (f.mapping, f.index) = (file + 1, index);
         if file == SHMEM {
             f.flags.set(Flags::SWAPBACKED);
