@@ -18,7 +18,8 @@ pub fn leaks(w: &World) -> Option<Finding> {
         let found = leaked.map(|p| w.mem.folios[p as usize].refcount as u64);
         return finding(Rule::LeakFolio, Evidence { pfn: leaked, found, ..Evidence::default() });
     }
-    if w.memcgs.memory.iter().chain(&w.memcgs.swap).any(|n| *n != 0) {
+    let charged: i32 = w.memcgs.memory.iter().chain(&w.memcgs.swap).sum();
+    if charged != 0 && charged != w.memcgs.uncollected(&w.mem) {
         return finding(Rule::LeakMemcg, Evidence { pfn: Memcgs::charged_frame(&w.mem), ..Evidence::default() });
     }
     let left = |n: u32| Evidence { found: Some(u64::from(n)), ..Evidence::default() };

@@ -49,6 +49,13 @@ impl Memcgs {
         (pages as i32, slots as i32)
     }
 
+    /// Failed pages that could not be taken off the LRU when they failed, as somebody else had them: the kernel never
+    /// comes back to their charge (`mm/memory-failure.c: delete_from_lru_cache()`).
+    pub fn uncollected(&self, mem: &Memory) -> i32 {
+        let left = |f: &&super::Folio| f.memcg > 1 && f.flags.has(Flags::HWPOISON) && f.flags.has(Flags::LRU);
+        mem.folios.iter().filter(left).count() as i32
+    }
+
     /// A frame that is charged to a group although nobody should be any more.
     pub fn charged_frame(mem: &Memory) -> Option<Pfn> {
         (1..mem.folios.len() as Pfn).find(|p| mem.folios[*p as usize].memcg > 1)
