@@ -218,6 +218,12 @@ rules! {
         "where charges move with a process, every page that it maps goes along",
         "Documentation/admin-guide/cgroup-v1/memory.rst: move charges at task migration";
     LeakMemcg = "leak.memcg", AtExit, "every charge is given back", "mm/memcontrol.c: uncharge_folio()";
+    // Large folios.
+    DeferredSplit = "accounting.deferred-split", Quiescent,
+        "a large folio of which only some pages are mapped waits to be split",
+        "mm/rmap.c: __folio_remove_rmap(); mm/huge_memory.c: deferred_split_folio()";
+    BugUnpin = "bug.unpin_user_page", Always,
+        "an anonymous page that is unpinned is PageAnonExclusive", "mm/gup.c: VM_BUG_ON_PAGE in sanity_check_pinned_pages()";
 }
 
 impl Rule {

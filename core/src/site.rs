@@ -103,6 +103,19 @@ sites! {
     ShmemSwapIn = "shmem_swapin_folio:lookup", "The page of a tmpfs file is about to be looked for in the swap cache.";
     ShmemSwapOut = "shmem_writepage:delete", "A folio of tmpfs is in the swap cache and about to leave the page cache.";
     MoveCharge = "mem_cgroup_move_charge_pte_range:entry", "The charge of what the next entry maps is about to be moved.";
+    PmdSet = "set_pmd_at:set", "A PMD is about to be set.";
+    PmdClear = "pmdp_huge_get_and_clear:clear", "A PMD is about to be cleared.";
+    PmdInvalidate = "pmdp_invalidate:invalidate", "A huge page is about to be taken out of the hardware's reach.";
+    PmdPopulate = "__split_huge_pmd:populate", "The table is about to take the place of the huge page.";
+    HugeFault = "do_huge_pmd_anonymous_page:alloc", "A huge page is about to be allocated.";
+    HugeZap = "zap_huge_pmd:lock", "A huge page is about to be locked and zapped.";
+    SplitUnmap = "split_huge_page:unmap", "The pages of a large folio are about to be replaced by migration entries.";
+    SplitFreeze = "split_huge_page:freeze", "The refcount of a large folio is about to be frozen.";
+    DeferredSplit = "deferred_split_scan:next", "The next folio is about to be split for its unused pages.";
+    CollapseScan = "hpage_collapse_scan_pmd:scan", "A range is about to be looked at for a collapse.";
+    CollapseLock = "collapse_huge_page:lock", "The address space is about to be locked for writing.";
+    CollapseIsolate = "__collapse_huge_page_isolate:entry", "The next page is about to be isolated.";
+    CollapseCopy = "__collapse_huge_page_copy:copy", "The pages are about to be copied.";
 }
 
 impl Site {

@@ -59,6 +59,8 @@ notes! {
     SwapReadError = "swap slot {a} cannot be read";
     SwapOffRetry = "round {a}: {b} slots still in use";
     OnlinePoison = "stays offline: {a} poisoned frames in the block";
+    FolioSplit = "the large folio is split";
+    NotSplit = "the large folio is not split: refcount {a}, mapcount {b}";
 }
 
 /// What happened to a cached translation.

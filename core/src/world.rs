@@ -1,10 +1,10 @@
 //! The world: everything that is modelled, as plain data.
 
-use crate::arch::Prot;
+use crate::arch::{Prot, Pte};
 use crate::config::{Config, Geometry, MAX_CPUS, MAX_DEVICES, MAX_PROCS};
 use crate::entry::EntryConfig;
 use crate::hw::{Mirror, Tlb};
-use crate::mm::{AnonVmas, IMmap, Ksm, Mm, PtePtr, Tables, VmaId, Vmas};
+use crate::mm::{AnonVmas, IMmap, Ksm, Mm, PmdPtr, PtePtr, Tables, VmaId, Vmas};
 use crate::observe::{Backing, FILES};
 use crate::phys::{Memcgs, Memory, PageCache, Swap};
 
@@ -140,6 +140,32 @@ impl World {
         }
         let table = self.tables.pte_table(self.config.arch, m.pgd, vpn)?;
         Some(PtePtr { table, index: self.tables.index(vpn, 0), mm, vpn })
+    }
+
+    /// Where the PMD of a page is, when a PMD table serves it.
+    pub fn pmd_ptr(&self, mm: u8, vpn: u32) -> Option<PmdPtr> {
+        let m = &self.mms[mm as usize];
+        if m.life == crate::mm::Life::Unborn {
+            return None;
+        }
+        let (table, index) = self.tables.pmd_table(self.config.arch, m.pgd, vpn)?;
+        Some(PmdPtr { table, index, mm, vpn: vpn & !(self.geometry().ptrs() - 1) })
+    }
+
+    /// What the page tables say of a page, be it in a PTE or in the PMD above it; an empty entry when nothing.
+    #[inline]
+    pub fn leaf(&self, mm: u8, vpn: u32) -> Pte {
+        match self.pte_ptr(mm, vpn) {
+            Some(p) => self.tables.pte(p),
+            None if self.tables.pmd_leaves == 0 => Pte(0),
+            None => self.pmd_leaf(mm, vpn),
+        }
+    }
+
+    #[cold]
+    fn pmd_leaf(&self, mm: u8, vpn: u32) -> Pte {
+        let Some(p) = self.pmd_ptr(mm, vpn) else { return Pte(0) };
+        self.entries().pmd_as_pte_of(self.tables.pmd(p), vpn - p.vpn)
     }
 
     /// Offset of a page from the first window's start, as device tables count.

@@ -289,3 +289,30 @@ pub(super) const fn pmd_is_table(pmd: Pmd) -> bool {
 pub(super) const fn pmd_table_pfn(pmd: Pmd) -> u64 {
     pte_pfn(Pte(pmd.0))
 }
+
+pub(super) const fn pmd_trans_huge(pmd: Pmd) -> bool {
+    pmd.0 != 0 && pmd_present(pmd) && pmd.0 & TABLE_BIT == 0
+}
+
+pub(super) const fn pte_mkhuge(pte: Pte) -> Pmd {
+    Pmd(pte.0 & !TABLE_BIT)
+}
+
+pub(super) const fn pmd_leaf(pmd: Pmd) -> Pte {
+    let pte = Pte(pmd.0 | TABLE_BIT);
+    if pmd_is_invalid(pmd) { set(pte, VALID) } else { pte }
+}
+
+/// `PRESENT_INVALID` is nG, which every entry of user space has while it is valid.
+pub(super) const fn pmd_mkinvalid(pmd: Pmd) -> Pmd {
+    Pmd((pmd.0 | PRESENT_INVALID) & !VALID)
+}
+
+/// `PROT_NONE` looks the same but for `USER` and `UXN`.
+pub(super) const fn pmd_is_invalid(pmd: Pmd) -> bool {
+    present_invalid(Pte(pmd.0)) && !pte_protnone(Pte(pmd.0))
+}
+
+pub(super) const fn pte_advance_pfn(pte: Pte, n: u64) -> Pte {
+    Pte((pte.0 & !ADDR_MASK) | (((pte_pfn(pte) + n) << super::PAGE_SHIFT) & ADDR_MASK))
+}

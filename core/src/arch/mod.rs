@@ -305,4 +305,16 @@ per_arch! {
     pmd_is_table(pmd: Pmd) -> bool;
     /// Upper level: the frame of the table pointed to.
     pmd_table_pfn(pmd: Pmd) -> u64;
+    /// Upper level: a huge page, be it invalid for the moment (`pmd_trans_huge`).
+    pmd_trans_huge(pmd: Pmd) -> bool;
+    /// The upper-level entry that maps a huge page as `pte` maps a small one (`pmd_mkhuge`).
+    pte_mkhuge(pte: Pte) -> Pmd;
+    /// Huge page: what a PTE of its first page would say. An invalid one reads as it did when it was valid.
+    pmd_leaf(pmd: Pmd) -> Pte;
+    /// Huge page: out of the hardware's reach, while for the kernel it is still there (`pmd_mkinvalid`).
+    pmd_mkinvalid(pmd: Pmd) -> Pmd;
+    /// Huge page: made so.
+    pmd_is_invalid(pmd: Pmd) -> bool;
+    /// Present: the same entry for the `n`th page after (`pte_advance_pfn`).
+    pte_advance_pfn(pte: Pte, n: u64) -> Pte;
 }

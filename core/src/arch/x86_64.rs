@@ -298,3 +298,35 @@ pub(super) const fn pmd_is_table(pmd: Pmd) -> bool {
 pub(super) const fn pmd_table_pfn(pmd: Pmd) -> u64 {
     (pmd.0 & PFN_MASK) >> super::PAGE_SHIFT
 }
+
+pub(super) const fn pmd_trans_huge(pmd: Pmd) -> bool {
+    pmd.0 & (PSE | DEVMAP) == PSE
+}
+
+pub(super) const fn pte_mkhuge(pte: Pte) -> Pmd {
+    Pmd(pte.0 | PSE)
+}
+
+/// An invalid entry is inverted, as everything is that is not present and not empty.
+pub(super) const fn pmd_leaf(pmd: Pmd) -> Pte {
+    let pte = Pte(pmd.0 & !PSE);
+    if pte_present(pte) {
+        return pte;
+    }
+    Pte((pte.0 & !PFN_MASK) | (pte_pfn(pte) << super::PAGE_SHIFT) | PRESENT)
+}
+
+pub(super) const fn pmd_mkinvalid(pmd: Pmd) -> Pmd {
+    let pfn = pte_pfn(Pte(pmd.0));
+    let flags = pmd.0 & !PFN_MASK & !(PRESENT | PROTNONE);
+    Pmd((((pfn << super::PAGE_SHIFT) ^ protnone_mask(flags)) & PFN_MASK) | flags)
+}
+
+pub(super) const fn pmd_is_invalid(pmd: Pmd) -> bool {
+    pmd.0 & (PRESENT | PROTNONE) == 0
+}
+
+pub(super) const fn pte_advance_pfn(pte: Pte, n: u64) -> Pte {
+    let pfn = pte_pfn(pte) + n;
+    Pte((((pfn << super::PAGE_SHIFT) ^ protnone_mask(pte.0)) & PFN_MASK) | (pte.0 & !PFN_MASK))
+}

@@ -4,6 +4,11 @@
 //! *seeded*: no kernel had them; they exist so that each check of the judge can be seen to fail. Ids beginning
 //! with `N` are *new*: this harness found them in the sources of current releases. They belong to no release's
 //! set, so that a hunt on a release looks for what is not known yet. `P`: failed memory (hwpoison). `W`: swap. `K`: KSM. `M`: control groups.
+//! set, so that a hunt on a release looks for what is not known yet. `P`: failed memory (hwpoison). `W`: swap. `K`: KSM.
+//! set, so that a hunt on a release looks for what is not known yet. `P`: failed memory (hwpoison). `W`: swap.
+//! set, so that a hunt on a release looks for what is not known yet. `P`: failed memory (hwpoison).
+//! set, so that a hunt on a release looks for what is not known yet. Ids beginning with `T` are about huge pages: from
+//! before the modelled releases, or seeded.
 
 use super::Kernel;
 
@@ -150,6 +155,24 @@ defects! {
         "a page that has failed stays charged for ever",
         "before 18365225f044 (\"hwpoison, memcg: forcibly uncharge LRU pages\", 4.12)";
     S42 = "S42", fixed None, "mem_cgroup_move_account", "the old group stays charged for a page that has moved", "seeded";
+    D4 = "D4", fixed None, "make_device_exclusive",
+        "the second walk does not look whether the PTE still maps the page that GUP has found",
+        "what \"mm/memory: rework make_device_exclusive()\" of 6.15 has to do on one PTE of a large folio";
+    T1 = "T1", fixed None, "__split_huge_pmd_locked",
+        "the split of a huge migration entry loses soft-dirty and uffd-wp",
+        "2e83ee1d8694 (\"mm: thp: fix flags for pmd migration when split\", 4.20)";
+    T2 = "T2", fixed None, "copy_huge_pmd",
+        "fork shares a huge page that may be pinned",
+        "d042035eaf5f (\"mm/thp: Split huge pmds/puds if they're pinned when fork()\", 5.10)";
+    T3 = "T3", fixed None, "change_huge_pmd",
+        "the PMD is none for a moment under mmap_lock for reading, and MADV_DONTNEED passes over it",
+        "ced108037c2a (\"thp: fix MADV_DONTNEED vs. numa balancing race\", 4.11)";
+    T4 = "T4", fixed None, "__split_huge_pmd_locked",
+        "only the first page of a huge page stays PageAnonExclusive when its PMD is split", "seeded";
+    T5 = "T5", fixed None, "change_huge_pmd",
+        "mprotect leaves a writable huge migration entry writable", "seeded";
+    T6 = "T6", fixed None, "__folio_remove_rmap",
+        "a large folio that loses its last PMD and stays mapped in part is not queued for a split", "seeded";
 }
 
 const _: () = assert!(Defect::ALL.len() < 128, "a DefectSet has one bit for each row");

@@ -14,13 +14,16 @@
 //! - [`transition_legal`] says which kind may follow which in one slot of a page table, with the kernel function that
 //!   does it.
 //!
-//! What is not modelled: entries of huge pages and of hugetlb, the exec bit, and entries that the kernel only makes for
+//! - [`PmdKind`] and [`PMD_TRANSITIONS`] say the same of the entries one level up.
+//!
+//! What is not modelled: the exec bit, and entries that the kernel only makes for
 //! itself (kernel mappings, `PFN` maps).
 
 mod accessor;
 pub mod carry;
 mod codec;
 mod config;
+mod pmd;
 #[cfg(test)]
 mod tests;
 mod transition;
@@ -32,6 +35,7 @@ pub use codec::{EncodeError, EntryBit};
 pub use config::{
     ConfigError, EntryConfig, MigrationKind, PTE_MARKER_GUARD, PTE_MARKER_POISONED, PTE_MARKER_UFFD_WP, SwpTypes,
 };
+pub use pmd::{PMD_TRANSITIONS, PmdKind, PmdTransition, pmd_transition_legal};
 pub use transition::{TRANSITIONS, Transition, transition_legal, transition_reason};
 
 use crate::arch::SwpEntry;

@@ -11,14 +11,30 @@ const TLB_ENTRIES: usize = 8;
 /// One cached translation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Translation {
-    /// Virtual page number.
+    /// First virtual page number.
     pub vpn: u32,
-    /// Frame.
+    /// Number of pages: 1, or as many as a PMD maps.
+    pub pages: u32,
+    /// Frame of the first page.
     pub pfn: Pfn,
     /// Permits stores.
     pub write: bool,
     /// The dirty bit is known to be set: a store needs no walk.
     pub dirty: bool,
+}
+
+impl Translation {
+    /// True when it translates the page.
+    #[inline]
+    pub fn covers(&self, vpn: u32) -> bool {
+        vpn.wrapping_sub(self.vpn) < self.pages
+    }
+
+    /// Frame of a page that it translates.
+    #[inline]
+    pub fn pfn_of(&self, vpn: u32) -> Pfn {
+        self.pfn + (vpn - self.vpn)
+    }
 }
 
 /// A CPU's TLB.
@@ -44,26 +60,25 @@ impl Tlb {
     /// The cached translation of a page.
     #[inline]
     pub fn lookup(&self, vpn: u32) -> Option<Translation> {
-        self.entries.iter().find(|t| t.vpn == vpn).copied()
+        self.entries.iter().find(|t| t.covers(vpn)).copied()
     }
 
-    /// Caches a translation. Returns those that it replaced: of the same page, and for want of room.
-    pub fn fill(&mut self, t: Translation) -> [Option<Translation>; 2] {
-        let same = self.evict(t.vpn);
+    /// Caches a translation of pages of which none is cached. Returns the one that had to make room.
+    pub fn fill(&mut self, t: Translation) -> Option<Translation> {
         let oldest = self.entries.is_full().then(|| self.entries.remove(0));
         self.entries.push(t);
-        [same, oldest]
+        oldest
     }
 
     /// Drops the translation of a page.
     pub fn evict(&mut self, vpn: u32) -> Option<Translation> {
-        let at = self.entries.iter().position(|t| t.vpn == vpn)?;
+        let at = self.entries.iter().position(|t| t.covers(vpn))?;
         Some(self.entries.remove(at))
     }
 
-    /// Drops one translation in `start..end`, if there is one.
+    /// Drops one translation of a page in `start..end`, if there is one.
     pub fn evict_in(&mut self, start: u32, end: u32) -> Option<Translation> {
-        let at = self.entries.iter().position(|t| (start..end).contains(&t.vpn))?;
+        let at = self.entries.iter().position(|t| t.vpn < end && start < t.vpn + t.pages)?;
         Some(self.entries.remove(at))
     }
 }
@@ -73,17 +88,25 @@ mod tests {
     use super::*;
 
     fn t(vpn: u32) -> Translation {
-        Translation { vpn, pfn: vpn, write: false, dirty: false }
+        Translation { vpn, pages: 1, pfn: vpn, write: false, dirty: false }
     }
 
     #[test]
     fn a_full_tlb_drops_its_oldest_translation() {
         let mut tlb = Tlb::default();
         for v in 0..TLB_ENTRIES as u32 {
-            assert_eq!(tlb.fill(t(v)), [None, None]);
+            assert_eq!(tlb.fill(t(v)), None);
         }
-        assert_eq!(tlb.fill(t(99)), [None, Some(t(0))]);
-        assert_eq!(tlb.fill(t(99)), [Some(t(99)), None]);
+        assert_eq!(tlb.fill(t(99)), Some(t(0)));
+    }
+
+    #[test]
+    fn a_huge_translation_is_found_by_each_of_its_pages() {
+        let mut tlb = Tlb::default();
+        tlb.fill(Translation { pages: 8, ..t(16) });
+        assert_eq!(tlb.lookup(19).map(|t| t.pfn_of(19)), Some(19));
+        assert_eq!((tlb.lookup(15), tlb.lookup(24)), (None, None));
+        assert_eq!(tlb.evict_in(23, 30).map(|t| t.vpn), Some(16));
     }
 
     #[test]

@@ -16,19 +16,17 @@ pub fn stale_translation(w: &World, mm: u8, vpn: u32) -> Option<Finding> {
         }
         let Some(t) = tlb.lookup(vpn) else { continue };
         let arch = w.config.arch;
-        let justified = w.pte_ptr(mm, vpn).is_some_and(|p| {
-            let pte = w.tables.pte(p);
-            arch.pte_present(pte)
-                && arch.pte_pfn(pte) == u64::from(t.pfn)
-                && arch.hw_access(pte, false).is_some()
-                && (!t.write || arch.hw_access(pte, true).is_some())
-                && (!t.dirty || arch.pte_dirty(pte))
-        });
+        let pte = w.leaf(mm, vpn);
+        let justified = arch.pte_present(pte)
+            && arch.pte_pfn(pte) == u64::from(t.pfn_of(vpn))
+            && arch.hw_access(pte, false).is_some()
+            && (!t.write || arch.hw_access(pte, true).is_some())
+            && (!t.dirty || arch.pte_dirty(pte));
         if !justified {
             let evidence = Evidence {
                 proc: Some(mm),
                 vpn: Some(vpn),
-                pfn: Some(t.pfn),
+                pfn: Some(t.pfn_of(vpn)),
                 found: Some(cpu as u64),
                 what: Some(if t.write { "rw" } else { "ro" }),
                 ..Evidence::default()
@@ -47,7 +45,7 @@ pub fn stale_mirror(w: &World, mm: u8, vpn: u32) -> Option<Finding> {
     }
     let offset = w.mirror_offset(vpn);
     let ec = w.entries();
-    let pte = w.pte_ptr(mm, vpn).map(|p| w.tables.pte(p)).unwrap_or_default();
+    let pte = w.leaf(mm, vpn);
     let kind = ec.kind(pte);
     let mut sole = None;
     for device in 0..MAX_DEVICES as u8 {

@@ -11,11 +11,13 @@
 
 mod cache;
 mod counts;
+mod large;
 mod leak;
 mod page_table_check;
 
 pub use cache::{stale_mirror, stale_translation};
 pub use counts::{anon_exclusive, mapcount, memcg, refcount, rss, swap_map};
+pub use large::deferred_split;
 pub use leak::leaks;
 pub use page_table_check::page_table_check;
 

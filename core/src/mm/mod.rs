@@ -13,5 +13,5 @@ pub use i_mmap::IMmap;
 pub use ids::{AnonVmaId, TableId, VmaId};
 pub use ksm::{Ksm, RmapItem, StableNode};
 pub use space::{Life, Mm, Pinned};
-pub use table::{PT_PFN_BASE, PtePtr, Tables};
-pub use vma::{NewVma, Vma, Vmas};
+pub use table::{PT_PFN_BASE, PmdPtr, PtePtr, Tables};
+pub use vma::{NewVma, Thp, Vma, Vmas};

@@ -23,6 +23,19 @@ pub struct PtePtr {
     pub vpn: u32,
 }
 
+/// A place for a PMD: which table, which entry, and the first address that it translates.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct PmdPtr {
+    /// PMD table.
+    pub table: TableId,
+    /// Entry in it.
+    pub index: u32,
+    /// Address space (0 = `A`).
+    pub mm: u8,
+    /// First virtual page number that the entry serves.
+    pub vpn: u32,
+}
+
 /// What is known of one table beside its entries.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct TableInfo {
@@ -43,6 +56,10 @@ pub struct Tables {
     /// One for each table.
     pub info: Vec<TableInfo>,
     freed: Vec<TableId>,
+    /// Huge pages and migration entries in PMDs.
+    pub pmd_leaves: u32,
+    // PTE tables that wait for the split of a huge page, each with the PMD table at which it was left.
+    deposited: Vec<(TableId, TableId)>,
     shift: u32,
     live: u32,
 }
@@ -50,7 +67,15 @@ pub struct Tables {
 impl Tables {
     /// An empty pool.
     pub fn new(geometry: Geometry) -> Tables {
-        Tables { entries: Vec::new(), info: Vec::new(), freed: Vec::new(), shift: geometry.shift(), live: 0 }
+        Tables {
+            entries: Vec::new(),
+            info: Vec::new(),
+            freed: Vec::new(),
+            pmd_leaves: 0,
+            deposited: Vec::new(),
+            shift: geometry.shift(),
+            live: 0,
+        }
     }
 
     /// Frees every table, keeping the allocation.
@@ -58,6 +83,8 @@ impl Tables {
         self.entries.clear();
         self.info.clear();
         self.freed.clear();
+        self.pmd_leaves = 0;
+        self.deposited.clear();
         self.shift = geometry.shift();
         self.live = 0;
     }
@@ -112,11 +139,11 @@ impl Tables {
         self.entries[((table as usize) << self.shift) + index as usize] = bits;
     }
 
-    /// Follows an upper entry to the next table.
+    /// Follows an upper entry to the next table; `None` when there is none, or a huge page.
     #[inline]
     pub fn next(&self, arch: Arch, table: TableId, index: u32) -> Option<TableId> {
         let pmd = Pmd(self.get(table, index));
-        if arch.pmd_none(pmd) { None } else { Some((arch.pmd_table_pfn(pmd) - PT_PFN_BASE) as TableId) }
+        arch.pmd_is_table(pmd).then(|| (arch.pmd_table_pfn(pmd) - PT_PFN_BASE) as TableId)
     }
 
     /// The PTE table that serves `vpn` below the top table `pgd`, if there is one.
@@ -125,6 +152,30 @@ impl Tables {
         let pud = self.next(arch, pgd, self.index(vpn, 3))?;
         let pmd = self.next(arch, pud, self.index(vpn, 2))?;
         self.next(arch, pmd, self.index(vpn, 1))
+    }
+
+    /// The PMD table that serves `vpn`, and the entry in it.
+    pub fn pmd_table(&self, arch: Arch, pgd: TableId, vpn: u32) -> Option<(TableId, u32)> {
+        let pud = self.next(arch, pgd, self.index(vpn, 3))?;
+        let pmd = self.next(arch, pud, self.index(vpn, 2))?;
+        Some((pmd, self.index(vpn, 1)))
+    }
+
+    /// Reads the PMD at `p`.
+    #[inline]
+    pub fn pmd(&self, p: PmdPtr) -> Pmd {
+        Pmd(self.get(p.table, p.index))
+    }
+
+    /// `pgtable_trans_huge_deposit()`: leaves a table with a huge page, for the day when it is split.
+    pub fn deposit(&mut self, pmd_table: TableId, table: TableId) {
+        self.deposited.push((pmd_table, table));
+    }
+
+    /// `pgtable_trans_huge_withdraw()`: the table that was left first. `None` when none is left.
+    pub fn withdraw(&mut self, pmd_table: TableId) -> Option<TableId> {
+        let at = self.deposited.iter().position(|d| d.0 == pmd_table)?;
+        Some(self.deposited.remove(at).1)
     }
 
     /// Reads the PTE at `p`.

@@ -4,6 +4,18 @@ use super::ids::{AnonVmaId, VmaId};
 use crate::arch::Prot;
 use crate::observe::{Backing, Perm, REGULAR};
 
+/// Whether large folios may be used (`VM_HUGEPAGE`, `VM_NOHUGEPAGE`).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Thp {
+    /// Neither: as the policy of the machine is `madvise`, small folios only.
+    #[default]
+    Default,
+    /// `VM_HUGEPAGE`.
+    Huge,
+    /// `VM_NOHUGEPAGE`.
+    Never,
+}
+
 /// One mapping.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Vma {
@@ -26,6 +38,8 @@ pub struct Vma {
     pub uffd_wp: bool,
     /// `VM_MERGEABLE`.
     pub mergeable: bool,
+    /// Whether large folios may be used.
+    pub thp: Thp,
     /// `vma->anon_vma`.
     pub anon_vma: Option<AnonVmaId>,
     /// `vma->anon_vma_chain`: every `anon_vma` that a page in it may belong to.
@@ -157,6 +171,7 @@ impl Vmas {
                 soft_dirty: false,
                 uffd_wp: false,
                 mergeable: false,
+                thp: Thp::Default,
                 anon_vma: None,
                 chain: Vec::with_capacity(4),
             });
@@ -166,7 +181,7 @@ impl Vmas {
         v.chain.clear();
         (v.mm, v.start, v.end, v.pgoff) = (new.mm, new.start, new.end, new.pgoff);
         (v.perm, v.backing, v.soft_dirty) = (new.perm, new.backing, new.soft_dirty);
-        (v.uffd_wp, v.mergeable, v.anon_vma) = (false, false, None);
+        (v.uffd_wp, v.mergeable, v.thp, v.anon_vma) = (false, false, Thp::Default, None);
         id
     }
 

@@ -192,7 +192,8 @@ async fn hmm_range_fault(k: &Cpu, device: u8, mm: u8, vpn: u32, write: bool) -> 
     k.site(Site::HmmFault).await;
     // hmm_vma_handle_pte(): the entry is read without its lock; the sequence tells whether that was in time.
     let ec = k.entries();
-    let pte = k.pte_offset(mm, vpn).map(|p| k.ptep_get(p)).unwrap_or_default();
+    // So is a huge PMD, in hmm_vma_handle_pmd().
+    let pte = k.s().w.leaf(mm, vpn);
     if ec.arch.pte_present(pte) && (!write || k.pte_write(pte)) {
         let pfn = k.pte_pfn(pte);
         return Ok(Some(Mapping { pfn, write: k.pte_write(pte), exclusive: false, written: false }));

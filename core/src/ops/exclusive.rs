@@ -1,7 +1,8 @@
 //! `mm/rmap.c`: making pages device-exclusive, in the old way and in the new.
 
 use super::gup::{Grab, GupError, get_user_page};
-use super::rmap::{AnonLock, Pvmw, RmapWalk, page_vma_mapped_walk};
+use super::pvmw::{Mapped, PageVmaWalk};
+use super::rmap::{AnonLock, Pvmw, RmapWalk};
 use crate::arch::Pte;
 use crate::config::{Defect, Design};
 use crate::mm::{PtePtr, VmaId};
@@ -34,7 +35,7 @@ pub async fn make_device_exclusive(k: &Cpu, mm: u8, vpn: u32, device: u8) -> Res
 async fn make_device_exclusive_by_walk(k: &Cpu, mm: u8, vpn: u32, device: u8) -> Result<Pfn, ExclusiveError> {
     loop {
         k.site(Site::ExclusiveGup).await;
-        let (page, _) = get_user_page(k, mm, vpn, Grab::Get).await.map_err(ExclusiveError::Gup)?;
+        let (page, _) = get_user_page(k, mm, vpn, Grab::GetSplitPmd).await.map_err(ExclusiveError::Gup)?;
         let folio = k.page_folio(page);
         if !k.folio(folio).anon() {
             k.folio_put(folio);
@@ -49,7 +50,7 @@ async fn make_device_exclusive_by_walk(k: &Cpu, mm: u8, vpn: u32, device: u8) ->
         if let Some(p) = k.pte_offset_map_lock(mm, vpn).await {
             let arch = k.arch();
             let pte = k.ptep_get(p);
-            if arch.pte_present(pte) && k.pte_write(pte) && k.pte_pfn(pte) == page {
+            if arch.pte_present(pte) && k.pte_write(pte) && (k.pte_pfn(pte) == page || k.has(Defect::D4)) {
                 convert(k, page, p).await;
                 converted = true;
             }
@@ -68,9 +69,11 @@ async fn make_device_exclusive_by_walk(k: &Cpu, mm: u8, vpn: u32, device: u8) ->
 /// `make_device_exclusive_range()` before 6.15, for a range of one page: GUP, then an rmap walk.
 async fn make_device_exclusive_by_rmap(k: &Cpu, mm: u8, vpn: u32, device: u8) -> Result<Pfn, ExclusiveError> {
     k.site(Site::ExclusiveGup).await;
-    let (folio, _) = get_user_page(k, mm, vpn, Grab::Get).await.map_err(ExclusiveError::Gup)?;
+    let (page, _) = get_user_page(k, mm, vpn, Grab::GetSplitPmd).await.map_err(ExclusiveError::Gup)?;
+    let folio = k.page_folio(page);
     k.site(Site::ExclusiveLock).await;
-    if !k.trylock(Lock::Folio(folio)).await {
+    // Of a large folio only the first page can be had.
+    if page != folio || !k.trylock(Lock::Folio(folio)).await {
         k.note(Note::ExclusiveBusy, Some(folio), 0, 0);
         k.folio_put(folio);
         return Err(ExclusiveError::Busy);
@@ -94,10 +97,8 @@ async fn folio_make_device_exclusive(k: &Cpu, folio: Pfn, mm: u8, vpn: u32, devi
     let Some(mut walk) = RmapWalk::start(k, folio, AnonLock::IfMapped).await else { return false };
     let mut valid = false;
     while let Some((vma, at)) = walk.next(k).await {
-        let here = k.s().w.vmas[vma].mm == mm && at == vpn;
-        match page_make_device_exclusive_one(k, folio, vma, at, device).await {
-            One::Converted { writable } => valid |= here && writable,
-            One::NotMapped => {}
+        match page_make_device_exclusive_one(k, folio, vma, at, device, (mm, vpn)).await {
+            One::Converted { valid: here } => valid |= here,
             One::Stop => break,
         }
         if k.has(Defect::D12) && !k.folio_mapped(folio) {
@@ -109,25 +110,45 @@ async fn folio_make_device_exclusive(k: &Cpu, folio: Pfn, mm: u8, vpn: u32, devi
 }
 
 enum One {
-    Converted { writable: bool },
-    NotMapped,
+    /// `valid`: the entry that was asked for was among those converted, and writable.
+    Converted {
+        valid: bool,
+    },
     Stop,
 }
 
-/// `page_make_device_exclusive_one()`.
-async fn page_make_device_exclusive_one(k: &Cpu, folio: Pfn, vma: VmaId, vpn: u32, device: u8) -> One {
+/// `page_make_device_exclusive_one()`: converts every entry of the folio in this VMA, though one page was asked for.
+async fn page_make_device_exclusive_one(
+    k: &Cpu,
+    folio: Pfn,
+    vma: VmaId,
+    vpn: u32,
+    device: u8,
+    wanted: (u8, u32),
+) -> One {
     let mm = k.s().w.vmas[vma].mm;
     let event = NotifyEvent::Exclusive { owner: Some(device) };
-    k.mmu_notifier_invalidate_range_start(mm, vpn, vpn + 1, event).await;
-    let mut result = One::NotMapped;
-    if let Some(p) = page_vma_mapped_walk(k, folio, mm, vpn, Pvmw::Mapped).await {
-        if k.arch().pte_present(k.ptep_get(p)) {
-            let writable = convert(k, folio, p).await;
-            result = One::Converted { writable };
-        } else {
+    let mut walk = PageVmaWalk::new(k, folio, vma, vpn, Pvmw::Mapped);
+    let (start, end) = walk.range();
+    k.mmu_notifier_invalidate_range_start(mm, start, end, event).await;
+    let mut result = One::Converted { valid: false };
+    while let Some(at) = walk.next(k).await {
+        let Mapped::Pte(p) = at else {
+            // GUP has split the PMD; one that is there again is no PTE to convert.
+            walk.done(k);
             result = One::Stop;
+            break;
+        };
+        if !k.arch().pte_present(k.ptep_get(p)) {
+            walk.done(k);
+            result = One::Stop;
+            break;
         }
-        k.pte_unmap_unlock(p);
+        let page = k.pte_pfn(k.ptep_get(p));
+        let writable = convert(k, page, p).await;
+        if let One::Converted { valid } = &mut result {
+            *valid |= writable && (mm, p.vpn) == wanted;
+        }
     }
     k.mmu_notifier_invalidate_range_end(mm).await;
     result

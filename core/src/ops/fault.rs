@@ -1,6 +1,7 @@
 //! `mm/memory.c`: page faults up to the point where the kinds of entries part.
 
 use super::file_fault::do_fault;
+use super::huge::{handle_pmd_fault, thp_vma_suitable_order};
 use super::pgtable::pte_alloc;
 use super::rmap::anon_vma_prepare;
 use super::swap::do_swap_page;
@@ -8,14 +9,18 @@ use super::vmf::{FaultResult, VmFault, ptep_set_access_flags};
 use super::wp::do_wp_page;
 use crate::arch::Pte;
 use crate::config::Defect;
-use crate::mm::VmaId;
-use crate::phys::{Flags, ZERO_PFN};
+use crate::mm::{PtePtr, Thp, VmaId};
+use crate::phys::{Flags, Pfn, ZERO_PFN};
 use crate::sched::{Cpu, Lock, Site};
 
 /// `handle_mm_fault()`. The caller holds `mmap_lock` and has checked the VMA's permission.
 pub async fn handle_mm_fault(k: &Cpu, vma: VmaId, vpn: u32, write: bool) -> FaultResult {
     let mm = k.s().w.vmas[vma].mm;
     let mut vmf = VmFault { vma, mm, vpn, write, unshare: false, orig_pte: Pte(0) };
+    let huge = k.s().w.tables.pmd_leaves != 0 || k.s().w.vmas[vma].thp == Thp::Huge;
+    if huge && let Some(result) = handle_pmd_fault(k, &vmf).await {
+        return result;
+    }
     handle_pte_fault(k, &mut vmf).await
 }
 
@@ -84,28 +89,66 @@ async fn do_anonymous_page(k: &Cpu, vmf: &VmFault) -> FaultResult {
     }
     anon_vma_prepare(k, vmf.vma).await;
     k.site(Site::AnonFaultAlloc).await;
-    let Some(folio) = k.folio_alloc() else { return FaultResult::Oom };
+    let Some(folio) = alloc_anon_folio(k, vmf) else { return FaultResult::Oom };
     k.folio_set(folio, Flags::UPTODATE);
+    let nr_pages = k.folio_nr_pages(folio);
+    let addr = vmf.vpn & !(nr_pages - 1);
     let mut entry = arch.pte_mkyoung(arch.pfn_pte(u64::from(folio), prot));
     if k.s().w.vmas[vmf.vma].writable() {
         entry = arch.pte_mkwrite(arch.pte_mkdirty(entry));
     }
-    let Some(p) = k.pte_offset_map_lock(vmf.mm, vmf.vpn).await else {
+    let Some(p) = k.pte_offset_map_lock(vmf.mm, addr).await else {
         k.folio_put(folio);
         return FaultResult::Done;
     };
-    if !arch.pte_none(k.ptep_get(p)) {
+    if !pte_range_none(k, p, nr_pages) {
         if !k.has(Defect::S8) {
             k.folio_put(folio);
         }
         k.pte_unmap_unlock(p);
         return FaultResult::Done;
     }
-    k.s().w.mms[vmf.mm as usize].anon_pages += 1;
-    k.folio_add_new_anon_rmap(folio, vmf.vma, vmf.vpn, true);
+    if nr_pages > 1 {
+        k.folio_ref_add(folio, nr_pages as i32 - 1);
+    }
+    k.s().w.mms[vmf.mm as usize].anon_pages += nr_pages as i32;
+    k.folio_add_new_anon_rmap(folio, vmf.vma, addr, true);
     k.folio_add_lru(folio);
     k.site(Site::AnonFaultSet).await;
-    k.set_pte_at(p, entry).await;
+    // set_ptes()
+    for i in 0..nr_pages {
+        let at = PtePtr { index: p.index + i, vpn: addr + i, ..p };
+        k.set_pte_at(at, arch.pte_advance_pfn(entry, u64::from(i))).await;
+    }
     k.pte_unmap_unlock(p);
     FaultResult::Done
+}
+
+/// `pte_range_none()`.
+fn pte_range_none(k: &Cpu, p: PtePtr, pages: u32) -> bool {
+    let arch = k.arch();
+    (0..pages).all(|i| arch.pte_none(k.ptep_get(PtePtr { index: p.index + i, ..p })))
+}
+
+/// The order of anonymous folios below that of a PMD, and the only one that is enabled: order 2, the smallest that
+/// there is for anonymous memory.
+const MTHP_ORDER: u8 = 2;
+
+/// `alloc_anon_folio()`: a large folio where the VMA may use them and nothing is mapped around the page; else a small
+/// one. Memory that userfaultfd watches has small folios.
+fn alloc_anon_folio(k: &Cpu, vmf: &VmFault) -> Option<Pfn> {
+    let (thp, armed) = {
+        let s = k.s();
+        (s.w.vmas[vmf.vma].thp, s.w.vmas[vmf.vma].uffd_wp)
+    };
+    if thp == Thp::Huge && !armed && thp_vma_suitable_order(k, vmf.vma, vmf.vpn, MTHP_ORDER) {
+        let addr = vmf.vpn & !((1 << MTHP_ORDER) - 1);
+        let first = k.pte_offset(vmf.mm, addr);
+        if first.is_some_and(|p| pte_range_none(k, p, 1 << MTHP_ORDER))
+            && let Some(folio) = k.folio_alloc_order(MTHP_ORDER)
+        {
+            return Some(folio);
+        }
+    }
+    k.folio_alloc()
 }

@@ -1,5 +1,6 @@
 //! `kernel/fork.c: dup_mmap()` and `mm/memory.c: copy_page_range()`.
 
+use super::huge::{Copied as CopiedPmd, copy_huge_pmd};
 use super::pgtable::pte_alloc;
 use super::process::{exit_mmap, mm_alloc};
 use super::swap::restore_exclusive_pte;
@@ -61,6 +62,7 @@ async fn dup_vma(k: &Cpu, parent: u8, child: u8, src: VmaId) -> Result<(), NoMem
         let like = NewVma { mm: child, ..s.w.vmas[src].like() };
         let dst = s.w.vmas.alloc(like);
         s.w.vmas[dst].mergeable = s.w.vmas[src].mergeable;
+        s.w.vmas[dst].thp = s.w.vmas[src].thp;
         s.w.mms[child as usize].vmas.push(dst);
         s.w.i_mmap_insert(dst, Some(src));
         dst
@@ -132,6 +134,12 @@ async fn copy_tables(
     let mut vpn = start;
     while vpn < end {
         let next = ((vpn / ptrs + 1) * ptrs).min(end);
+        if let Some(p) = k.pmd_leaf(parent, vpn)
+            && copy_huge_pmd(k, src, child, p).await == CopiedPmd::Done
+        {
+            vpn = next;
+            continue;
+        }
         if k.pte_offset(parent, vpn).is_none() {
             vpn = next;
             continue;

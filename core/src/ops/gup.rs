@@ -2,10 +2,14 @@
 
 use super::access::find_vma;
 use super::fault::handle_mm_fault;
+use super::huge::follow_huge_pmd;
+use super::split::split_huge_pmd;
 use super::vmf::FaultResult;
+use crate::config::Design;
 use crate::mm::{Pinned, VmaId};
 use crate::observe::Outcome;
 use crate::phys::{Flags, Pfn};
+use crate::rule::{Evidence, Rule};
 use crate::sched::{Cpu, Lock, Site};
 
 /// Pins that one process can hold at once.
@@ -16,6 +20,8 @@ pub const MAX_PINS: usize = 8;
 pub enum Grab {
     /// `FOLL_GET`: a plain reference.
     Get,
+    /// The same with `FOLL_SPLIT_PMD`: a huge page is mapped by PTEs afterwards.
+    GetSplitPmd,
     /// `FOLL_PIN`.
     Pin,
 }
@@ -45,7 +51,7 @@ pub async fn get_user_page(k: &Cpu, mm: u8, vpn: u32, grab: Grab) -> Result<(Pfn
     let vma = find_vma(k, mm, vpn, true).map_err(|_| GupError::Fault)?;
     loop {
         k.site(Site::PinLookup).await;
-        if let Some(page) = follow_page_pte(k, mm, vpn, grab).await {
+        if let Some(page) = follow_page(k, vma, vpn, grab).await {
             return Ok((page, vma));
         }
         match handle_mm_fault(k, vma, vpn, true).await {
@@ -53,6 +59,37 @@ pub async fn get_user_page(k: &Cpu, mm: u8, vpn: u32, grab: Grab) -> Result<(Pfn
             FaultResult::Oom => return Err(GupError::NoMem),
             FaultResult::SigBus | FaultResult::HwPoison => return Err(GupError::Fault),
         }
+    }
+}
+
+/// `follow_page_mask()` from `follow_pmd_mask()` on.
+async fn follow_page(k: &Cpu, vma: VmaId, vpn: u32, grab: Grab) -> Option<Pfn> {
+    let mm = k.s().w.vmas[vma].mm;
+    if let Some(p) = k.pmd_leaf(mm, vpn) {
+        if grab == Grab::GetSplitPmd {
+            split_huge_pmd(k, vma, p, None).await;
+        } else {
+            k.pmd_lock(p).await;
+            let found = follow_huge_pmd(k, p, vpn, true);
+            if let Some(page) = found {
+                try_grab_folio(k, page, grab);
+            }
+            let huge = k.pmd_kind(p).is_leaf();
+            k.pmd_unlock(p);
+            if huge {
+                return found;
+            }
+        }
+    }
+    follow_page_pte(k, mm, vpn, grab).await
+}
+
+/// `try_grab_folio()`.
+fn try_grab_folio(k: &Cpu, page: Pfn, grab: Grab) {
+    let folio = k.page_folio(page);
+    match grab {
+        Grab::Get | Grab::GetSplitPmd => k.folio_get(folio),
+        Grab::Pin => k.folio_pin(folio),
     }
 }
 
@@ -65,11 +102,7 @@ async fn follow_page_pte(k: &Cpu, mm: u8, vpn: u32, grab: Grab) -> Option<Pfn> {
     if arch.pte_present(pte) && !arch.pte_protnone(pte) && k.pte_write(pte) {
         let page = k.pte_pfn(pte);
         let folio = k.page_folio(page);
-        // try_grab_folio()
-        match grab {
-            Grab::Get => k.folio_get(folio),
-            Grab::Pin => k.folio_pin(folio),
-        }
+        try_grab_folio(k, page, grab);
         if !k.pte_dirty(pte) {
             k.folio_mark_dirty(folio);
         }
@@ -115,6 +148,11 @@ pub async fn unpin_all(k: &Cpu, mm: u8) {
 
 async fn release_pin(k: &Cpu, page: Pfn) {
     let folio = k.page_folio(page);
+    // sanity_check_pinned_pages(): of a folio that a PMD maps, the first page speaks for all.
+    let exclusive = k.page_anon_exclusive(page) || k.page_anon_exclusive(folio);
+    let evidence = Evidence { pfn: Some(page), ..Evidence::default() };
+    let known = k.uses(Design::CowByExclusive);
+    k.bug_on(known && k.folio(folio).anon() && !exclusive, Rule::BugUnpin, evidence);
     if !k.folio_test(folio, Flags::DIRTY) {
         k.lock(Lock::Folio(folio)).await;
         k.folio_mark_dirty(folio);

@@ -75,9 +75,10 @@ async fn do_migrate_range(k: &Cpu, block: u32) -> bool {
     let mut no_target = false;
     let range = k.s().w.mem.block_range(block);
     for pfn in range {
+        let head = k.page_folio(pfn);
         if k.folio_test(pfn, Flags::HWPOISON) {
             unmap_poisoned(k, pfn).await;
-        } else if k.folio_test(pfn, Flags::ALLOCATED) && k.folio_isolate_lru(pfn) {
+        } else if head == pfn && k.folio_test(pfn, Flags::ALLOCATED) && k.folio_isolate_lru(pfn) {
             no_target |= migrate_pages(k, pfn, Reason::Move).await == Migrated::NoMem;
         }
     }

@@ -7,7 +7,8 @@
 
 use super::fault::handle_unshare_fault;
 use super::mmap::{split_at_bounds, vmas_in};
-use super::rmap::{Pvmw, page_vma_mapped_walk};
+use super::pvmw::{Mapped, PageVmaWalk};
+use super::rmap::Pvmw;
 use super::swap_cache::folio_free_swap;
 use super::vmf::FaultResult;
 use crate::arch::Pte;
@@ -341,7 +342,8 @@ async fn write_protect_page(k: &Cpu, vma: VmaId, page: Pfn) -> Option<Pte> {
     let mm = k.s().w.vmas[vma].mm;
     k.mmu_notifier_invalidate_range_start(mm, vpn, vpn + 1, NotifyEvent::Clear).await;
     let mut orig = None;
-    if let Some(p) = page_vma_mapped_walk(k, page, mm, vpn, Pvmw::Mapped).await {
+    let mut walk = PageVmaWalk::new(k, page, vma, vpn, Pvmw::Mapped);
+    if let Some(Mapped::Pte(p)) = walk.next(k).await {
         let mut entry = k.ptep_get(p);
         let exclusive = k.page_anon_exclusive(page);
         // Device-exclusive entries map the page too, and are left alone.
@@ -365,8 +367,8 @@ async fn write_protect_page(k: &Cpu, vma: VmaId, page: Pfn) -> Option<Pte> {
         } else {
             orig = Some(entry);
         }
-        k.pte_unmap_unlock(p);
     }
+    walk.done(k);
     k.mmu_notifier_invalidate_range_end(mm).await;
     orig
 }

@@ -7,8 +7,10 @@
 use super::access::{find_vma, observe_signal};
 use super::fault::handle_mm_fault;
 use super::gup::GupError;
+use super::huge::follow_huge_pmd;
 use super::memcg::mem_cgroup_uncharge;
-use super::rmap::{AnonLock, Pvmw, RmapWalk, page_vma_mapped_walk};
+use super::pvmw::PageVmaWalk;
+use super::rmap::{AnonLock, Pvmw, RmapWalk};
 use super::unmap::try_to_unmap;
 use super::vmf::FaultResult;
 use crate::config::Defect;
@@ -72,7 +74,7 @@ pub async fn unpoison_pfn(k: &Cpu, mm: u8, vpn: u32) -> Outcome {
 /// be somebody else's since it was unpoisoned, so only who wants to unpoison goes by it.
 fn frame_behind(k: &Cpu, mm: u8, vpn: u32, unpoison: bool) -> Option<Pfn> {
     let ec = k.entries();
-    let pte = k.ptep_get(k.pte_offset(mm, vpn)?);
+    let pte = k.s().w.leaf(mm, vpn);
     let pfn = match ec.kind(pte) {
         EntryKind::Present => k.pte_pfn(pte),
         EntryKind::Swap => k.slot(k.swp_slot(k.pte_to_swp_entry(pte))).cache?,
@@ -97,6 +99,17 @@ async fn get_user_page_locked(k: &Cpu, mm: u8, vpn: u32) -> Result<Pfn, GupError
     let vma = find_vma(k, mm, vpn, false).map_err(|_| GupError::Fault)?;
     loop {
         k.site(Site::PinLookup).await;
+        if let Some(p) = k.pmd_leaf(mm, vpn) {
+            k.pmd_lock(p).await;
+            let found = follow_huge_pmd(k, p, vpn, false);
+            if let Some(page) = found {
+                k.folio_get(k.page_folio(page));
+            }
+            k.pmd_unlock(p);
+            if let Some(page) = found {
+                return Ok(page);
+            }
+        }
         if let Some(p) = k.pte_offset_map_lock(mm, vpn).await {
             let pte = k.ptep_get(p);
             let found = arch.pte_present(pte) && !arch.pte_protnone(pte);
@@ -122,15 +135,16 @@ async fn memory_failure(k: &Cpu, pfn: Pfn, flags: Flagged) -> Outcome {
     if pfn == ZERO_PFN {
         return Outcome::Busy;
     }
+    k.lock(Lock::MemoryFailure).await;
     // A large folio counts as one that cannot be split: MF_MSG_UNSPLIT_THP, MF_FAILED. A page of a file is left alone.
-    if k.folio(pfn).large() || k.folio(pfn).mapping != 0 {
+    let outcome = if k.folio(pfn).large() || k.folio(pfn).mapping != 0 {
         if flags.counted {
             k.folio_put(k.page_folio(pfn));
         }
-        return Outcome::Busy;
-    }
-    k.lock(Lock::MemoryFailure).await;
-    let outcome = memory_failure_locked(k, pfn, flags).await;
+        Outcome::Busy
+    } else {
+        memory_failure_locked(k, pfn, flags).await
+    };
     k.unlock(Lock::MemoryFailure);
     outcome
 }
@@ -224,7 +238,7 @@ pub(super) enum GotPage {
 pub(super) fn get_hwpoison_page(k: &Cpu, pfn: Pfn) -> GotPage {
     if k.s().w.mem.take_off(pfn) {
         GotPage::Free
-    } else if k.folio_test(pfn, Flags::LRU) && k.folio_try_get(pfn) {
+    } else if k.folio_test(pfn, Flags::LRU) && !k.folio_test_large(pfn) && k.folio_try_get(pfn) {
         GotPage::InUse
     } else {
         GotPage::No
@@ -255,12 +269,14 @@ async fn collect_procs(k: &Cpu, folio: Pfn, mm: u8) -> Option<u32> {
     let mut found = None;
     while let Some((vma, vpn)) = walk.next(k).await {
         // page_mapped_in_vma()
-        if k.s().w.vmas[vma].mm == mm
-            && let Some(p) = page_vma_mapped_walk(k, folio, mm, vpn, Pvmw::Mapped).await
-        {
-            k.pte_unmap_unlock(p);
+        if k.s().w.vmas[vma].mm != mm {
+            continue;
+        }
+        let mut entries = PageVmaWalk::new(k, folio, vma, vpn, Pvmw::Mapped);
+        if entries.next(k).await.is_some() {
             found = found.or(Some(vpn));
         }
+        entries.done(k);
     }
     walk.end(k);
     found

@@ -1,8 +1,11 @@
 //! `mm/migrate.c` and the migration half of `mm/rmap.c`.
 
+use super::huge_migrate::{remove_migration_pmd, set_pmd_migration_entry};
 use super::ksm_page::folio_migrate_ksm;
 use super::memcg::mem_cgroup_migrate;
-use super::rmap::{AnonLock, Pvmw, RmapWalk, page_vma_mapped_walk};
+use super::pvmw::{Mapped, PageVmaWalk};
+use super::rmap::{AnonLock, Pvmw, RmapWalk};
+use super::split::{split_folio, split_huge_pmd_address};
 use super::swap_cache::add_to_swap_cache;
 use super::unmap::{carry, replace_by_hwpoison_entry, subpage};
 use crate::arch::{Pte, SwpEntry};
@@ -40,6 +43,36 @@ pub enum Reason {
 /// `migrate_pages()` of one folio that the caller has isolated from the LRU, in `MIGRATE_SYNC` mode. Gives up the
 /// reference of the isolation unless the reason is a memory failure, or puts the folio back.
 pub async fn migrate_pages(k: &Cpu, src: Pfn, reason: Reason) -> Migrated {
+    let pages = k.folio_nr_pages(src);
+    if pages > 1 {
+        let mut result = Migrated::NoMem;
+        if !k.folio_test(src, Flags::PARTIALLY_MAPPED) {
+            result = try_migrate(k, src, reason).await;
+        }
+        // Of what is mapped in part only that part is worth moving; and a whole folio may find no place.
+        if result != Migrated::NoMem || !try_split_folio(k, src).await {
+            return putback(k, src, result);
+        }
+        for tail in src + 1..src + pages {
+            let result = try_migrate(k, tail, reason).await;
+            putback(k, tail, result);
+        }
+    }
+    let result = try_migrate(k, src, reason).await;
+    putback(k, src, result)
+}
+
+/// `try_split_folio()`.
+async fn try_split_folio(k: &Cpu, folio: Pfn) -> bool {
+    if !k.trylock(Lock::Folio(folio)).await {
+        return false;
+    }
+    let split = split_folio(k, folio).await;
+    k.folio_unlock(folio);
+    split
+}
+
+async fn try_migrate(k: &Cpu, src: Pfn, reason: Reason) -> Migrated {
     let mut result = Migrated::Again;
     for _ in 0..PASSES {
         result = migrate_folio(k, src, reason).await;
@@ -47,6 +80,11 @@ pub async fn migrate_pages(k: &Cpu, src: Pfn, reason: Reason) -> Migrated {
             break;
         }
     }
+    result
+}
+
+/// `putback_movable_pages()` of what was not moved.
+fn putback(k: &Cpu, src: Pfn, result: Migrated) -> Migrated {
     if result != Migrated::Done {
         let f = k.folio(src);
         k.note(Note::MigrateFailed, Some(src), f.refcount as u32, f.mapcount as u32);
@@ -61,7 +99,8 @@ async fn migrate_folio(k: &Cpu, src: Pfn, reason: Reason) -> Migrated {
         migrate_folio_done(k, src, reason);
         return Migrated::Done;
     }
-    let Some(dst) = k.folio_alloc() else {
+    let order = k.folio(src).order;
+    let Some(dst) = k.folio_alloc_order(order) else {
         k.note(Note::NoTarget, Some(src), 0, 0);
         return Migrated::NoMem;
     };
@@ -80,6 +119,7 @@ async fn migrate_folio(k: &Cpu, src: Pfn, reason: Reason) -> Migrated {
         k.site(Site::MigrateUnmap).await;
         try_to_migrate(k, src).await;
     }
+    let partially_mapped = k.folio_test(src, Flags::PARTIALLY_MAPPED);
     let moved = !k.folio_mapped(src) && move_to_new_folio(k, src, dst, 0).await;
     if moved {
         k.folio_add_lru(dst);
@@ -87,6 +127,13 @@ async fn migrate_folio(k: &Cpu, src: Pfn, reason: Reason) -> Migrated {
     if was_mapped {
         k.site(Site::MigrateRestore).await;
         remove_migration_ptes(k, src, if moved { dst } else { src }).await;
+    }
+    if moved {
+        let s = &mut *k.s();
+        s.w.mem.folios[dst as usize].ghost.migration_zapped = s.folio(src).ghost.migration_zapped;
+    }
+    if moved && partially_mapped {
+        k.s().deferred_split_folio(dst);
     }
     put_anon_vma(k, av);
     k.folio_unlock(dst);
@@ -108,7 +155,7 @@ fn migrate_folio_done(k: &Cpu, src: Pfn, reason: Reason) {
     }
 }
 
-fn get_anon_vma(k: &Cpu, folio: Pfn) -> Option<u32> {
+pub(super) fn get_anon_vma(k: &Cpu, folio: Pfn) -> Option<u32> {
     let s = &mut *k.s();
     let f = s.w.mem.folios[folio as usize];
     let av = f.anon_vma.checked_sub(1).filter(|a| f.mapcount > 0 && s.w.anon_vmas.is_live(*a))?;
@@ -116,7 +163,7 @@ fn get_anon_vma(k: &Cpu, folio: Pfn) -> Option<u32> {
     Some(av)
 }
 
-fn put_anon_vma(k: &Cpu, av: Option<u32>) {
+pub(super) fn put_anon_vma(k: &Cpu, av: Option<u32>) {
     if let Some(av) = av {
         k.s().w.anon_vmas.put(av, true);
     }
@@ -131,12 +178,21 @@ pub(super) async fn move_to_new_folio(k: &Cpu, src: Pfn, dst: Pfn, extra: i32) -
     }
     k.site(Site::MigrateCopy).await;
     if !k.has(Defect::S14) {
-        k.s().copy_page(src, dst);
+        let s = &mut *k.s();
+        for i in 0..s.folio(src).nr_pages() {
+            s.copy_page(src + i, dst + i);
+        }
     }
     // __folio_migrate_mapping(): in the swap cache or the page cache the refcount is compared again and frozen in one step; without it
     // there is no turning back any more.
-    if k.folio(src).cached() != 0 && k.folio_ref_count(src) != expected(k) {
+    let large = k.folio_test_large(src);
+    if (large || k.folio(src).cached() != 0) && k.folio_ref_count(src) != expected(k) {
         return false;
+    }
+    if large {
+        let s = &mut *k.s();
+        s.w.mem.deferred_split.retain(|f| *f != src);
+        s.w.mem.folios[src as usize].flags.clear(Flags::PARTIALLY_MAPPED);
     }
     let old = k.folio(src);
     {
@@ -168,8 +224,20 @@ pub(super) async fn move_to_new_folio(k: &Cpu, src: Pfn, dst: Pfn, extra: i32) -
 
 /// `try_to_migrate()`.
 pub(super) async fn try_to_migrate(k: &Cpu, folio: Pfn) {
-    let Some(mut walk) = RmapWalk::start(k, folio, AnonLock::IfMapped).await else { return };
+    try_to_migrate_flags(k, folio, AnonLock::IfMapped, false).await;
+}
+
+/// `try_to_migrate()` as `unmap_folio()` calls it, with `TTU_RMAP_LOCKED` and `TTU_SPLIT_HUGE_PMD`.
+pub(super) async fn try_to_split_and_migrate(k: &Cpu, folio: Pfn) {
+    try_to_migrate_flags(k, folio, AnonLock::Held, true).await;
+}
+
+async fn try_to_migrate_flags(k: &Cpu, folio: Pfn, lock: AnonLock, split_pmd: bool) {
+    let Some(mut walk) = RmapWalk::start(k, folio, lock).await else { return };
     while let Some((vma, vpn)) = walk.next(k).await {
+        if split_pmd {
+            split_huge_pmd_address(k, vma, vpn, Some(folio)).await;
+        }
         if !try_to_migrate_one(k, folio, vma, vpn).await || !k.folio_mapped(folio) {
             break;
         }
@@ -180,12 +248,20 @@ pub(super) async fn try_to_migrate(k: &Cpu, folio: Pfn) {
 /// `try_to_migrate_one()`.
 async fn try_to_migrate_one(k: &Cpu, folio: Pfn, vma: VmaId, vpn: u32) -> bool {
     let mm = k.s().w.vmas[vma].mm;
-    k.mmu_notifier_invalidate_range_start(mm, vpn, vpn + 1, NotifyEvent::Clear).await;
+    let mut walk = PageVmaWalk::new(k, folio, vma, vpn, Pvmw::Mapped);
+    let (start, end) = walk.range();
+    k.mmu_notifier_invalidate_range_start(mm, start, end, NotifyEvent::Clear).await;
     let mut replaced = true;
-    if let Some(p) = page_vma_mapped_walk(k, folio, mm, vpn, Pvmw::Mapped).await {
-        replaced = replace_by_migration_entry(k, folio, p).await;
-        k.pte_unmap_unlock(p);
+    while let Some(at) = walk.next(k).await {
+        replaced = match at {
+            Mapped::Pte(p) => replace_by_migration_entry(k, folio, p).await,
+            Mapped::Pmd(p) => set_pmd_migration_entry(k, folio, p).await,
+        };
+        if !replaced {
+            break;
+        }
     }
+    walk.done(k);
     k.mmu_notifier_invalidate_range_end(mm).await;
     replaced
 }
@@ -244,12 +320,28 @@ pub(super) async fn replace_by_migration_entry(k: &Cpu, folio: Pfn, p: PtePtr) -
 
 /// `remove_migration_ptes()`: makes every migration entry for `src` map `dst`.
 pub(super) async fn remove_migration_ptes(k: &Cpu, src: Pfn, dst: Pfn) {
-    let Some(mut walk) = RmapWalk::start(k, dst, AnonLock::Always).await else { return };
+    remove_migration_ptes_flags(k, src, dst, AnonLock::Always).await;
+}
+
+/// The same for a folio that was not moved, with `RMP_LOCKED`.
+pub(super) async fn remove_migration_ptes_locked(k: &Cpu, folio: Pfn) {
+    remove_migration_ptes_flags(k, folio, folio, AnonLock::Held).await;
+}
+
+async fn remove_migration_ptes_flags(k: &Cpu, src: Pfn, dst: Pfn, lock: AnonLock) {
+    let Some(mut walk) = RmapWalk::start(k, dst, lock).await else { return };
+    let (index, large) = (k.folio(dst).index, k.folio(dst).order != 0);
     while let Some((vma, vpn)) = walk.next(k).await {
-        let mm = k.s().w.vmas[vma].mm;
-        if let Some(p) = page_vma_mapped_walk(k, src, mm, vpn, Pvmw::Migration).await {
-            remove_migration_pte(k, dst, vma, p).await;
-            k.pte_unmap_unlock(p);
+        let mut entries = PageVmaWalk::new(k, src, vma, vpn, Pvmw::Migration);
+        while let Some(at) = entries.next(k).await {
+            match at {
+                Mapped::Pte(p) => {
+                    // A KSM page is mapped anywhere, whatever its index.
+                    let new = if large { dst + (k.s().w.vmas[vma].linear_page_index(p.vpn) - index) } else { dst };
+                    remove_migration_pte(k, new, vma, p).await;
+                }
+                Mapped::Pmd(p) => remove_migration_pmd(k, dst, vma, p).await,
+            }
         }
     }
     walk.end(k);
@@ -259,12 +351,13 @@ pub(super) async fn remove_migration_ptes(k: &Cpu, src: Pfn, dst: Pfn) {
 async fn remove_migration_pte(k: &Cpu, new: Pfn, vma: VmaId, p: PtePtr) {
     let (arch, ec) = (k.arch(), k.entries());
     let old_pte = k.ptep_get(p);
-    k.folio_get(new);
+    let folio = k.page_folio(new);
+    k.folio_get(folio);
     let prot = k.s().w.page_prot(vma);
     let mut pte: Pte = arch.pfn_pte(u64::from(new), prot);
     let entry: SwpEntry = k.pte_to_swp_entry(old_pte);
     pte = if ec.is_migration_entry_young(entry) { arch.pte_mkyoung(pte) } else { arch.pte_mkold(pte) };
-    if k.folio_test(new, Flags::DIRTY) && ec.is_migration_entry_dirty(entry) {
+    if k.folio_test(folio, Flags::DIRTY) && ec.is_migration_entry_dirty(entry) {
         pte = arch.pte_mkdirty(pte);
     }
     // After pte_mkdirty(), which sets soft-dirty on x86-64.

@@ -1,12 +1,15 @@
 //! `mm/migrate_device.c`: between system memory and a device's own, one page for each call of `migrate_vma_setup()`.
 
 use super::access::find_vma;
+use super::huge::pmd_folio;
 use super::migrate::{move_to_new_folio, remove_migration_ptes, replace_by_migration_entry, try_to_migrate};
 use super::pgtable::pte_alloc;
 use super::rmap::anon_vma_prepare;
+use super::split::split_folio;
 use super::swap_cache::folio_free_swap;
 use super::vmf::{FaultResult, VmFault};
 use crate::config::Defect;
+use crate::entry::PmdKind;
 use crate::mm::VmaId;
 use crate::observe::Outcome;
 use crate::phys::{Flags, Pfn, ZERO_PFN};
@@ -126,7 +129,14 @@ pub async fn device_private_fault(k: &Cpu, vmf: &VmFault) -> FaultResult {
 /// `migrate_vma_collect()`: replaces the entry by a migration entry, with the devices told.
 async fn collect(k: &Cpu, mm: u8, vpn: u32, select: Select) -> Collected {
     k.mmu_notifier_invalidate_range_start(mm, vpn, vpn + 1, NotifyEvent::Clear).await;
+    let huge = k.pmd_leaf(mm, vpn).is_some();
+    if huge && !split_for_device(k, mm, vpn).await {
+        k.mmu_notifier_invalidate_range_end(mm).await;
+        return Collected::Nothing;
+    }
     let collected = match k.pte_offset_map_lock(mm, vpn).await {
+        // A huge page that is there again.
+        None if k.pmd_leaf(mm, vpn).is_some() => Collected::Nothing,
         // migrate_vma_collect_hole()
         None if select == Select::System => Collected::Hole,
         None => Collected::Nothing,
@@ -141,7 +151,29 @@ async fn collect(k: &Cpu, mm: u8, vpn: u32, select: Select) -> Collected {
     collected
 }
 
-/// The loop of `migrate_vma_collect_pmd()`.
+/// The beginning of `migrate_vma_collect_pmd()`: a huge page is split, the folio too. False when it cannot be now.
+async fn split_for_device(k: &Cpu, mm: u8, vpn: u32) -> bool {
+    let Some(p) = k.pmd_trans_huge_lock(mm, vpn).await else { return true };
+    let pmd = k.pmdp_get(p);
+    if k.entries().pmd_kind(pmd) != PmdKind::Huge {
+        // A migration entry: migrate_vma_collect_skip().
+        k.pmd_unlock(p);
+        return false;
+    }
+    let folio = pmd_folio(k, pmd);
+    k.folio_get(folio);
+    k.pmd_unlock(p);
+    if !k.trylock(Lock::Folio(folio)).await {
+        k.folio_put(folio);
+        return false;
+    }
+    let split = split_folio(k, folio).await;
+    k.folio_unlock(folio);
+    k.folio_put(folio);
+    split
+}
+
+/// The loop of `migrate_vma_collect_pmd()`. Pages of large folios are passed over, as in 6.12.
 async fn collect_pte(k: &Cpu, p: crate::mm::PtePtr, select: Select) -> Collected {
     let ec = k.entries();
     let pte = k.ptep_get(p);
@@ -155,7 +187,7 @@ async fn collect_pte(k: &Cpu, p: crate::mm::PtePtr, select: Select) -> Collected
         if pfn == ZERO_PFN {
             return Collected::Hole;
         }
-        if k.folio_test(pfn, Flags::KSM) {
+        if k.folio_test(pfn, Flags::KSM) || k.folio_test_large(pfn) {
             return Collected::Nothing;
         }
         pfn

@@ -1,6 +1,7 @@
 //! `mm/mmap.c` and `mm/vma.c`: mappings made and taken away.
 
 use super::pgtable::free_pte_tables;
+use super::split::split_huge_pmd_if_needed;
 use super::zap::{MmuGather, unlink_anon_vmas, unlink_file_vma, zap_range};
 use crate::mm::{NewVma, VmaId};
 use crate::observe::{Backing, Outcome, Perm};
@@ -89,6 +90,8 @@ async fn split_vma(k: &Cpu, vma: VmaId, at: u32) {
     if let Some(root) = root {
         k.lock(Lock::AnonVmaWrite(root)).await;
     }
+    // vma_adjust_trans_huge()
+    split_huge_pmd_if_needed(k, vma, at).await;
     {
         let s = &mut *k.s();
         let like = s.w.vmas[vma].like();
@@ -97,6 +100,7 @@ async fn split_vma(k: &Cpu, vma: VmaId, at: u32) {
         s.w.vmas[vma].end = at;
         s.w.vmas[new].anon_vma = s.w.vmas[vma].anon_vma;
         s.w.vmas[new].uffd_wp = s.w.vmas[vma].uffd_wp;
+        s.w.vmas[new].thp = s.w.vmas[vma].thp;
         s.w.vmas[new].mergeable = s.w.vmas[vma].mergeable;
         for i in 0..s.w.vmas[vma].chain.len() {
             let av = s.w.vmas[vma].chain[i];

@@ -1,6 +1,8 @@
 //! `mm/mprotect.c`, and the write-protection of `mm/userfaultfd.c` that goes through it.
 
+use super::huge_protect::change_huge_pmd;
 use super::mmap::{split_at_bounds, vmas_in};
+use super::split::split_huge_pmd;
 use super::vmf::can_change_pte_writable;
 use crate::arch::Pte;
 use crate::config::{Defect, Design};
@@ -64,7 +66,7 @@ pub async fn mwriteprotect_range(k: &Cpu, mm: u8, start: u32, end: u32, enable: 
 
 /// `MM_CP_*`: what is changed in the entries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Change {
+pub enum Change {
     /// The VMA's protection has changed.
     Protection,
     /// `MM_CP_UFFD_WP`.
@@ -82,7 +84,7 @@ async fn change_protection(k: &Cpu, vma: VmaId, start: u32, end: u32, change: Ch
     let mut at = start;
     while at < end {
         let next = ((at / ptrs + 1) * ptrs).min(end);
-        flush |= change_pte_range(k, vma, at, next, change).await;
+        flush |= change_pmd_range(k, vma, at, next, change).await;
         at = next;
     }
     k.mmu_notifier_invalidate_range_end(mm).await;
@@ -90,6 +92,19 @@ async fn change_protection(k: &Cpu, vma: VmaId, start: u32, end: u32, change: Ch
         k.site(Site::ProtectFlush).await;
         k.flush_tlb_range(mm, start, end).await;
     }
+}
+
+/// `change_pmd_range()` of what one PMD serves.
+async fn change_pmd_range(k: &Cpu, vma: VmaId, start: u32, end: u32, change: Change) -> bool {
+    let mm = k.s().w.vmas[vma].mm;
+    if let Some(p) = k.pmd_leaf(mm, start) {
+        if end - start != k.config().geometry.ptrs() {
+            split_huge_pmd(k, vma, p, None).await;
+        } else if let Some(flush) = change_huge_pmd(k, vma, start, change).await {
+            return flush;
+        }
+    }
+    change_pte_range(k, vma, start, end, change).await
 }
 
 /// `change_pte_range()`: true when a cached translation may have to go.

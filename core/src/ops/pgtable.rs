@@ -1,13 +1,35 @@
 //! Page tables made and given back: `mm/memory.c: __pte_alloc()`, `free_pgd_range()`.
 
-use crate::mm::{PT_PFN_BASE, TableId};
+use crate::arch::Pmd;
+use crate::mm::{PT_PFN_BASE, PmdPtr, TableId};
 use crate::sched::{Cpu, Lock};
 
-/// `__handle_mm_fault()`'s allocation of upper tables and `pte_alloc()`: makes sure that a PTE table serves `vpn`.
+/// `__handle_mm_fault()`'s allocation of upper tables and `pte_alloc()`: makes sure that a PTE table serves `vpn`, or a
+/// huge page.
 pub async fn pte_alloc(k: &Cpu, mm: u8, vpn: u32) {
+    alloc_tables(k, mm, vpn, 1).await;
+}
+
+/// `pmd_alloc()` and what is above it: the PMD of a page.
+pub async fn pmd_alloc(k: &Cpu, mm: u8, vpn: u32) -> PmdPtr {
+    loop {
+        if let Some(p) = k.pmd_offset(mm, vpn) {
+            return p;
+        }
+        alloc_tables(k, mm, vpn, 2).await;
+    }
+}
+
+/// `pte_alloc_one()`: a table that is not yet in use.
+pub fn pte_alloc_one(k: &Cpu, mm: u8) -> TableId {
+    k.s().w.tables.alloc(mm, 0)
+}
+
+/// Makes sure that the entries of the levels from the top to `last` are not empty.
+async fn alloc_tables(k: &Cpu, mm: u8, vpn: u32, last: u8) {
     let arch = k.arch();
     let mut table = k.s().w.mms[mm as usize].pgd;
-    for level in [3u8, 2, 1] {
+    for level in (last..=3).rev() {
         let next = {
             let s = k.s();
             s.w.tables.next(arch, table, s.w.tables.index(vpn, level))
@@ -22,13 +44,18 @@ pub async fn pte_alloc(k: &Cpu, mm: u8, vpn: u32) {
         let next = {
             let s = &mut *k.s();
             let index = s.w.tables.index(vpn, level);
-            s.w.tables.next(arch, table, index).unwrap_or_else(|| {
-                let id = s.w.tables.alloc(mm, level - 1);
-                s.w.tables.put(table, index, arch.mk_table(PT_PFN_BASE + u64::from(id)).0);
-                id
+            let none = arch.pmd_none(Pmd(s.w.tables.get(table, index)));
+            s.w.tables.next(arch, table, index).or_else(|| {
+                none.then(|| {
+                    let id = s.w.tables.alloc(mm, level - 1);
+                    s.w.tables.put(table, index, arch.mk_table(PT_PFN_BASE + u64::from(id)).0);
+                    id
+                })
             })
         };
         k.unlock(lock);
+        // A huge page has been put there.
+        let Some(next) = next else { return };
         table = next;
     }
 }

@@ -1,10 +1,11 @@
 //! `mm/rmap.c` and `mm/page_vma_mapped.c`: from a folio to the entries that map it.
 
 use super::ksm_page::KsmWalk;
+use super::pvmw::{Mapped, PageVmaWalk};
 use crate::arch::Pte;
 use crate::config::Defect;
 use crate::entry::{Accessor, EntryKind};
-use crate::mm::{AnonVmaId, PtePtr, VmaId};
+use crate::mm::{AnonVmaId, PmdPtr, PtePtr, VmaId};
 use crate::observe::FileId;
 use crate::phys::{CacheEntry, Flags, Pfn};
 use crate::rule::{Evidence, Rule};
@@ -49,8 +50,8 @@ pub struct RmapWalk {
 
 /// What leads from a folio to VMAs.
 enum Via {
-    /// `rmap_walk_anon()`: the folio's `anon_vma`, and the root whose lock it is.
-    AnonVma { av: AnonVmaId, root: AnonVmaId },
+    /// `rmap_walk_anon()`: the folio's `anon_vma`, and the root whose lock this walk has taken.
+    AnonVma { av: AnonVmaId, root: Option<AnonVmaId> },
     /// `rmap_walk_file()`: the mappings of its file. The folio, not the VMA, decides which of the two it is.
     File(FileId),
     /// `rmap_walk_ksm()`: the stable node.
@@ -64,6 +65,8 @@ pub enum AnonLock {
     IfMapped,
     /// `anon_vma_lock_read()`: the caller has made sure of the `anon_vma`.
     Always,
+    /// `TTU_RMAP_LOCKED`, `RMP_LOCKED`: the caller holds the lock.
+    Held,
 }
 
 impl RmapWalk {
@@ -94,14 +97,17 @@ impl RmapWalk {
             s.w.anon_vmas[av].refs += 1;
             s.w.anon_vmas[av].root
         };
-        k.lock(Lock::AnonVmaRead(root)).await;
+        if lock != AnonLock::Held {
+            k.lock(Lock::AnonVmaRead(root)).await;
+        }
+        let root = (lock != AnonLock::Held).then_some(root);
         Some(RmapWalk { folio, via: Via::AnonVma { av, root }, next: 0 })
     }
 
-    /// The next VMA that covers the folio's index, and where in it the folio is.
+    /// The next VMA that covers some page of the folio, and where in it the first of these pages is (`vma_address()`).
     pub async fn next(&mut self, k: &Cpu) -> Option<(VmaId, u32)> {
         loop {
-            let (vma, index) = {
+            let (vma, index, end) = {
                 let s = k.s();
                 let vmas = match &mut self.via {
                     Via::AnonVma { av, .. } => &s.w.anon_vmas[*av].vmas,
@@ -111,10 +117,15 @@ impl RmapWalk {
                         return walk.next(k, self.folio).await;
                     }
                 };
-                (*vmas.get(self.next)?, s.folio(self.folio).index)
+                let f = s.folio(self.folio);
+                (*vmas.get(self.next)?, f.index, f.index + f.nr_pages())
             };
             self.next += 1;
-            let at = k.s().w.vmas[vma].address(index);
+            let at = {
+                let s = k.s();
+                let first = index.max(s.w.vmas[vma].pgoff);
+                s.w.vmas[vma].address(first).filter(|_| first < end)
+            };
             if let Some(vpn) = at {
                 k.site(Site::RmapWalk).await;
                 return Some((vma, vpn));
@@ -126,7 +137,9 @@ impl RmapWalk {
     pub fn end(self, k: &Cpu) {
         match self.via {
             Via::AnonVma { av, root } => {
-                k.unlock(Lock::AnonVmaRead(root));
+                if let Some(root) = root {
+                    k.unlock(Lock::AnonVmaRead(root));
+                }
                 k.s().w.anon_vmas.put(av, true);
             }
             Via::File(file) => k.unlock(Lock::IMmapRead(file)),
@@ -140,7 +153,7 @@ impl RmapWalk {
 /// Where nothing is mapped of a file, the folio of the page cache that would be.
 pub fn mapped_folio(k: &Cpu, mm: u8, vpn: u32) -> Option<Pfn> {
     let ec = k.entries();
-    let pte = k.pte_offset(mm, vpn).map(|p| k.ptep_get(p)).unwrap_or_default();
+    let pte = k.s().w.leaf(mm, vpn);
     if ec.arch.pte_none(pte) {
         return cached_folio(k, mm, vpn);
     }
@@ -182,38 +195,24 @@ pub enum Pvmw {
     Migration,
 }
 
-/// `page_vma_mapped_walk()` of a small folio: the entry at `vpn` with its table locked, if it is one of those.
-pub async fn page_vma_mapped_walk(k: &Cpu, folio: Pfn, mm: u8, vpn: u32, which: Pvmw) -> Option<PtePtr> {
-    k.site(Site::PvmwLock).await;
-    // map_pte(): a look without the lock. PVMW_SYNC, which migration uses to find its entries, skips it.
-    let p = k.pte_offset(mm, vpn)?;
-    let kind = k.entries().kind(k.ptep_get(p));
-    if which == Pvmw::Mapped && kind != EntryKind::Present && !kind.is_device_private() && !kind.is_device_exclusive() {
-        return None;
+/// A `PVMW_MIGRATION` walk found an entry of another kind.
+pub fn report_walk_kind(k: &Cpu, folio: Pfn, p: PtePtr, pte: Pte) {
+    let kind = k.entries().kind(pte);
+    if !kind.is_migration() {
+        let e = Evidence {
+            proc: Some(p.mm),
+            vpn: Some(p.vpn),
+            pfn: Some(folio),
+            what: Some("PVMW_MIGRATION"),
+            on: Some(kind.name()),
+            ..Evidence::default()
+        };
+        k.violate(Rule::WalkKind, e);
     }
-    let p = k.pte_offset_map_lock(mm, vpn).await?;
-    let pte = k.ptep_get(p);
-    if check_pte(k, folio, pte, which) {
-        let kind = k.entries().kind(pte);
-        if which == Pvmw::Migration && !kind.is_migration() {
-            let e = Evidence {
-                proc: Some(mm),
-                vpn: Some(vpn),
-                pfn: Some(folio),
-                what: Some("PVMW_MIGRATION"),
-                on: Some(kind.name()),
-                ..Evidence::default()
-            };
-            k.violate(Rule::WalkKind, e);
-        }
-        return Some(p);
-    }
-    k.pte_unmap_unlock(p);
-    None
 }
 
 /// `check_pte()`.
-fn check_pte(k: &Cpu, folio: Pfn, pte: Pte, which: Pvmw) -> bool {
+pub fn check_pte(k: &Cpu, folio: Pfn, pte: Pte, which: Pvmw) -> bool {
     let ec = k.entries();
     let pfn = if which == Pvmw::Migration {
         if !ec.is_swap_pte(pte) {
@@ -254,28 +253,51 @@ pub async fn folio_referenced(k: &Cpu, folio: Pfn) -> u32 {
 /// `folio_referenced_one()`. The flush of a cleared young bit is left out: x86-64 does without, and arm64 does not wait
 /// for it. A translation that stays cached keeps the bit from being set again.
 async fn folio_referenced_one(k: &Cpu, folio: Pfn, vma: VmaId, vpn: u32) -> bool {
-    let mm = k.s().w.vmas[vma].mm;
-    let Some(p) = page_vma_mapped_walk(k, folio, mm, vpn, Pvmw::Mapped).await else { return false };
+    let mut walk = PageVmaWalk::new(k, folio, vma, vpn, Pvmw::Mapped);
+    let mut referenced = false;
+    while let Some(at) = walk.next(k).await {
+        match at {
+            Mapped::Pte(p) => {
+                referenced |= clear_young(k, p).await;
+                if k.has(Defect::S7) {
+                    walk.unlocked();
+                    return referenced;
+                }
+            }
+            Mapped::Pmd(p) => {
+                // pmdp_clear_flush_young_notify()
+                let arch = k.arch();
+                if k.pte_young(arch.pmd_leaf(k.pmdp_get(p))) {
+                    referenced = true;
+                    k.pmdp_update(p, |pte| arch.pte_mkold(pte)).await;
+                }
+            }
+        }
+    }
+    referenced
+}
+
+/// `ptep_clear_flush_young_notify()` of what the walk has found, unless it is no present entry.
+async fn clear_young(k: &Cpu, p: PtePtr) -> bool {
     let pte = k.ptep_get(p);
     let mut young = false;
+    let unlocked = k.has(Defect::S7);
     // A device-exclusive entry is old for the CPU, whatever the device does.
     if k.arch().pte_present(pte) || k.has(Defect::D10) {
-        // ptep_clear_flush_young_notify()
         young = k.pte_young(pte);
         if young {
             k.accessor(Accessor::PteMkold, pte);
             let arch = k.arch();
-            let unlocked = k.has(Defect::S7);
             if unlocked {
                 k.pte_unmap_unlock(p);
             }
             k.ptep_update(p, Site::ReferencedEntry, |pte| arch.pte_mkold(pte)).await;
-            if unlocked {
-                return young;
-            }
+            return true;
         }
     }
-    k.pte_unmap_unlock(p);
+    if unlocked {
+        k.pte_unmap_unlock(p);
+    }
     young
 }
 
@@ -315,9 +337,18 @@ pub async fn mkclean(k: &Cpu, mm: u8, vpn: u32) {
 async fn page_vma_mkclean_one(k: &Cpu, folio: Pfn, vma: VmaId, vpn: u32) -> bool {
     let mm = k.s().w.vmas[vma].mm;
     let arch = k.arch();
-    k.mmu_notifier_invalidate_range_start(mm, vpn, vpn + 1, NotifyEvent::Clear).await;
+    let mut walk = PageVmaWalk::new(k, folio, vma, vpn, Pvmw::MappedSync);
+    let (start, end) = walk.range();
+    k.mmu_notifier_invalidate_range_start(mm, start, end, NotifyEvent::Clear).await;
     let mut cleaned = false;
-    if let Some(p) = page_vma_mapped_walk(k, folio, mm, vpn, Pvmw::MappedSync).await {
+    while let Some(at) = walk.next(k).await {
+        let p = match at {
+            Mapped::Pte(p) => p,
+            Mapped::Pmd(p) => {
+                cleaned |= clean_pmd(k, p).await;
+                continue;
+            }
+        };
         let entry = k.ptep_get(p);
         let present = arch.pte_present(entry) || k.has(Defect::D11);
         if present && (k.pte_dirty(entry) || k.pte_write(entry)) {
@@ -326,8 +357,20 @@ async fn page_vma_mkclean_one(k: &Cpu, folio: Pfn, vma: VmaId, vpn: u32) -> bool
             k.set_pte_at(p, arch.pte_mkclean(arch.pte_wrprotect(entry))).await;
             cleaned = true;
         }
-        k.pte_unmap_unlock(p);
     }
     k.mmu_notifier_invalidate_range_end(mm).await;
     cleaned
+}
+
+/// `page_vma_mkclean_one()` at PMD level.
+async fn clean_pmd(k: &Cpu, p: PmdPtr) -> bool {
+    let arch = k.arch();
+    let leaf = arch.pmd_leaf(k.pmdp_get(p));
+    if !k.pte_dirty(leaf) && !k.pte_write(leaf) {
+        return false;
+    }
+    k.site(Site::Mkclean).await;
+    let old = arch.pmd_leaf(k.pmdp_invalidate(p).await);
+    k.set_pmd_at(p, arch.pte_mkhuge(arch.pte_mkclean(arch.pte_wrprotect(old)))).await;
+    true
 }

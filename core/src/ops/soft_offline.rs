@@ -29,13 +29,12 @@ async fn soft_offline_page(k: &Cpu, pfn: Pfn) -> Outcome {
     if pfn == ZERO_PFN {
         return Outcome::Invalid;
     }
-    if k.folio(pfn).large() {
+    k.lock(Lock::MemoryFailure).await;
+    let outcome = if k.folio(pfn).large() {
         // soft_offline_in_use_page(): as if the split failed.
         k.folio_put(k.page_folio(pfn));
-        return Outcome::Busy;
-    }
-    k.lock(Lock::MemoryFailure).await;
-    let outcome = if k.folio_test(pfn, Flags::HWPOISON) {
+        Outcome::Busy
+    } else if k.folio_test(pfn, Flags::HWPOISON) {
         k.folio_put(pfn);
         Outcome::Done
     } else if !k.folio_test(pfn, Flags::LRU) {

@@ -1,5 +1,6 @@
 //! `mm/memory.c` and `mm/swap_state.c`: faults on entries that are neither none nor present.
 
+use super::huge::pmd_migration_entry_wait;
 use super::ksm_page::ksm_might_need_to_copy;
 use super::migrate_device::device_private_fault;
 use super::swap_cache::folio_free_swap;
@@ -196,6 +197,9 @@ fn reuse_swap_page(k: &Cpu, folio: Pfn) -> bool {
 
 /// `mm/migrate.c: migration_entry_wait()`: waits until the folio that is being migrated is unlocked.
 pub async fn migration_entry_wait(k: &Cpu, mm: u8, vpn: u32) {
+    if let Some(p) = k.pmd_leaf(mm, vpn) {
+        return pmd_migration_entry_wait(k, p).await;
+    }
     let Some(p) = k.pte_offset_map_lock(mm, vpn).await else { return };
     let ec = k.entries();
     let pte = k.ptep_get(p);

@@ -1,5 +1,6 @@
 //! `fs/proc/task_mmu.c`: soft-dirty tracking.
 
+use super::huge_protect::clear_soft_dirty_pmd;
 use crate::arch::Pte;
 use crate::config::Defect;
 use crate::entry::MigrationKind;
@@ -42,6 +43,10 @@ async fn clear_vma(k: &Cpu, mm: u8, vma: VmaId) {
     let mut at = start;
     while at < end {
         let next = ((at / ptrs + 1) * ptrs).min(end);
+        if k.pmd_leaf(mm, at).is_some() && clear_soft_dirty_pmd(k, mm, at).await {
+            at = next;
+            continue;
+        }
         if let Some(first) = k.pte_offset_map_lock(mm, at).await {
             for vpn in at..next {
                 clear_soft_dirty(k, PtePtr { index: first.index + (vpn - at), vpn, ..first }).await;
@@ -101,9 +106,10 @@ pub async fn pagemap(k: &Cpu, mm: u8, start: u32, end: u32) -> Outcome {
     let arch = k.arch();
     k.lock(Lock::MmapRead(mm)).await;
     for vpn in start..end {
-        let locked = k.pte_offset_map_lock(mm, vpn).await;
+        let huge = if k.pmd_leaf(mm, vpn).is_some() { k.pmd_trans_huge_lock(mm, vpn).await } else { None };
+        let locked = if huge.is_none() { k.pte_offset_map_lock(mm, vpn).await } else { None };
         let op = k.op();
-        let pte = locked.map(|p| k.ptep_get(p)).unwrap_or_default();
+        let pte = k.s().w.leaf(mm, vpn);
         let bit = if arch.pte_present(pte) {
             arch.pte_soft_dirty(pte)
         } else {
@@ -119,6 +125,9 @@ pub async fn pagemap(k: &Cpu, mm: u8, start: u32, end: u32) -> Outcome {
         }
         if let Some(p) = locked {
             k.pte_unmap_unlock(p);
+        }
+        if let Some(p) = huge {
+            k.pmd_unlock(p);
         }
     }
     k.unlock(Lock::MmapRead(mm));

@@ -1,6 +1,7 @@
 //! `mm/rmap.c: try_to_unmap()`: replaces the entries that map a folio by swap entries, or by nothing.
 
-use super::rmap::{AnonLock, Pvmw, RmapWalk, page_vma_mapped_walk};
+use super::pvmw::{Mapped, PageVmaWalk};
+use super::rmap::{AnonLock, Pvmw, RmapWalk};
 use crate::arch::Pte;
 use crate::config::Defect;
 use crate::mm::{PtePtr, VmaId};
@@ -28,14 +29,20 @@ pub async fn try_to_unmap(k: &Cpu, folio: Pfn, hwpoison: bool) {
 async fn try_to_unmap_one(k: &Cpu, folio: Pfn, vma: VmaId, vpn: u32, hwpoison: bool) -> bool {
     let mm = k.s().w.vmas[vma].mm;
     let notify = !k.has(Defect::S10);
+    let mut walk = PageVmaWalk::new(k, folio, vma, vpn, Pvmw::Mapped);
+    let (start, end) = walk.range();
     if notify {
-        k.mmu_notifier_invalidate_range_start(mm, vpn, vpn + 1, NotifyEvent::Clear).await;
+        k.mmu_notifier_invalidate_range_start(mm, start, end, NotifyEvent::Clear).await;
     }
     let mut unmapped = true;
-    if let Some(p) = page_vma_mapped_walk(k, folio, mm, vpn, Pvmw::Mapped).await {
+    // Large folios are split before they come here, so there is no PMD to be found.
+    while let Some(Mapped::Pte(p)) = walk.next(k).await {
         unmapped = replace_by_swap_entry(k, folio, mm, p, hwpoison).await;
-        k.pte_unmap_unlock(p);
+        if !unmapped {
+            break;
+        }
     }
+    walk.done(k);
     if notify {
         k.mmu_notifier_invalidate_range_end(mm).await;
     }

@@ -3,6 +3,7 @@
 use super::memcg::mem_cgroup_swapout;
 use super::rmap::{folio_referenced, mapped_folio};
 use super::shmem::shmem_writepage;
+use super::split::{deferred_split_scan, split_folio};
 use super::swap_cache::{add_to_swap_cache, folio_free_swap};
 use super::unmap::try_to_unmap;
 use crate::observe::{REGULAR, SHMEM};
@@ -22,6 +23,10 @@ pub async fn reclaim(k: &Cpu, mm: u8, vpn: u32) {
         k.note(Note::NoFolio, None, 0, 0);
         return;
     };
+    if !k.s().w.mem.deferred_split.is_empty() {
+        deferred_split_scan(k).await;
+    }
+    let Some(folio) = mapped_folio(k, mm, vpn).filter(|f| *f == folio || !k.folio_test_large(*f)) else { return };
     let regular = k.folio(folio).file() == Some(REGULAR);
     let reclaimable = !regular && k.s().only_mapped(folio);
     let mut room = true;
@@ -65,12 +70,30 @@ pub async fn shrink_folio(k: &Cpu, folio: Pfn, ignore_references: bool) -> bool 
         k.folio_putback_lru(folio);
         return false;
     }
+    let pages = k.folio_nr_pages(folio);
     let freed = shrink_locked_folio(k, folio, ignore_references).await;
+    let split = pages > 1 && (freed || !k.folio_test_large(folio));
     if !freed {
         k.folio_unlock(folio);
         k.folio_putback_lru(folio);
     }
+    if split {
+        // The pages of the split folio are on the list of those to be reclaimed now.
+        for tail in folio + 1..folio + pages {
+            shrink_small_folio(k, tail, ignore_references).await;
+        }
+    }
     freed
+}
+
+/// [`shrink_folio()`] of what cannot be split.
+async fn shrink_small_folio(k: &Cpu, folio: Pfn, ignore_references: bool) {
+    if !k.trylock(Lock::Folio(folio)).await {
+        k.folio_putback_lru(folio);
+    } else if !shrink_locked_folio(k, folio, ignore_references).await {
+        k.folio_unlock(folio);
+        k.folio_putback_lru(folio);
+    }
 }
 
 async fn shrink_locked_folio(k: &Cpu, folio: Pfn, ignore_references: bool) -> bool {
@@ -82,6 +105,10 @@ async fn shrink_locked_folio(k: &Cpu, folio: Pfn, ignore_references: bool) -> bo
     }
     if k.folio(folio).anon() && !k.folio_test(folio, Flags::SWAPCACHE) {
         if k.folio(folio).maybe_dma_pinned() {
+            return false;
+        }
+        // Without THP_SWAP there are no slots for a large folio: it is swapped out page by page.
+        if k.folio_test_large(folio) && !split_folio(k, folio).await {
             return false;
         }
         k.site(Site::SwapOutAdd).await;

@@ -1,10 +1,12 @@
 //! Entries taken away: `mm/memory.c: zap_pte_range()` and `mm/mmu_gather.c`; `mm/rmap.c: unlink_anon_vmas()`.
 
+use super::huge::zap_huge_pmd;
+use super::split::split_huge_pmd;
 use super::swap_cache::{folio_free_swap, free_swap_cache};
 use crate::arch::Pte;
 use crate::config::Defect;
 use crate::entry::EntryKind;
-use crate::mm::{PtePtr, VmaId};
+use crate::mm::{PmdPtr, PtePtr, VmaId};
 use crate::phys::{Pfn, ZERO_PFN};
 use crate::sched::{Cpu, Lock, NotifyEvent, Site};
 use arrayvec::ArrayVec;
@@ -91,12 +93,39 @@ impl MmuGather {
     }
 }
 
+/// The branch of `zap_pmd_range()` for a huge page: zapped as a whole, or split when only a part goes, which is so only
+/// in a VMA that stays. True when nothing is left to do.
+async fn zap_pmd(k: &Cpu, tlb: &mut MmuGather, p: PmdPtr, pages: u32) -> bool {
+    if pages != k.config().geometry.ptrs() {
+        let vma = k.s().w.vma_lookup(p.mm, p.vpn);
+        if let Some(vma) = vma {
+            split_huge_pmd(k, vma, p, None).await;
+        }
+        return false;
+    }
+    if tlb.pages.is_full() {
+        tlb.flush(k).await;
+    }
+    let Some(zapped) = zap_huge_pmd(k, tlb.mm, p.vpn).await else { return false };
+    if let Some(folio) = zapped {
+        tlb.range(p.vpn);
+        tlb.range(p.vpn + pages - 1);
+        tlb.pages.push(Gathered { pfn: folio, delay_rmap: false });
+    }
+    true
+}
+
 /// `unmap_page_range()` of a part of a VMA: table by table.
 pub async fn zap_range(k: &Cpu, tlb: &mut MmuGather, start: u32, end: u32) {
     let ptrs = k.config().geometry.ptrs();
     let mut at = start;
     while at < end {
         let next = ((at / ptrs + 1) * ptrs).min(end);
+        if let Some(p) = k.pmd_leaf(tlb.mm, at)
+            && zap_pmd(k, tlb, p, next - at).await
+        {
+            at = next;
+        }
         while at < next {
             at = zap_pte_range(k, tlb, at, next).await;
             if at < next {

@@ -86,6 +86,8 @@ pub struct Ghost {
     pub held: u16,
     /// The memory has failed and nothing maps it any more: from here on nothing may.
     pub lost: bool,
+    /// Of a head: a migration entry of one of its pages was zapped, so that the page did not come back.
+    pub migration_zapped: bool,
     /// Queued for the next check of counts.
     pub touched: bool,
     /// Where the mapcount and the number of entries last parted, and in which op.

@@ -145,6 +145,7 @@ impl Memory {
         let folio = &mut self.folios[pfn as usize];
         let poisoned = folio.flags.has(Flags::HWPOISON);
         folio.flags = Flags::default();
+        folio.ghost.migration_zapped = false;
         (folio.anon_vma, folio.stable, folio.memcg) = (0, 0, 0);
         folio.mapping = 0;
         folio.refcount = 0;

@@ -39,6 +39,7 @@ families! {
     Ksm = "ksm", "Merging of equal pages.";
     Memcg = "memcg", "Memory control groups.";
     Poison = "poison", "Memory that fails, and memory that is taken out of use before it does.";
+    Thp = "thp", "Huge pages and large folios.";
 }
 
 /// A set of families.

@@ -55,6 +55,11 @@ pub fn generate(rng: &mut Rng, case: &mut Case, cfg: &GenConfig) {
     let n = 1 + rng.index(max);
     let mut focus = Focus::of(case);
     (focus.families, focus.bias) = (families, cfg.bias);
+    if focus.families.contains(Family::Thp) && rng.percent(75) {
+        // Room for a huge page, or two.
+        let ptrs = case.config.geometry.ptrs();
+        case.maps[0].pages = case.maps[0].pages.max(ptrs * (1 + rng.below(2)));
+    }
     for _ in 0..n {
         let op = generate_op(rng, case, &mut focus);
         case.ops.push(op);
@@ -164,6 +169,10 @@ pub(super) fn generate_op(rng: &mut Rng, case: &Case, focus: &mut Focus) -> Op {
     op.arg = pick_arg(rng, op.code, op.proc, config, focus.families.contains(Family::File));
     if op.code == OpCode::Mmap && rng.percent(60) {
         (op.page, op.len) = (0, NEAR_PAGES + rng.below(5));
+    }
+    if op.code.family() == Family::Thp && rng.percent(70) {
+        let ptrs = config.geometry.ptrs();
+        (op.page, op.len) = (0, ptrs * (1 + rng.below(2)));
     }
     super::codec::repair_op(&mut op, config);
     focus.follow(&op);

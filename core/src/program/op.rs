@@ -183,6 +183,12 @@ ops! {
         "Writes the dirty pages of a file that a range maps to its disk.";
     Attach = "attach", Kernel, Cgroup, Memcg, weight 6, "mm/memcontrol-v1.c: mem_cgroup_move_charge()",
         "Moves a process to another memory control group; up to 6.12 its charges go along.";
+    Hugepage = "hugepage", User, Range, Thp, weight 10, "mm/khugepaged.c: hugepage_madvise()",
+        "Lets a range be mapped by huge pages and large folios from now on (MADV_HUGEPAGE).";
+    Nohugepage = "nohugepage", User, Range, Thp, weight 2, "mm/khugepaged.c: hugepage_madvise()",
+        "Forbids that for a range; what is there already stays (MADV_NOHUGEPAGE).";
+    Split = "split", Kernel, KernelRange, Thp, weight 5, "mm/huge_memory.c: split_huge_pages_pid()",
+        "Splits the large folios that a range maps into small ones.";
 }
 
 /// One op with its operands. Which of them mean something is told by [`OpCode::shape`]; the others are zero

@@ -1,10 +1,11 @@
 //! From an op of a case to the function of the modelled kernel.
 
 use crate::config::Geometry;
+use crate::mm::Thp;
 use crate::observe::{Observation, Outcome};
-use crate::ops::madvise::{Advice, madvise, madvise_remove};
+use crate::ops::madvise::{Advice, madvise, madvise_hugepage, madvise_remove};
 use crate::ops::{
-    access, dmirror, fork, gup, hotplug, ksm, memcg, memory_failure, mmap, mprotect, process, rmap, soft_offline,
+    access, dmirror, fork, gup, hotplug, ksm, memcg, memory_failure, mmap, mprotect, process, rmap, soft_offline, split,
     swapoff, task_mmu, truncate, vmscan, writeback,
 };
 use crate::program::{Actor, Op, OpCode};
@@ -117,6 +118,9 @@ async fn call(k: &Cpu, op: &Op) -> Outcome {
         OpCode::Reclaim => each_page!(start..end, |vpn| vmscan::reclaim(k, mm, vpn)),
         OpCode::Referenced => each_page!(start..end, |vpn| vmscan::age(k, mm, vpn)),
         OpCode::Migrate => each_page!(start..end, |vpn| hotplug::migrate(k, mm, vpn)),
+        OpCode::Hugepage => madvise_hugepage(k, mm, start, end, Thp::Huge).await,
+        OpCode::Nohugepage => madvise_hugepage(k, mm, start, end, Thp::Never).await,
+        OpCode::Split => each_page!(start..end, |vpn| split::split(k, mm, vpn)),
         OpCode::Mkclean => each_page!(start..end, |vpn| rmap::mkclean(k, mm, vpn)),
     }
 }

@@ -18,7 +18,9 @@ impl Sim {
     /// No PTE-table lock is held any more: the entries that changed are as others will find them.
     pub(super) fn check_ptl_released(&mut self, cpu: u8) {
         let mut list = std::mem::take(&mut self.ctl.touched_ptl);
-        for pfn in list.drain(..) {
+        for page in list.drain(..) {
+            // What was a folio when it was queued may be a page of a large one by now.
+            let pfn = self.w.mem.page_folio(page);
             self.note_parted(cpu, pfn);
             let found = invariant::mapcount(&self.w, pfn).or_else(|| invariant::anon_exclusive(&self.w, pfn));
             if let Some(f) = found {
@@ -77,9 +79,10 @@ impl Sim {
 
     fn check_quiescent(&mut self, cpu: u8) {
         let mut folios = std::mem::take(&mut self.ctl.touched_folios);
-        for pfn in folios.drain(..) {
-            self.w.mem.folios[pfn as usize].ghost.touched = false;
-            if let Some(f) = invariant::refcount(&self.w, pfn) {
+        for page in folios.drain(..) {
+            self.w.mem.folios[page as usize].ghost.touched = false;
+            let pfn = self.w.mem.page_folio(page);
+            if let Some(f) = invariant::refcount(&self.w, pfn).or_else(|| invariant::deferred_split(&self.w, pfn)) {
                 self.found(cpu, f);
             }
         }

@@ -89,7 +89,7 @@ pub struct Ctl {
     pub interrupted: u32,
     /// Somebody may be waiting for a lock.
     pub waiters: bool,
-    /// PTE-table locks held by anybody.
+    /// PMD and PTE-table locks held by anybody.
     pub pte_locks: u32,
     /// Folios to look at when no PTE-table lock is held any more.
     pub touched_ptl: Vec<u32>,

@@ -1,6 +1,7 @@
 //! Large folios: their mapcounts, and what a page's last unmapping leaves behind.
 
-use super::{Cpu, Sim};
+use super::{Cpu, Run, Sim};
+use crate::config::{Defect, Design};
 use crate::phys::{Flags, GUP_PIN_COUNTING_BIAS, Pfn};
 use crate::rule::{Evidence, Rule};
 use crate::trace::Note;
@@ -51,9 +52,18 @@ impl Sim {
         self.log_counts(folio);
     }
 
+    /// `folio_likely_mapped_shared()` of a large folio, a guess from its first page: mapped more than once?
+    pub(crate) fn pages_shared(&self, folio: Pfn) -> bool {
+        let f = self.folio(folio);
+        if f.entire_mapcount > 0 || f.mapcount > f.nr_pages() as i32 {
+            return f.mapcount > 1;
+        }
+        f.page_mapcount > 1
+    }
+
     /// `mm/huge_memory.c: deferred_split_folio()` with `partially_mapped`: queues a folio of which memory could be
     /// given back.
-    fn deferred_split_folio(&mut self, folio: Pfn) {
+    pub(crate) fn deferred_split_folio(&mut self, folio: Pfn) {
         let f = &mut self.w.mem.folios[folio as usize];
         if f.order < 2 || f.anon_vma == 0 || f.flags.has(Flags::PARTIALLY_MAPPED) {
             return;
@@ -74,6 +84,77 @@ impl Cpu {
     #[inline]
     pub fn folio_nr_pages(&self, folio: Pfn) -> u32 {
         self.s().folio(folio).nr_pages()
+    }
+
+    /// `folio_add_anon_rmap_pmd()`.
+    pub fn folio_add_anon_rmap_pmd(&self, folio: Pfn, exclusive: bool) {
+        let s = &mut *self.s();
+        if exclusive {
+            s.set_anon_exclusive(folio);
+        }
+        let f = &mut s.w.mem.folios[folio as usize];
+        f.entire_mapcount += 1;
+        f.mapcount += 1;
+        s.touch_folio(folio);
+        s.log_counts(folio);
+    }
+
+    /// `folio_remove_rmap_pmd()`.
+    pub fn folio_remove_rmap_pmd(&self, folio: Pfn) {
+        let forgets = self.has(Defect::T6);
+        let s = &mut *self.s();
+        let f = &mut s.w.mem.folios[folio as usize];
+        f.entire_mapcount -= 1;
+        f.mapcount -= 1;
+        let (left, mapped, pages) = (f.entire_mapcount, u32::from(f.nr_pages_mapped), f.nr_pages());
+        s.touch_folio(folio);
+        s.log_counts(folio);
+        if left < 0 {
+            s.violate(self.id, Rule::BugRmapUnderflow, Evidence { pfn: Some(folio), ..Evidence::default() });
+        } else if left == 0 && mapped > 0 && mapped < pages && !forgets {
+            s.deferred_split_folio(folio);
+        }
+    }
+
+    /// `folio_try_dup_anon_rmap_pmd()`: fork maps the folio a second time. False when it may be pinned.
+    pub fn folio_try_dup_anon_rmap_pmd(&self, folio: Pfn) -> bool {
+        let f = self.folio(folio);
+        if f.flags.has(Flags::ANON_EXCLUSIVE) || self.uses(Design::CowByCount) {
+            if f.maybe_dma_pinned() && !self.has(Defect::T2) {
+                return false;
+            }
+            self.folio_clear(folio, Flags::ANON_EXCLUSIVE);
+        }
+        self.folio_add_anon_rmap_pmd(folio, false);
+        true
+    }
+
+    /// `__split_huge_page_tail()` and what follows it: every page is a folio of its own, with the flags of the old one
+    /// and the lock of the caller. The caller's reference stays with page 0, and each other page gets one.
+    pub fn folio_dissolve(&self, folio: Pfn) {
+        let s = &mut *self.s();
+        let head = s.w.mem.folios[folio as usize];
+        let n = head.nr_pages();
+        s.w.mem.dissolve(folio);
+        s.w.mem.folios[folio as usize].flags.clear(Flags::PARTIALLY_MAPPED);
+        for i in 1..n {
+            let tail = &mut s.w.mem.folios[(folio + i) as usize];
+            // Pages that nothing maps may still say that they are exclusive: that goes with the head's flags.
+            (tail.flags, tail.locked_by) = (head.flags, head.locked_by);
+            tail.flags.clear(Flags::ANON_EXCLUSIVE);
+            tail.flags.clear(Flags::PARTIALLY_MAPPED);
+            (tail.anon_vma, tail.index) = (head.anon_vma, head.index + i);
+            (tail.refcount, tail.mapcount) = (1, 0);
+            s.touch_folio(folio + i);
+        }
+        s.touch_folio(folio);
+    }
+
+    /// Unlocks a folio that a split has made, whose lock was never taken by itself.
+    pub fn folio_unlock_split(&self, folio: Pfn) {
+        let s = &mut *self.s();
+        s.w.mem.folios[folio as usize].locked_by = 0;
+        s.wake(|run| matches!(run, Run::Waiting(_)));
     }
 
     /// Allocates a movable folio of this order with one reference. `None` when no such run of frames is free.

@@ -52,6 +52,8 @@ pub enum Lock {
     PageTable(u8),
     /// `pmd_lock()` of a PMD table.
     Pmd(TableId),
+    /// The lock of a second PMD table, below another one.
+    PmdNested(TableId),
     /// `ptl` of a PTE table.
     Pte(TableId),
     /// `ptl` of a second PTE table, below another one.
@@ -85,6 +87,8 @@ pub enum LockClass {
     PageTable,
     /// The lock of a PMD table.
     Pmd,
+    /// The lock of a second PMD table.
+    PmdNested,
     /// The lock of a PTE table.
     Pte,
     /// The lock of a second PTE table.
@@ -107,6 +111,7 @@ impl LockClass {
             LockClass::Mirror => "dmirror->mutex",
             LockClass::PageTable => "page_table_lock",
             LockClass::Pmd => "pmd_lock",
+            LockClass::PmdNested => "pmd_lock/1",
             LockClass::Pte => "ptlock_ptr(page)",
             LockClass::PteNested => "ptlock_ptr(page)/1",
         }
@@ -129,6 +134,7 @@ impl Lock {
             Lock::Mirror(..) => LockClass::Mirror,
             Lock::PageTable(_) => LockClass::PageTable,
             Lock::Pmd(_) => LockClass::Pmd,
+            Lock::PmdNested(_) => LockClass::PmdNested,
             Lock::Pte(_) => LockClass::Pte,
             Lock::PteNested(_) => LockClass::PteNested,
         }
@@ -213,7 +219,9 @@ impl Sim {
             }
             Lock::Mirror(d, m) => take(&mut w.mirrors[d as usize][m as usize].mutex, cpu),
             Lock::PageTable(m) => take(&mut w.mms[m as usize].page_table_lock, cpu),
-            Lock::Pmd(t) | Lock::Pte(t) | Lock::PteNested(t) => take(&mut w.tables.info[t as usize].lock, cpu),
+            Lock::Pmd(t) | Lock::PmdNested(t) | Lock::Pte(t) | Lock::PteNested(t) => {
+                take(&mut w.tables.info[t as usize].lock, cpu)
+            }
         }
     }
 
@@ -235,7 +243,9 @@ impl Sim {
             Lock::AnonVmaWrite(a) => give(&mut w.anon_vmas[a].writer, cpu),
             Lock::Mirror(d, m) => give(&mut w.mirrors[d as usize][m as usize].mutex, cpu),
             Lock::PageTable(m) => give(&mut w.mms[m as usize].page_table_lock, cpu),
-            Lock::Pmd(t) | Lock::Pte(t) | Lock::PteNested(t) => give(&mut w.tables.info[t as usize].lock, cpu),
+            Lock::Pmd(t) | Lock::PmdNested(t) | Lock::Pte(t) | Lock::PteNested(t) => {
+                give(&mut w.tables.info[t as usize].lock, cpu)
+            }
         }
     }
 
@@ -250,7 +260,7 @@ impl Sim {
         }
         c.held.push(lock);
         c.held_classes |= 1 << lock.class() as u8;
-        if matches!(lock.class(), LockClass::Pte | LockClass::PteNested) {
+        if lock.class() >= LockClass::Pmd {
             self.ctl.pte_locks += 1;
         }
         true
@@ -285,7 +295,7 @@ impl Sim {
             c.held.remove(at);
         }
         c.held_classes = c.held.iter().fold(0, |m, l| m | 1 << l.class() as u8);
-        if matches!(lock.class(), LockClass::Pte | LockClass::PteNested) {
+        if lock.class() >= LockClass::Pmd {
             c.cleared = None;
             self.ctl.pte_locks -= 1;
             if self.ctl.pte_locks == 0 && !self.ctl.touched_ptl.is_empty() {

@@ -14,6 +14,7 @@ mod interrupt;
 mod large;
 mod lock;
 mod notifier;
+mod pmd;
 mod pte;
 mod sim;
 mod tlb;

@@ -120,6 +120,13 @@ impl Sim {
         self.w.mms[mm as usize].touched = true;
     }
 
+    /// Counts what a PTE refers to that is being put where there was none.
+    pub(super) fn count_new_pte(&mut self, cpu: u8, mm: u8, new: Pte) {
+        let ec = self.w.entries();
+        let target = self.target(ec, ec.kind(new), new);
+        self.count_target(cpu, mm, target, true);
+    }
+
     /// Writes an entry on behalf of the kernel, and checks that it may.
     pub(crate) fn install(&mut self, cpu: u8, p: PtePtr, new: Pte) -> Pte {
         let old = self.w.tables.pte(p);
@@ -137,6 +144,10 @@ impl Sim {
         if was != is {
             self.count_target(cpu, p.mm, was, false);
             self.count_target(cpu, p.mm, is, true);
+            if let (Target::Migrating(page), Target::Nothing) = (was, is) {
+                let folio = self.w.mem.page_folio(page);
+                self.w.mem.folios[folio as usize].ghost.migration_zapped = true;
+            }
         }
         if let Target::Page { pfn, .. } = is
             && was != is
@@ -191,7 +202,7 @@ impl Sim {
     /// A writable entry needs a VMA that may be written and that does not wait for the first write. Whoever is
     /// about to change that, under `mmap_lock`, changes the VMA first and comes to the entry later: meanwhile
     /// others may still carry the entry as it was.
-    fn check_writable(&mut self, cpu: u8, arch: Arch, p: PtePtr, new: Pte) {
+    pub(super) fn check_writable(&mut self, cpu: u8, arch: Arch, p: PtePtr, new: Pte) {
         let writer = self.w.mms[p.mm as usize].mmap_writer;
         if writer != 0 && writer != cpu + 1 {
             return;

@@ -13,8 +13,9 @@ impl Sim {
     fn tlb_ghost(&mut self, cpu: u8, t: Translation, what: CacheEvent) {
         let d: i16 = if what == CacheEvent::Fill { 1 } else { -1 };
         if t.pfn != ZERO_PFN {
-            let g = &mut self.w.mem.folios[t.pfn as usize].ghost;
-            g.tlbs = g.tlbs.wrapping_add_signed(d);
+            for f in &mut self.w.mem.folios[t.pfn as usize..(t.pfn + t.pages) as usize] {
+                f.ghost.tlbs = f.ghost.tlbs.wrapping_add_signed(d);
+            }
         }
         if let Some(proc) = self.w.tlbs[cpu as usize].loaded_mm {
             self.log(|| Event::Tlb { cpu, proc, vpn: t.vpn, pfn: t.pfn, write: t.write, what });
@@ -42,7 +43,9 @@ impl Sim {
     /// The hardware walk of one access: finds the entry, sets accessed (and dirty) in it and caches the
     /// translation. `None` is a page fault.
     fn hw_walk(&mut self, cpu: u8, mm: u8, vpn: u32, write: bool) -> Option<Translation> {
-        let p = self.w.pte_ptr(mm, vpn)?;
+        let Some(p) = self.w.pte_ptr(mm, vpn) else {
+            return if self.w.tables.pmd_leaves == 0 { None } else { self.hw_walk_huge(cpu, mm, vpn, write) };
+        };
         let ec = self.w.entries();
         let old = self.w.tables.pte(p);
         let new = ec.arch.hw_access(old, write)?;
@@ -55,16 +58,25 @@ impl Sim {
         }
         let t = Translation {
             vpn,
+            pages: 1,
             pfn: pfn as Pfn,
             write: ec.arch.hw_access(new, true).is_some(),
             dirty: ec.arch.pte_dirty(new),
         };
-        let replaced = self.w.tlbs[cpu as usize].fill(t);
-        self.tlb_ghost(cpu, t, CacheEvent::Fill);
-        for r in replaced.into_iter().flatten() {
+        self.tlb_fill(cpu, t);
+        Some(t)
+    }
+
+    /// Caches a translation in the place of what the TLB had of the same pages.
+    pub(super) fn tlb_fill(&mut self, cpu: u8, t: Translation) {
+        while let Some(r) = self.w.tlbs[cpu as usize].evict_in(t.vpn, t.vpn + t.pages) {
             self.tlb_ghost(cpu, r, CacheEvent::Evict);
         }
-        Some(t)
+        let oldest = self.w.tlbs[cpu as usize].fill(t);
+        self.tlb_ghost(cpu, t, CacheEvent::Fill);
+        if let Some(r) = oldest {
+            self.tlb_ghost(cpu, r, CacheEvent::Evict);
+        }
     }
 
     fn hw_set_bits(&mut self, p: PtePtr, old: Pte, new: Pte) {
@@ -120,7 +132,7 @@ impl Sim {
             }
         };
         let by = Agent::Cpu(cpu);
-        let value = self.retire(by, mm, vpn, t.pfn, write);
+        let value = self.retire(by, mm, vpn, t.pfn_of(vpn), write);
         self.observe_access(op, by, mm, vpn, write, value);
         Some(value)
     }
