@@ -5,7 +5,7 @@ use ptefuzz_core::config::{Defect, Kernel};
 use ptefuzz_fuzz::engine::VIOLATION;
 use ptefuzz_fuzz::smoke::smoke;
 use ptefuzz_fuzz::targets::{
-    CANARY, DETERMINISM, DEVICE, ENTRY, FILE, Input, MACHINE, SEQUENTIAL, TARGETS, TEXT, Target,
+    CANARY, DETERMINISM, DEVICE, ENTRY, FILE, Input, MACHINE, SEQUENTIAL, TARGETS, TEXT, THP, Target,
 };
 use ptefuzz_fuzz::{Failure, Pin, engine};
 
@@ -54,6 +54,13 @@ fn device_finds_nothing_in_any_fixed_kernel() {
 fn file_finds_nothing_in_any_fixed_kernel() {
     for (seed, kernel) in (71..).zip(Kernel::ALL) {
         is_clean(&FILE, Pin::fixed(kernel), CASES / 2, seed);
+    }
+}
+
+#[test]
+fn thp_finds_nothing_in_any_fixed_kernel() {
+    for (seed, kernel) in (91..).zip(Kernel::ALL) {
+        is_clean(&THP, Pin::fixed(kernel), CASES, seed);
     }
 }
 

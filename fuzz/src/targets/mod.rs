@@ -61,6 +61,15 @@ pub static FILE: Target = Target {
     family: Some(Family::File),
 };
 
+/// Huge pages and large folios.
+pub static THP: Target = Target {
+    name: "thp",
+    doc: "huge pages and large folios: any case, most ops about them",
+    input: Input::Case(as_it_is),
+    planted: None,
+    family: Some(Family::Thp),
+};
+
 /// Entry encodings.
 pub static ENTRY: Target = Target {
     name: "entry",
@@ -107,7 +116,7 @@ pub static CANARY: Target = Target {
 };
 
 /// Every target.
-pub static TARGETS: [&Target; 8] = [&MACHINE, &SEQUENTIAL, &DEVICE, &FILE, &ENTRY, &TEXT, &DETERMINISM, &CANARY];
+pub static TARGETS: [&Target; 9] = [&MACHINE, &SEQUENTIAL, &DEVICE, &FILE, &ENTRY, &TEXT, &DETERMINISM, &THP, &CANARY];
 
 /// The target with this name.
 pub fn by_name(name: &str) -> Option<&'static Target> {

@@ -100,6 +100,7 @@ fn templates(rule: Rule) -> (&'static str, &'static str) {
         Rule::Mapcount | Rule::Refcount | Rule::FreedInUse | Rule::AnonExclusive | Rule::SwapMap | Rule::Rss => {
             counts(rule)
         }
+        Rule::DeferredSplit | Rule::BugUnpin => large(rule),
         Rule::Accessor
         | Rule::Transition
         | Rule::BadPfn
@@ -155,6 +156,19 @@ fn visible(rule: Rule) -> (&'static str, &'static str) {
         _ => (
             "{page} was written since clear_refs, and pagemap says that it was not",
             "whoever copies only soft-dirty pages (checkpoint/restore, live migration) loses this write",
+        ),
+    }
+}
+
+fn large(rule: Rule) -> (&'static str, &'static str) {
+    match rule {
+        Rule::DeferredSplit => (
+            "{folio} is a large folio of which {found} of {expected} pages are mapped, and nobody has queued it to be split",
+            "the pages that nothing maps stay in use for as long as one of the others is mapped",
+        ),
+        _ => (
+            "{folio} is unpinned and is not exclusive to the mapping through which it was pinned",
+            "the device may have worked on a page that the process does not see any more",
         ),
     }
 }
