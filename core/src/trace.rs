@@ -60,6 +60,8 @@ notes! {
     SwapOffRetry = "round {a}: {b} slots still in use";
     OnlinePoison = "stays offline: {a} poisoned frames in the block";
     FolioSplit = "the large folio is split";
+    Collapsed = "collapsed: page {a} and those after it are a huge page";
+    NotCollapsed = "not collapsed: page {a} and those after it ({b}: a huge page already 1, unsuitable 2, busy 3, no frames 4)";
     NotSplit = "the large folio is not split: refcount {a}, mapcount {b}";
 }
 

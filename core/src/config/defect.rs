@@ -173,6 +173,8 @@ defects! {
         "mprotect leaves a writable huge migration entry writable", "seeded";
     T6 = "T6", fixed None, "__folio_remove_rmap",
         "a large folio that loses its last PMD and stays mapped in part is not queued for a split", "seeded";
+    T7 = "T7", fixed None, "collapse_huge_page",
+        "a collapse takes the page table away without a TLB flush", "seeded";
 }
 
 const _: () = assert!(Defect::ALL.len() < 128, "a DefectSet has one bit for each row");

@@ -99,7 +99,10 @@ async fn folio_make_device_exclusive(k: &Cpu, folio: Pfn, mm: u8, vpn: u32, devi
     while let Some((vma, at)) = walk.next(k).await {
         match page_make_device_exclusive_one(k, folio, vma, at, device, (mm, vpn)).await {
             One::Converted { valid: here } => valid |= here,
-            One::Stop => break,
+            One::Stop { valid: here } => {
+                valid |= here;
+                break;
+            }
         }
         if k.has(Defect::D12) && !k.folio_mapped(folio) {
             break;
@@ -110,11 +113,10 @@ async fn folio_make_device_exclusive(k: &Cpu, folio: Pfn, mm: u8, vpn: u32, devi
 }
 
 enum One {
-    /// `valid`: the entry that was asked for was among those converted, and writable.
-    Converted {
-        valid: bool,
-    },
-    Stop,
+    /// Every entry of the folio in the VMA. `valid`: the one that was asked for was among them, and writable.
+    Converted { valid: bool },
+    /// The same up to an entry that is not present.
+    Stop { valid: bool },
 }
 
 /// `page_make_device_exclusive_one()`: converts every entry of the folio in this VMA, though one page was asked for.
@@ -131,27 +133,25 @@ async fn page_make_device_exclusive_one(
     let mut walk = PageVmaWalk::new(k, folio, vma, vpn, Pvmw::Mapped);
     let (start, end) = walk.range();
     k.mmu_notifier_invalidate_range_start(mm, start, end, event).await;
-    let mut result = One::Converted { valid: false };
+    let (mut valid, mut stop) = (false, false);
     while let Some(at) = walk.next(k).await {
         let Mapped::Pte(p) = at else {
             // GUP has split the PMD; one that is there again is no PTE to convert.
             walk.done(k);
-            result = One::Stop;
+            stop = true;
             break;
         };
         if !k.arch().pte_present(k.ptep_get(p)) {
             walk.done(k);
-            result = One::Stop;
+            stop = true;
             break;
         }
         let page = k.pte_pfn(k.ptep_get(p));
         let writable = convert(k, page, p).await;
-        if let One::Converted { valid } = &mut result {
-            *valid |= writable && (mm, p.vpn) == wanted;
-        }
+        valid |= writable && (mm, p.vpn) == wanted;
     }
     k.mmu_notifier_invalidate_range_end(mm).await;
-    result
+    if stop { One::Stop { valid } } else { One::Converted { valid } }
 }
 
 /// Replaces a present entry by a device-exclusive one; the entry's reference and, once D12 is repaired, its

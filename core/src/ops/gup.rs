@@ -73,6 +73,9 @@ async fn follow_page(k: &Cpu, vma: VmaId, vpn: u32, grab: Grab) -> Option<Pfn> {
             let found = follow_huge_pmd(k, p, vpn, true);
             if let Some(page) = found {
                 try_grab_folio(k, page, grab);
+                // touch_pmd()
+                let arch = k.arch();
+                k.pmdp_update(p, |pte| arch.pte_mkdirty(arch.pte_mkyoung(pte))).await;
             }
             let huge = k.pmd_kind(p).is_leaf();
             k.pmd_unlock(p);

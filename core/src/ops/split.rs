@@ -219,7 +219,7 @@ async fn split_frozen(k: &Cpu, folio: Pfn, isolated: bool) {
         remove_migration_ptes_locked(k, page).await;
     }
     for tail in folio + 1..folio + pages {
-        k.folio_unlock_split(tail);
+        k.folio_unlock_many(tail);
         k.folio_put(tail);
     }
 }

@@ -189,6 +189,10 @@ ops! {
         "Forbids that for a range; what is there already stays (MADV_NOHUGEPAGE).";
     Split = "split", Kernel, KernelRange, Thp, weight 5, "mm/huge_memory.c: split_huge_pages_pid()",
         "Splits the large folios that a range maps into small ones.";
+    Collapse = "collapse", User, Range, Thp, weight 5, "mm/khugepaged.c: madvise_collapse()",
+        "Makes huge pages of what a range maps, if nothing is in the way (MADV_COLLAPSE).";
+    Khugepaged = "khugepaged", Kernel, KernelRange, Thp, weight 5, "mm/khugepaged.c: khugepaged_scan_mm_slot()",
+        "The daemon comes by and collapses what MADV_HUGEPAGE allows and seems worth it.";
 }
 
 /// One op with its operands. Which of them mean something is told by [`OpCode::shape`]; the others are zero

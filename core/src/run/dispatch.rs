@@ -5,8 +5,8 @@ use crate::mm::Thp;
 use crate::observe::{Observation, Outcome};
 use crate::ops::madvise::{Advice, madvise, madvise_hugepage, madvise_remove};
 use crate::ops::{
-    access, dmirror, fork, gup, hotplug, ksm, memcg, memory_failure, mmap, mprotect, process, rmap, soft_offline, split,
-    swapoff, task_mmu, truncate, vmscan, writeback,
+    access, dmirror, fork, gup, hotplug, khugepaged, ksm, memcg, memory_failure, mmap, mprotect, process, rmap,
+    soft_offline, split, swapoff, task_mmu, truncate, vmscan, writeback,
 };
 use crate::program::{Actor, Op, OpCode};
 use crate::sched::{Cpu, Site};
@@ -120,6 +120,8 @@ async fn call(k: &Cpu, op: &Op) -> Outcome {
         OpCode::Migrate => each_page!(start..end, |vpn| hotplug::migrate(k, mm, vpn)),
         OpCode::Hugepage => madvise_hugepage(k, mm, start, end, Thp::Huge).await,
         OpCode::Nohugepage => madvise_hugepage(k, mm, start, end, Thp::Never).await,
+        OpCode::Collapse => khugepaged::madvise_collapse(k, mm, start, end).await,
+        OpCode::Khugepaged => khugepaged::khugepaged(k, mm, start, end).await,
         OpCode::Split => each_page!(start..end, |vpn| split::split(k, mm, vpn)),
         OpCode::Mkclean => each_page!(start..end, |vpn| rmap::mkclean(k, mm, vpn)),
     }

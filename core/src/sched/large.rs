@@ -150,8 +150,19 @@ impl Cpu {
         s.touch_folio(folio);
     }
 
-    /// Unlocks a folio that a split has made, whose lock was never taken by itself.
-    pub fn folio_unlock_split(&self, folio: Pfn) {
+    /// `folio_trylock()` of one of many: a collapse holds the locks of a whole table's pages, more than anybody else, and
+    /// so they are not among those that lockdep looks at.
+    pub fn folio_trylock_many(&self, folio: Pfn) -> bool {
+        let lock = &mut self.s().w.mem.folios[folio as usize].locked_by;
+        let free = *lock == 0;
+        if free {
+            *lock = self.id + 1;
+        }
+        free
+    }
+
+    /// Unlocks a folio of [`Cpu::folio_trylock_many()`], or one that a split has made and whose lock was never taken.
+    pub fn folio_unlock_many(&self, folio: Pfn) {
         let s = &mut *self.s();
         s.w.mem.folios[folio as usize].locked_by = 0;
         s.wake(|run| matches!(run, Run::Waiting(_)));

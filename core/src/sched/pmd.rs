@@ -142,10 +142,14 @@ impl Sim {
         if ec.pmd_kind(new) == PmdKind::Table {
             return;
         }
+        let exclusive = [old, new].map(|pmd| self.names_exclusive(ec, ec.pmd_as_pte(pmd)));
         for n in 0..self.w.geometry().ptrs() {
             let (old, new) = (ec.decode(ec.pmd_as_pte_of(old, n)), ec.decode(ec.pmd_as_pte_of(new, n)));
             let site = cpu.and_then(|c| self.ctl.cpus[c as usize].site);
-            self.log(|| Event::Entry { cpu, site, proc: p.mm, vpn: p.vpn + n, old, new });
+            // To make a huge page invalid changes nothing that it says.
+            if old != new {
+                self.log(|| Event::Entry { cpu, site, proc: p.mm, vpn: p.vpn + n, old, new, exclusive });
+            }
         }
     }
 

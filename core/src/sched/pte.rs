@@ -244,7 +244,7 @@ impl Sim {
     }
 
     /// Is the page that an entry maps, or lends to a device, `PageAnonExclusive`?
-    fn names_exclusive(&self, ec: EntryConfig, pte: Pte) -> bool {
+    pub(super) fn names_exclusive(&self, ec: EntryConfig, pte: Pte) -> bool {
         match self.target(ec, ec.kind(pte), pte) {
             Target::Page { pfn, .. } => self.w.mem.folios[pfn as usize].flags.has(Flags::ANON_EXCLUSIVE),
             _ => false,
