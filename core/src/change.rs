@@ -29,7 +29,8 @@ struct Cleared {
     change: Change,
 }
 
-/// Every change in order.
+/// Every change of a PTE in order. Those of PMDs are passed over: they have a table of their own
+/// ([`crate::entry::PMD_TRANSITIONS`]).
 pub fn changes(trace: &Trace) -> Vec<Change> {
     let mut ops = [None; MAX_CPUS];
     let mut cleared: [Option<Cleared>; MAX_CPUS] = [None; MAX_CPUS];
@@ -42,6 +43,7 @@ pub fn changes(trace: &Trace) -> Vec<Change> {
                 out.extend(cleared[cpu].take().map(|c| c.change));
                 ops[cpu] = None;
             }
+            Event::Entry { huge: true, .. } => {}
             Event::Entry { cpu: None, old, new, exclusive, .. } => {
                 out.push(Change { op: None, hardware: true, old, new, pages: exclusive });
             }

@@ -120,6 +120,8 @@ pub enum Event {
         new: Entry,
         /// `PageAnonExclusive` of the pages that the two name, at this moment.
         exclusive: [bool; 2],
+        /// The change is that of a PMD, told of each of its pages: a huge page, or its split.
+        huge: bool,
     },
     /// A folio's counts changed, or are stated for reference.
     Counts {

@@ -148,8 +148,19 @@ impl Sim {
             let site = cpu.and_then(|c| self.ctl.cpus[c as usize].site);
             // To make a huge page invalid changes nothing that it says.
             if old != new {
-                self.log(|| Event::Entry { cpu, site, proc: p.mm, vpn: p.vpn + n, old, new, exclusive });
+                self.log(|| Event::Entry { cpu, site, proc: p.mm, vpn: p.vpn + n, old, new, exclusive, huge: true });
             }
+        }
+    }
+
+    /// What the split of a huge page makes of one page's entry.
+    fn log_split(&mut self, cpu: u8, ec: EntryConfig, at: PtePtr, old: Pte, new: Pte) {
+        if self.trace.is_some() {
+            let site = self.ctl.cpus[cpu as usize].site;
+            let exclusive = [old, new].map(|pte| self.names_exclusive(ec, pte));
+            let (old, new) = (ec.decode(old), ec.decode(new));
+            let (proc, vpn) = (at.mm, at.vpn);
+            self.log(|| Event::Entry { cpu: Some(cpu), site, proc, vpn, old, new, exclusive, huge: true });
         }
     }
 
@@ -194,7 +205,7 @@ impl Sim {
             }
             self.count_new_pte(cpu, p.mm, new);
             self.w.tables.put(table, index, new.0);
-            self.log_entry(Some(cpu), ec, at, ec.pmd_as_pte_of(was, index), new);
+            self.log_split(cpu, ec, at, ec.pmd_as_pte_of(was, index), new);
         }
         let arch = ec.arch;
         self.install_pmd(cpu, p, arch.mk_table(crate::mm::PT_PFN_BASE + u64::from(table)));

@@ -25,7 +25,16 @@ fn present() -> Entry {
 }
 
 fn entry(cpu: u8, site: Site, page: u32, old: Entry, new: Entry) -> Event {
-    Event::Entry { cpu: Some(cpu), site: Some(site), proc: 0, vpn: vpn(page), old, new, exclusive: [false; 2] }
+    Event::Entry {
+        cpu: Some(cpu),
+        site: Some(site),
+        proc: 0,
+        vpn: vpn(page),
+        old,
+        new,
+        exclusive: [false; 2],
+        huge: false,
+    }
 }
 
 fn op(index: u32, cpu: u8, inner: Vec<Event>) -> Vec<Event> {
