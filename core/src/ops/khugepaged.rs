@@ -10,7 +10,7 @@ use super::vmf::{FaultResult, VmFault};
 use crate::config::Defect;
 use crate::entry::PmdKind;
 use crate::mm::{PT_PFN_BASE, PmdPtr, PtePtr, TableId, Thp, VmaId};
-use crate::observe::Outcome;
+use crate::observe::{Backing, Outcome};
 use crate::phys::{Flags, Pfn, ZERO_PFN};
 use crate::sched::{Cpu, Lock, NotifyEvent, Site};
 use crate::trace::Note;
@@ -100,8 +100,9 @@ fn revalidate(k: &Cpu, mm: u8, haddr: u32, by: By) -> Option<VmaId> {
     let vma = s.w.vma_lookup(mm, haddr)?;
     let v = &s.w.vmas[vma];
     let allowed = if by == By::Khugepaged { v.thp == Thp::Huge } else { v.thp != Thp::Never };
+    let anon = v.backing == Backing::Anon;
     let inside = v.start <= haddr && haddr + s.w.geometry().ptrs() <= v.end;
-    (allowed && inside).then_some(vma)
+    (allowed && anon && inside).then_some(vma)
 }
 
 /// `khugepaged_max_ptes_swap`: an eighth of the table.
@@ -193,7 +194,7 @@ fn mapped_shared(k: &Cpu, folio: Pfn) -> bool {
 
 /// `is_refcount_suitable()`: nothing but mappings and the swap cache refers to the folio.
 fn is_refcount_suitable(k: &Cpu, folio: Pfn) -> bool {
-    k.folio_ref_count(folio) == k.folio_mapcount(folio) + k.s().w.mem.swap_cache_refs(folio)
+    k.folio_ref_count(folio) == k.folio_mapcount(folio) + k.s().w.mem.cache_refs(folio)
 }
 
 /// `find_pmd_or_thp_or_none()`: the PMD, if it points to a table.
@@ -299,7 +300,7 @@ async fn set_huge(k: &Cpu, vma: VmaId, p: PmdPtr, folio: Pfn, table: TableId) {
     k.folio_set(folio, Flags::UPTODATE);
     let (prot, writable) = {
         let s = k.s();
-        (s.w.vmas[vma].page_prot(), s.w.vmas[vma].writable())
+        (s.w.page_prot(vma), s.w.vmas[vma].writable())
     };
     let mut entry = arch.pte_mkdirty(arch.pfn_pte(u64::from(folio), prot));
     if writable {

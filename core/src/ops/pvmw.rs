@@ -34,11 +34,8 @@ impl PageVmaWalk {
         let (f, v) = (s.folio(folio), &s.w.vmas[vma]);
         // vma_address_end(). While migration entries are looked for, the folio that they name may be another one, of
         // the same size.
-        let end = if f.order == 0 {
-            vpn + 1
-        } else {
-            (vpn + f.index + f.nr_pages() - v.linear_page_index(vpn)).min(v.end)
-        };
+        let end =
+            if f.order == 0 { vpn + 1 } else { (vpn + f.index + f.nr_pages() - v.linear_page_index(vpn)).min(v.end) };
         PageVmaWalk { folio, mm: v.mm, which, vpn, end, locked: None }
     }
 
