@@ -206,7 +206,10 @@ pub(super) const RULES: &[Rule] = &[
             c(Carried, "remove_migration_pte: pte_mksoft_dirty"),
             c(Carried, "remove_migration_pte: pte_mkuffd_wp, unless writable, which excludes it"),
             c(Carried, "remove_migration_pte: folio_add_anon_rmap_pte(RMAP_EXCLUSIVE)"),
-            c(Carried, "remove_migration_pte: pte_mkwrite of a writable entry"),
+            c(
+                MaySet,
+                "remove_migration_pte: pte_mkwrite of a writable entry; vm_page_prot of a shared mapping may be writable",
+            ),
         ],
     ),
     rule(
