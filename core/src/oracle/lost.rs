@@ -100,6 +100,13 @@ impl Oracle {
         }
     }
 
+    /// A file is cut or gets holes, which takes away whatever was mapped of it, copies included: which of the lost pages
+    /// those were is not followed.
+    pub(super) fn doubt_losses(&mut self) {
+        self.procs.iter_mut().for_each(|p| p.space.doubt_losses());
+        self.children.iter_mut().for_each(super::space::Space::doubt_losses);
+    }
+
     /// A call has replaced a page: nothing is lost of what is there now, unless memory fails meanwhile.
     pub(super) fn heal(&mut self, proc: u8, spot: Spot, effect: Effect, keep: Keep) {
         let space = &self.procs[usize::from(proc)].space;

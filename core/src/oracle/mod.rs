@@ -306,6 +306,7 @@ impl Oracle {
             OpCode::Mmap => self.procs[parent].remapped = self.now,
             OpCode::Mprotect => self.procs[parent].merged = self.now,
             OpCode::ToDevice => self.procs[parent].lent = true,
+            OpCode::Truncate | OpCode::Remove => self.doubt_losses(),
             _ => {}
         }
         self.procs[parent].files |= flight.backing != Backing::Anon;

@@ -224,6 +224,7 @@ impl Oracle {
         if matches!(flight.code, OpCode::Truncate | OpCode::Remove) {
             let certain = flight.cuts() || keep == Keep::Applied && !flight.contended;
             self.files.end(bit, certain);
+            self.doubt_losses();
         }
         if flight.code == OpCode::ClearRefs {
             self.procs[proc].clearing = self.procs[proc].clearing.saturating_sub(1);

@@ -66,6 +66,11 @@ impl Space {
         }
     }
 
+    /// What was lost for sure may have been replaced.
+    pub(super) fn doubt_losses(&mut self) {
+        self.lost.iter_mut().for_each(|(_, lost)| *lost = Lost::Maybe);
+    }
+
     /// Forgets that a page was lost.
     pub(super) fn heal(&mut self, spot: Spot) {
         self.lost.retain(|(s, _)| *s != spot);
