@@ -115,6 +115,8 @@ pub enum Agent {
     Cpu(u8),
     /// A device that mirrors the process.
     Device(u8),
+    /// A device that was given a pinned page.
+    Dma,
 }
 
 /// How a system call ended.

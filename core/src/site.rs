@@ -116,6 +116,14 @@ sites! {
     CollapseLock = "collapse_huge_page:lock", "The address space is about to be locked for writing.";
     CollapseIsolate = "__collapse_huge_page_isolate:entry", "The next page is about to be isolated.";
     CollapseCopy = "__collapse_huge_page_copy:copy", "The pages are about to be copied.";
+    MadviseFree = "madvise_free_pte_range:entry", "The next entry is about to be cleaned or dropped.";
+    GuardInstall = "guard_install_pte_entry:set", "The next entry is about to become a guard.";
+    MremapMove = "move_ptes:cleared", "An entry is cleared at the old address and not yet set at the new one.";
+    MremapMovePmd = "move_normal_pmd:move", "A table is about to be hung below another PMD.";
+    MremapFlush = "move_ptes:flush", "The old addresses are about to be flushed.";
+    GupFastGrab = "gup_fast_pte_range:grab", "An entry was read without its lock; the page is about to be pinned.";
+    GupFastCheck = "gup_fast_pte_range:check", "The page is pinned; the entry is about to be read again.";
+    Dma = "dma:transfer", "A device is about to use a pinned page.";
 }
 
 impl Site {

@@ -63,6 +63,8 @@ notes! {
     Collapsed = "collapsed: page {a} and those after it are a huge page";
     NotCollapsed = "not collapsed: page {a} and those after it ({b}: a huge page already 1, unsuitable 2, busy 3, no frames 4)";
     NotSplit = "the large folio is not split: refcount {a}, mapcount {b}";
+    Discarded = "lazily freed: the entry stays empty";
+    GupFastUndone = "the entry has changed meanwhile: the pin is given up";
 }
 
 /// What happened to a cached translation.

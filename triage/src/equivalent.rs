@@ -88,6 +88,7 @@ fn words(seen: &Observation, doc: &Document) -> String {
     let who = |by: Agent| match by {
         Agent::Cpu(n) => format!("cpu{n}"),
         Agent::Device(n) => names::device(n),
+        Agent::Dma => "DMA".to_string(),
     };
     let op = |op: u32| {
         let text = doc.case.ops.get(op as usize).map(|o| format!(" ({})", names::op(o, doc)));

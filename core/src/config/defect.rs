@@ -9,6 +9,7 @@
 //! set, so that a hunt on a release looks for what is not known yet. `P`: failed memory (hwpoison).
 //! set, so that a hunt on a release looks for what is not known yet. Ids beginning with `T` are about huge pages: from
 //! before the modelled releases, or seeded.
+//! `V`: system calls on private memory (madvise, mremap, GUP, NUMA hinting).
 
 use super::Kernel;
 
@@ -175,6 +176,23 @@ defects! {
         "a large folio that loses its last PMD and stays mapped in part is not queued for a split", "seeded";
     T7 = "T7", fixed None, "collapse_huge_page",
         "a collapse takes the page table away without a TLB flush", "seeded";
+    V2 = "V2", fixed None, "madvise_free_pte_range", "MADV_FREE cleans a dirty folio that others map too", "seeded";
+    V3 = "V3", fixed None, "madvise_guard_install", "guard pages in a VMA without an anon_vma: fork does not copy them",
+        "seeded";
+    V4 = "V4", fixed Some(Kernel::V5_14), "move_ptes", "entries are moved and the page-table lock dropped before the flush",
+        "CVE-2018-18281, commit eb66ae030829 \"mremap: properly flush TLB before releasing the page\" (4.19)";
+    V5 = "V5", fixed Some(Kernel::V6_15), "move_ptes",
+        "uffd-wp bits are moved into a mapping that is not registered with userfaultfd",
+        "CVE-2025-21696, commit 0cef0bb836e3 \"mm: clear uffd-wp PTE/PMD state on mremap()\" (6.13)";
+    V6 = "V6", fixed Some(Kernel::V5_14), "move_normal_pmd", "a page table is moved without the locks of the reverse map",
+        "commit 97113eb39fa7 \"mm/mremap: hold the rmap lock in write mode when moving page table entries\" (5.14)";
+    V1 = "V1", fixed Some(Kernel::V5_19), "try_to_unmap_one",
+        "a lazily freed page is discarded while somebody else holds a reference and may write",
+        "commit 6c8e2a256915 \"mm: fix race between MADV_FREE reclaim and blkdev direct IO read\" (5.18)";
+    V7 = "V7", fixed Some(Kernel::V5_19), "gup_must_unshare", "a page that may be shared is pinned for reading as it is",
+        "commit a7f226604170 \"mm/gup: trigger FAULT_FLAG_UNSHARE when R/O-pinning a possibly shared anonymous page\" (5.19)";
+    V8 = "V8", fixed Some(Kernel::V5_14), "gup_fast", "a walk without locks pins a page that fork is about to share",
+        "commit 57efa1fe5957 \"mm/gup: prevent gup_fast from racing with COW during fork\" (5.11)";
 }
 
 const _: () = assert!(Defect::ALL.len() < 128, "a DefectSet has one bit for each row");

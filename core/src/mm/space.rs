@@ -24,6 +24,8 @@ pub struct Pinned {
     pub vpn: u32,
     /// What was pinned.
     pub pfn: Pfn,
+    /// For writing (`FOLL_WRITE`).
+    pub write: bool,
 }
 
 /// An address space and its process.
@@ -69,6 +71,8 @@ pub struct Mm {
     pub active_invalidate_ranges: u32,
     /// Memory control group that it charges; 0 is the root.
     pub memcg: u8,
+    /// `write_protect_seq`: odd while fork write-protects entries.
+    pub write_protect_seq: u32,
     /// Pins held.
     pub pins: Vec<Pinned>,
 }

@@ -28,6 +28,7 @@ async fn do_user_addr_fault(k: &Cpu, mm: u8, vpn: u32, write: bool) -> Result<()
             FaultResult::Done => Ok(()),
             FaultResult::Oom => Err(Signal::OomKill),
             FaultResult::SigBus | FaultResult::HwPoison => Err(Signal::Bus),
+            FaultResult::SigSegv => Err(Signal::SegvMapErr),
         },
         Err(signal) => Err(signal),
     };

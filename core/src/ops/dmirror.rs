@@ -215,6 +215,7 @@ async fn hmm_range_fault(k: &Cpu, device: u8, mm: u8, vpn: u32, write: bool) -> 
         FaultResult::Done => Ok(None),
         FaultResult::Oom => Err(refuse(Signal::OomKill)),
         FaultResult::SigBus | FaultResult::HwPoison => Err(refuse(Signal::Bus)),
+        FaultResult::SigSegv => Err(refuse(Signal::SegvMapErr)),
     }
 }
 

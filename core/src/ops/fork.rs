@@ -76,7 +76,10 @@ async fn dup_vma(k: &Cpu, parent: u8, child: u8, src: VmaId) -> Result<(), NoMem
     }
     anon_vma_fork(k, src, dst).await;
     k.mmu_notifier_invalidate_range_start(parent, start, end, NotifyEvent::Clear).await;
+    // raw_write_seqcount_begin(&src_mm->write_protect_seq): a walk without locks must not pin what is being shared.
+    k.s().w.mms[parent as usize].write_protect_seq += 1;
     let result = copy_page_range(k, src, dst, start, end).await;
+    k.s().w.mms[parent as usize].write_protect_seq += 1;
     k.mmu_notifier_invalidate_range_end(parent).await;
     result
 }
@@ -244,6 +247,8 @@ async fn copy_nonpresent_pte(k: &Cpu, src: VmaId, s: PtePtr, d: PtePtr) -> Copie
             pte = k.carry_from_swap(orig, arch.swp_entry_to_pte(readable));
             k.set_pte_at(s, pte).await;
         }
+    } else if ec.is_pte_marker_entry(entry) {
+        // copy_pte_marker(): a guard is always copied.
     } else if ec.is_device_private_entry(entry) {
         let folio = k.swp_offset_pfn(entry);
         k.folio_get(folio);

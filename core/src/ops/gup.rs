@@ -1,11 +1,11 @@
 //! `mm/gup.c`: getting at the page behind an address.
 
 use super::access::find_vma;
-use super::fault::handle_mm_fault;
+use super::fault::{handle_mm_fault, handle_unshare_fault};
 use super::huge::follow_huge_pmd;
-use super::split::split_huge_pmd;
+use super::split::{split_huge_pmd, split_huge_pmd_address};
 use super::vmf::FaultResult;
-use crate::config::Design;
+use crate::config::{Defect, Design};
 use crate::mm::{Pinned, VmaId};
 use crate::observe::Outcome;
 use crate::phys::{Flags, Pfn};
@@ -57,7 +57,7 @@ pub async fn get_user_page(k: &Cpu, mm: u8, vpn: u32, grab: Grab) -> Result<(Pfn
         match handle_mm_fault(k, vma, vpn, true).await {
             FaultResult::Done => {}
             FaultResult::Oom => return Err(GupError::NoMem),
-            FaultResult::SigBus | FaultResult::HwPoison => return Err(GupError::Fault),
+            FaultResult::SigBus | FaultResult::SigSegv | FaultResult::HwPoison => return Err(GupError::Fault),
         }
     }
 }
@@ -96,6 +96,41 @@ fn try_grab_folio(k: &Cpu, page: Pfn, grab: Grab) {
     }
 }
 
+/// `__get_user_pages()` of one page without `FOLL_GET` and `FOLL_PIN`, as `faultin_page_range()` calls it: until an entry
+/// that permits the access is there.
+pub async fn faultin_page(k: &Cpu, vma: VmaId, vpn: u32, write: bool) -> Outcome {
+    let mm = k.s().w.vmas[vma].mm;
+    loop {
+        k.site(Site::PinLookup).await;
+        if follow_and_touch(k, mm, vpn, write).await {
+            return Outcome::Done;
+        }
+        match handle_mm_fault(k, vma, vpn, write).await {
+            FaultResult::Done => {}
+            FaultResult::Oom => return Outcome::NoMem,
+            FaultResult::SigBus | FaultResult::SigSegv | FaultResult::HwPoison => return Outcome::Fault,
+        }
+    }
+}
+
+/// `follow_page_pte()` with `FOLL_TOUCH` only.
+async fn follow_and_touch(k: &Cpu, mm: u8, vpn: u32, write: bool) -> bool {
+    if let Some(p) = k.pmd_trans_huge_lock(mm, vpn).await {
+        let found = follow_huge_pmd(k, p, vpn, write);
+        k.pmd_unlock(p);
+        return found.is_some();
+    }
+    let Some(p) = k.pte_offset_map_lock(mm, vpn).await else { return false };
+    let arch = k.arch();
+    let pte = k.ptep_get(p);
+    let usable = arch.pte_present(pte) && !arch.pte_protnone(pte) && (!write || k.pte_write(pte));
+    if usable && write && !k.pte_dirty(pte) {
+        k.folio_mark_dirty(k.page_folio(k.pte_pfn(pte)));
+    }
+    k.pte_unmap_unlock(p);
+    usable
+}
+
 /// `follow_page_pte()` with `FOLL_WRITE`: only through a writable entry.
 async fn follow_page_pte(k: &Cpu, mm: u8, vpn: u32, grab: Grab) -> Option<Pfn> {
     let arch = k.arch();
@@ -106,7 +141,8 @@ async fn follow_page_pte(k: &Cpu, mm: u8, vpn: u32, grab: Grab) -> Option<Pfn> {
         let page = k.pte_pfn(pte);
         let folio = k.page_folio(page);
         try_grab_folio(k, page, grab);
-        if !k.pte_dirty(pte) {
+        // FOLL_TOUCH, which goes with plain references only.
+        if grab != Grab::Pin && !k.pte_dirty(pte) {
             k.folio_mark_dirty(folio);
         }
         found = Some(page);
@@ -123,10 +159,98 @@ pub async fn pin(k: &Cpu, mm: u8, vpn: u32) -> Outcome {
     k.lock(Lock::MmapRead(mm)).await;
     let result = get_user_page(k, mm, vpn, Grab::Pin).await;
     if let Ok((pfn, _)) = result {
-        k.s().w.mms[mm as usize].pins.push(Pinned { vpn, pfn });
+        k.s().w.mms[mm as usize].pins.push(Pinned { vpn, pfn, write: true });
     }
     k.unlock(Lock::MmapRead(mm));
     result.map_or_else(GupError::outcome, |_| Outcome::Done)
+}
+
+/// `pin_user_pages(FOLL_LONGTERM)` of one page, to be read only. A page that others may share is taken out of the sharing
+/// first (`gup_must_unshare()`), or a later write of the process would go to a copy that the device does not see.
+pub async fn pin_read(k: &Cpu, mm: u8, vpn: u32) -> Outcome {
+    if k.s().w.mms[mm as usize].pins.len() >= MAX_PINS {
+        return Outcome::Busy;
+    }
+    k.lock(Lock::MmapRead(mm)).await;
+    let result = pin_read_locked(k, mm, vpn).await;
+    if let Ok(pfn) = result {
+        k.s().w.mms[mm as usize].pins.push(Pinned { vpn, pfn, write: false });
+    }
+    k.unlock(Lock::MmapRead(mm));
+    result.map_or_else(GupError::outcome, |_| Outcome::Done)
+}
+
+async fn pin_read_locked(k: &Cpu, mm: u8, vpn: u32) -> Result<Pfn, GupError> {
+    let vma = find_vma(k, mm, vpn, false).map_err(|_| GupError::Fault)?;
+    loop {
+        k.site(Site::PinLookup).await;
+        // A huge page is split first, so that its pages can be looked at one by one.
+        split_huge_pmd_address(k, vma, vpn, None).await;
+        let result = match follow_page_pte_read(k, vma, vpn).await {
+            Followed::Page(page) => return Ok(page),
+            Followed::Unshare => handle_unshare_fault(k, vma, vpn).await,
+            Followed::Nothing => handle_mm_fault(k, vma, vpn, false).await,
+        };
+        match result {
+            FaultResult::Done => {}
+            FaultResult::Oom => return Err(GupError::NoMem),
+            FaultResult::SigBus | FaultResult::SigSegv | FaultResult::HwPoison => return Err(GupError::Fault),
+        }
+    }
+}
+
+/// What `follow_page_pte()` came to without `FOLL_WRITE`.
+enum Followed {
+    /// The page, pinned.
+    Page(Pfn),
+    /// `-EMLINK`.
+    Unshare,
+    /// No page.
+    Nothing,
+}
+
+/// `follow_page_pte()` with `FOLL_PIN | FOLL_LONGTERM`.
+async fn follow_page_pte_read(k: &Cpu, vma: VmaId, vpn: u32) -> Followed {
+    let arch = k.arch();
+    let (mm, shared_mapping) = {
+        let s = k.s();
+        (s.w.vmas[vma].mm, s.w.vmas[vma].shared())
+    };
+    let Some(p) = k.pte_offset_map_lock(mm, vpn).await else { return Followed::Nothing };
+    let pte = k.ptep_get(p);
+    let mut followed = Followed::Nothing;
+    if arch.pte_present(pte) && !arch.pte_protnone(pte) {
+        let page = k.pte_pfn(pte);
+        // gup_must_unshare(): the zero page is not anonymous, and this mapping is private. Releases that count references
+        // cannot tell, and pin the page as it is.
+        let knows = !k.uses(Design::CowByCount) && !k.has(Defect::V7) && !shared_mapping;
+        let shared = knows && !k.pte_write(pte) && !k.page_anon_exclusive(page);
+        if shared {
+            followed = Followed::Unshare;
+        } else {
+            k.folio_pin(k.page_folio(page));
+            followed = Followed::Page(page);
+        }
+    }
+    k.pte_unmap_unlock(p);
+    followed
+}
+
+/// A transfer by the device that has the pinned page: to or from the frame, without any page table. `EINVAL` when
+/// nothing fit for it was pinned there.
+pub async fn dma(k: &Cpu, mm: u8, vpn: u32, write: bool) -> Outcome {
+    k.site(Site::Dma).await;
+    let op = k.op();
+    let s = &mut *k.s();
+    let Some(pin) = s.w.mms[mm as usize].pins.iter().rfind(|p| p.vpn == vpn).copied() else {
+        return Outcome::Invalid;
+    };
+    // Of files the file system would have to be asked first.
+    if write && !pin.write || !s.w.mem.folios[s.w.mem.page_folio(pin.pfn) as usize].anon() {
+        return Outcome::Invalid;
+    }
+    s.dma_access(op, mm, vpn, pin.pfn, write);
+    Outcome::Done
 }
 
 /// `unpin_user_pages_dirty_lock()` of what was pinned at an address last; nothing when nothing was.
@@ -136,7 +260,7 @@ pub async fn unpin(k: &Cpu, mm: u8, vpn: u32) -> Outcome {
         pins.iter().rposition(|p| p.vpn == vpn).map(|at| pins.remove(at))
     };
     if let Some(p) = pinned {
-        release_pin(k, p.pfn).await;
+        release_pin(k, p).await;
     }
     Outcome::Done
 }
@@ -145,18 +269,19 @@ pub async fn unpin(k: &Cpu, mm: u8, vpn: u32) -> Outcome {
 pub async fn unpin_all(k: &Cpu, mm: u8) {
     let next = |k: &Cpu| k.s().w.mms[mm as usize].pins.pop();
     while let Some(p) = next(k) {
-        release_pin(k, p.pfn).await;
+        release_pin(k, p).await;
     }
 }
 
-async fn release_pin(k: &Cpu, page: Pfn) {
+async fn release_pin(k: &Cpu, pin: Pinned) {
+    let page = pin.pfn;
     let folio = k.page_folio(page);
     // sanity_check_pinned_pages(): of a folio that a PMD maps, the first page speaks for all.
     let exclusive = k.page_anon_exclusive(page) || k.page_anon_exclusive(folio);
     let evidence = Evidence { pfn: Some(page), ..Evidence::default() };
     let known = k.uses(Design::CowByExclusive);
     k.bug_on(known && k.folio(folio).anon() && !exclusive, Rule::BugUnpin, evidence);
-    if !k.folio_test(folio, Flags::DIRTY) {
+    if pin.write && !k.folio_test(folio, Flags::DIRTY) {
         k.lock(Lock::Folio(folio)).await;
         k.folio_mark_dirty(folio);
         k.folio_unlock(folio);

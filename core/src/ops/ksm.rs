@@ -47,7 +47,7 @@ pub async fn ksm_madvise(k: &Cpu, mm: u8, start: u32, end: u32, merge: bool) -> 
 }
 
 /// `unmerge_ksm_pages()`.
-async fn unmerge_ksm_pages(k: &Cpu, vma: VmaId, start: u32, end: u32) -> Result<(), Outcome> {
+pub(super) async fn unmerge_ksm_pages(k: &Cpu, vma: VmaId, start: u32, end: u32) -> Result<(), Outcome> {
     for vpn in start..end {
         break_ksm(k, vma, vpn).await?;
     }

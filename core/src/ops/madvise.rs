@@ -1,13 +1,19 @@
-//! `mm/madvise.c`: DONTNEED, PAGEOUT, REMOVE, HUGEPAGE and NOHUGEPAGE.
+//! `mm/madvise.c`: the walk over VMAs, PAGEOUT, COLD, WILLNEED, POPULATE, REMOVE, HUGEPAGE and NOHUGEPAGE. FREE is in
+//! [`super::lazyfree`], guard pages in [`super::guard`].
 
+use super::guard::{madvise_guard_install, madvise_guard_remove};
+use super::gup::faultin_page;
 use super::huge::pmd_folio;
+use super::lazyfree::madvise_free_single_vma;
 use super::mmap::{split_at_bounds, vmas_in};
 use super::split::split_folio;
+use super::swapin::read_swap_cache_async;
 use super::truncate::punch_hole;
 use super::vmscan::shrink_folio;
-use super::zap::{ZapDetails, zap_page_range_single};
+use super::zap::{MmuGather, ZapDetails, zap_page_range_single};
+use crate::config::Design;
 use crate::entry::PmdKind;
-use crate::mm::{PtePtr, Thp};
+use crate::mm::{PtePtr, Thp, VmaId};
 use crate::observe::Outcome;
 use crate::phys::{Flags, Pfn, ZERO_PFN};
 use crate::sched::{Cpu, Lock, Site};
@@ -20,10 +26,25 @@ pub enum Advice {
     DontNeed,
     /// `MADV_PAGEOUT`.
     PageOut,
+    /// `MADV_FREE`.
+    Free,
+    /// `MADV_COLD`.
+    Cold,
+    /// `MADV_WILLNEED`.
+    WillNeed,
+    /// `MADV_GUARD_INSTALL`.
+    GuardInstall,
+    /// `MADV_GUARD_REMOVE`.
+    GuardRemove,
 }
 
 /// `madvise_walk_vmas()`: the mapped parts of a range; `ENOMEM` afterwards when there was a hole.
 pub async fn madvise(k: &Cpu, mm: u8, start: u32, end: u32, advice: Advice) -> Outcome {
+    // madvise_behavior_valid()
+    let guard = matches!(advice, Advice::GuardInstall | Advice::GuardRemove);
+    if guard && !k.uses(Design::GuardMarker) {
+        return Outcome::Invalid;
+    }
     k.lock(Lock::MmapRead(mm)).await;
     let mut covered = 0;
     for vma in vmas_in(k, mm, start, end) {
@@ -32,9 +53,9 @@ pub async fn madvise(k: &Cpu, mm: u8, start: u32, end: u32, advice: Advice) -> O
             (s.w.vmas[vma].start.max(start), s.w.vmas[vma].end.min(end))
         };
         covered += to - from;
-        match advice {
-            Advice::DontNeed => zap_page_range_single(k, mm, from, to, ZapDetails::ALL).await,
-            Advice::PageOut => madvise_pageout(k, mm, from, to).await,
+        if let Err(error) = madvise_vma_behavior(k, mm, vma, from, to, advice).await {
+            k.unlock(Lock::MmapRead(mm));
+            return error;
         }
     }
     k.unlock(Lock::MmapRead(mm));
@@ -108,16 +129,42 @@ pub async fn madvise_hugepage(k: &Cpu, mm: u8, start: u32, end: u32, thp: Thp) -
     if covered < end - start { Outcome::NoMem } else { Outcome::Done }
 }
 
+/// `madvise_vma_behavior()`. `MADV_FREE` is for anonymous mappings, and so are guard pages here (of files only since
+/// 6.15, and then in all).
+async fn madvise_vma_behavior(
+    k: &Cpu,
+    mm: u8,
+    vma: VmaId,
+    start: u32,
+    end: u32,
+    advice: Advice,
+) -> Result<(), Outcome> {
+    let anonymous = k.s().w.vmas[vma].anonymous();
+    match advice {
+        Advice::Free | Advice::GuardInstall | Advice::GuardRemove if !anonymous => return Err(Outcome::Invalid),
+        Advice::DontNeed => zap_page_range_single(k, mm, start, end, ZapDetails::ALL).await,
+        Advice::PageOut => madvise_pageout(k, mm, start, end).await,
+        Advice::Free => madvise_free_single_vma(k, mm, start, end).await,
+        Advice::Cold => madvise_cold(k, mm, start, end).await,
+        Advice::WillNeed => madvise_willneed(k, mm, start, end).await,
+        Advice::GuardInstall => madvise_guard_install(k, vma, start, end).await,
+        Advice::GuardRemove => madvise_guard_remove(k, mm, start, end).await,
+    }
+    Ok(())
+}
+
 /// Folios isolated at once before they are reclaimed.
 const BATCH: usize = 16;
+type Isolated = ArrayVec<Pfn, BATCH>;
 
 /// `madvise_pageout_page_range()`.
 async fn madvise_pageout(k: &Cpu, mm: u8, start: u32, end: u32) {
     let ptrs = k.config().geometry.ptrs();
+    let mut tlb = MmuGather::new(mm);
     let mut at = start;
     while at < end {
         let next = ((at / ptrs + 1) * ptrs).min(end).min(at + BATCH as u32);
-        let mut folios: ArrayVec<Pfn, BATCH> = ArrayVec::new();
+        let mut folios = Isolated::new();
         if k.pmd_leaf(mm, at).is_some() {
             let next = ((at / ptrs + 1) * ptrs).min(end);
             if !pageout_huge(k, mm, at, next, &mut folios).await {
@@ -129,7 +176,7 @@ async fn madvise_pageout(k: &Cpu, mm: u8, start: u32, end: u32) {
                 continue;
             }
         }
-        madvise_cold_or_pageout_pte_range(k, mm, at, next, &mut folios).await;
+        madvise_cold_or_pageout_pte_range(k, &mut tlb, mm, at, next, Some(&mut folios)).await;
         // reclaim_pages()
         for folio in folios {
             shrink_folio(k, folio, true).await;
@@ -174,9 +221,29 @@ async fn pageout_huge(k: &Cpu, mm: u8, start: u32, end: u32, folios: &mut ArrayV
     false
 }
 
-/// `madvise_cold_or_pageout_pte_range()`: isolates what is mapped once. A large folio is split first, as the range seldom
-/// covers all of it (the kernel isolates it whole when it does).
-async fn madvise_cold_or_pageout_pte_range(k: &Cpu, mm: u8, start: u32, end: u32, folios: &mut ArrayVec<Pfn, BATCH>) {
+/// `madvise_cold_page_range()`. Huge pages are left as they are.
+async fn madvise_cold(k: &Cpu, mm: u8, start: u32, end: u32) {
+    let ptrs = k.config().geometry.ptrs();
+    let mut tlb = MmuGather::new(mm);
+    let mut at = start;
+    while at < end {
+        let next = ((at / ptrs + 1) * ptrs).min(end);
+        madvise_cold_or_pageout_pte_range(k, &mut tlb, mm, at, next, None).await;
+        at = next;
+    }
+    tlb.flush(k).await;
+}
+
+/// `madvise_cold_or_pageout_pte_range()`: isolates what is mapped once, or (without `pageout`) makes it old. A large
+/// folio is split first, as the range seldom covers all of it (the kernel takes it whole when it does).
+async fn madvise_cold_or_pageout_pte_range(
+    k: &Cpu,
+    tlb: &mut MmuGather,
+    mm: u8,
+    start: u32,
+    end: u32,
+    mut pageout: Option<&mut Isolated>,
+) {
     let arch = k.arch();
     let Some(mut first) = k.pte_offset_map_lock(mm, start).await else { return };
     for vpn in start..end {
@@ -211,11 +278,62 @@ async fn madvise_cold_or_pageout_pte_range(k: &Cpu, mm: u8, start: u32, end: u32
         {
             continue;
         }
+        if pageout.is_none() && k.pte_young(pte) {
+            // clear_young_dirty_ptes(CYDP_CLEAR_YOUNG)
+            k.ptep_update(p, Site::ReferencedEntry, |pte| arch.pte_mkold(pte)).await;
+            tlb.range(vpn);
+        }
         k.folio_clear(folio, Flags::REFERENCED);
         k.site(Site::MadvisePageout).await;
-        if k.folio_isolate_lru(folio) {
-            folios.push(folio);
+        match &mut pageout {
+            Some(folios) if k.folio_isolate_lru(folio) => folios.push(folio),
+            Some(_) => {}
+            // folio_deactivate()
+            None => k.folio_clear(folio, Flags::ACTIVE),
         }
     }
     k.pte_unmap_unlock(first);
+}
+
+/// `swapin_walk_pmd_entry()`: reads what is swapped out into the swap cache, and maps nothing.
+async fn madvise_willneed(k: &Cpu, mm: u8, start: u32, end: u32) {
+    let ec = k.entries();
+    for vpn in start..end {
+        let Some(p) = k.pte_offset_map_lock(mm, vpn).await else { continue };
+        let pte = k.ptep_get(p);
+        let entry = ec.is_swap_pte(pte).then(|| k.pte_to_swp_entry(pte));
+        k.pte_unmap_unlock(p);
+        let Some(entry) = entry.filter(|e| !ec.non_swap_entry(*e)) else { continue };
+        if let Some(folio) = read_swap_cache_async(k, k.swp_slot(entry)).await {
+            k.folio_put(folio);
+        }
+    }
+}
+
+/// `madvise_populate()`: faults every page in, as loads or as stores would, up to the first that cannot be.
+pub async fn madvise_populate(k: &Cpu, mm: u8, start: u32, end: u32, write: bool) -> Outcome {
+    k.lock(Lock::MmapRead(mm)).await;
+    let mut outcome = Outcome::Done;
+    for vpn in start..end {
+        outcome = populate_page(k, mm, vpn, write).await;
+        if outcome != Outcome::Done {
+            break;
+        }
+    }
+    k.unlock(Lock::MmapRead(mm));
+    outcome
+}
+
+/// `faultin_page_range()` of one page; the errors are those of `FOLL_MADV_POPULATE` in `__get_user_pages()`.
+async fn populate_page(k: &Cpu, mm: u8, vpn: u32, write: bool) -> Outcome {
+    let vma = {
+        let s = k.s();
+        let Some(vma) = s.w.vma_lookup(mm, vpn) else { return Outcome::NoMem };
+        let v = &s.w.vmas[vma];
+        if !if write { v.writable() } else { v.accessible() } {
+            return Outcome::Invalid;
+        }
+        vma
+    };
+    faultin_page(k, vma, vpn, write).await
 }

@@ -124,7 +124,7 @@ async fn get_user_page_locked(k: &Cpu, mm: u8, vpn: u32) -> Result<Pfn, GupError
         match handle_mm_fault(k, vma, vpn, false).await {
             FaultResult::Done => {}
             FaultResult::Oom => return Err(GupError::NoMem),
-            FaultResult::SigBus | FaultResult::HwPoison => return Err(GupError::Fault),
+            FaultResult::SigBus | FaultResult::SigSegv | FaultResult::HwPoison => return Err(GupError::Fault),
         }
     }
 }

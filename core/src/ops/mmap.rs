@@ -48,9 +48,10 @@ pub async fn munmap(k: &Cpu, mm: u8, start: u32, end: u32) -> Outcome {
 
 /// VMAs that one call can detach: a range lies in one window, and every VMA in it has at least a page.
 const MAX_DETACHED: usize = 16;
-type Detached = ArrayVec<VmaId, MAX_DETACHED>;
+pub(super) type Detached = ArrayVec<VmaId, MAX_DETACHED>;
 
-fn insert(w: &mut crate::world::World, mm: u8, id: VmaId) {
+/// Puts a VMA into the list of its address space.
+pub(super) fn insert(w: &mut crate::world::World, mm: u8, id: VmaId) {
     let start = w.vmas[id].start;
     let at = w.mms[mm as usize].vmas.iter().position(|v| w.vmas[*v].start > start);
     let list = &mut w.mms[mm as usize].vmas;
@@ -119,7 +120,7 @@ async fn split_vma(k: &Cpu, vma: VmaId, at: u32) {
 }
 
 /// Takes the VMAs of a range out of the address space, split at its ends.
-async fn detach_range(k: &Cpu, mm: u8, start: u32, end: u32) -> Detached {
+pub(super) async fn detach_range(k: &Cpu, mm: u8, start: u32, end: u32) -> Detached {
     split_at_bounds(k, mm, start, end).await;
     let detached = vmas_in(k, mm, start, end);
     let s = &mut *k.s();
@@ -129,12 +130,12 @@ async fn detach_range(k: &Cpu, mm: u8, start: u32, end: u32) -> Detached {
 
 /// `unmap_region()`: zaps what the detached VMAs map, then takes them out of the reverse map and gives back the
 /// tables that nothing else uses.
-async fn unmap_region(k: &Cpu, mm: u8, detached: &Detached) {
+pub(super) async fn unmap_region(k: &Cpu, mm: u8, detached: &Detached) {
     let bounds = |k: &Cpu, v: VmaId| {
         let s = k.s();
         (s.w.vmas[v].start, s.w.vmas[v].end)
     };
-    let mut tlb = MmuGather::new(mm);
+    let mut tlb = MmuGather::unmapping(mm);
     // unmap_vmas(): one notification around all of them.
     let Some((&first, &last)) = detached.first().zip(detached.last()) else { return };
     let (start, end) = (bounds(k, first).0, bounds(k, last).1);

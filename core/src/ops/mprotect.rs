@@ -173,6 +173,10 @@ fn change_swap_pte(k: &Cpu, oldpte: Pte, change: Change) -> Pte {
         return oldpte;
     }
     let mut newpte = oldpte;
+    if ec.is_pte_marker_entry(entry) {
+        // An access to a guard page fails anyway.
+        return oldpte;
+    }
     if ec.is_writable_migration_entry(entry) {
         // An anonymous page that was exclusive stays so.
         let anon = k.folio(k.page_folio(k.swp_offset_pfn(entry))).anon();

@@ -70,7 +70,7 @@ pub async fn exit_mmap(k: &Cpu, mm: u8) {
         }
     }
     k.lock(Lock::MmapRead(mm)).await;
-    let mut tlb = MmuGather::new(mm);
+    let mut tlb = MmuGather::unmapping(mm);
     let vma_at = |k: &Cpu, i: usize| k.s().w.mms[mm as usize].vmas.get(i).copied();
     let mut i = 0;
     while let Some(vma) = vma_at(k, i) {

@@ -41,6 +41,26 @@ pub async fn anon_vma_prepare(k: &Cpu, vma: VmaId) {
     }
 }
 
+/// `anon_vma_clone()`: `dst` joins every `anon_vma` of `src`, behind whoever is there.
+pub async fn anon_vma_clone(k: &Cpu, src: VmaId, dst: VmaId) {
+    let root = {
+        let s = k.s();
+        s.w.vmas[src].anon_vma.map(|a| s.w.anon_vmas[a].root)
+    };
+    let Some(root) = root else { return };
+    k.lock(Lock::AnonVmaWrite(root)).await;
+    {
+        let s = &mut *k.s();
+        s.w.vmas[dst].anon_vma = s.w.vmas[src].anon_vma;
+        for i in 0..s.w.vmas[src].chain.len() {
+            let av = s.w.vmas[src].chain[i];
+            s.w.vmas[dst].chain.push(av);
+            s.w.anon_vmas[av].vmas.push(dst);
+        }
+    }
+    k.unlock(Lock::AnonVmaWrite(root));
+}
+
 /// A walk over the VMAs in which a folio may be mapped, with the lock held for reading that keeps them there.
 pub struct RmapWalk {
     folio: Pfn,

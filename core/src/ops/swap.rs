@@ -11,6 +11,7 @@ use super::vmf::{
 use super::wp::do_wp_page;
 use crate::arch::{Pte, SwpEntry};
 use crate::config::{Defect, Design};
+use crate::entry::PTE_MARKER_GUARD;
 use crate::mm::{PtePtr, VmaId};
 use crate::phys::{Flags, Pfn};
 use crate::rule::{Evidence, Rule};
@@ -37,7 +38,11 @@ pub async fn do_swap_page(k: &Cpu, vmf: &mut VmFault) -> FaultResult {
         if ec.is_hwpoison_entry(entry) {
             return FaultResult::HwPoison;
         }
-        // handle_pte_marker(): of markers only "poisoned" can arise from the ops there are.
+        if ec.is_pte_marker_entry(entry) && ec.pte_marker_get(entry) & PTE_MARKER_GUARD != 0 {
+            // handle_pte_marker(): an access to a guard page.
+            return FaultResult::SigSegv;
+        }
+        // handle_pte_marker(): of other markers only "poisoned" can arise from the ops there are.
         return if ec.is_pte_marker_entry(entry) { FaultResult::HwPoison } else { FaultResult::SigBus };
     }
     let slot = k.swp_slot(entry);

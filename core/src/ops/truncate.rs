@@ -56,7 +56,7 @@ pub async fn evict_inode(k: &Cpu, file: FileId) {
 
 /// `unmap_mapping_range()`: takes the file's pages out of every page table, private copies as well if asked to.
 async fn unmap_mapping_range(k: &Cpu, file: FileId, from: u32, to: u32, even_cows: bool) {
-    let details = ZapDetails { even_cows };
+    let details = ZapDetails { even_cows, ..ZapDetails::ALL };
     unmap_mapping_range_tree(k, file, from, to, details).await;
 }
 
@@ -64,7 +64,7 @@ async fn unmap_mapping_range(k: &Cpu, file: FileId, from: u32, to: u32, even_cow
 async fn unmap_mapping_folio(k: &Cpu, folio: Pfn, file: FileId) {
     k.assert_folio_locked(folio);
     let index = k.folio(folio).index;
-    let details = ZapDetails { even_cows: false };
+    let details = ZapDetails { even_cows: false, ..ZapDetails::ALL };
     unmap_mapping_range_tree(k, file, index, index + 1, details).await;
 }
 

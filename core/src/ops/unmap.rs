@@ -1,5 +1,6 @@
 //! `mm/rmap.c: try_to_unmap()`: replaces the entries that map a folio by swap entries, or by nothing.
 
+use super::lazyfree::{Discard, try_to_discard};
 use super::pvmw::{Mapped, PageVmaWalk};
 use super::rmap::{AnonLock, Pvmw, RmapWalk};
 use crate::arch::Pte;
@@ -10,7 +11,8 @@ use crate::rule::{Evidence, Rule};
 use crate::sched::{Cpu, NotifyEvent, Site};
 use crate::trace::Note;
 
-/// `try_to_unmap()`. The caller holds the folio lock and a reference, and has put the folio into the swap cache.
+/// `try_to_unmap()`. The caller holds the folio lock and a reference, and has put the folio into the swap cache unless it
+/// is lazily freed.
 /// TLBs are flushed for each entry at once; deferring that (`TTU_BATCH_FLUSH`) is left out.
 ///
 /// With `hwpoison` (`TTU_HWPOISON`) a page whose memory has failed gives way to hwpoison entries instead.
@@ -77,10 +79,15 @@ async fn replace_by_swap_entry(k: &Cpu, folio: Pfn, mm: u8, p: PtePtr, hwpoison:
         k.folio_put(folio);
         return true;
     }
-    if !k.folio_test(folio, Flags::SWAPCACHE) {
+    if k.folio_test(folio, Flags::SWAPBACKED) != k.folio_test(folio, Flags::SWAPCACHE) {
         k.violate(Rule::BugUnmapSwapcache, Evidence { pfn: Some(folio), ..Evidence::default() });
         k.set_pte_at(p, pteval).await;
         return false;
+    }
+    match try_to_discard(k, page, p, pteval).await {
+        Discard::ToSwap => {}
+        Discard::Dropped => return true,
+        Discard::Kept => return false,
     }
     let slot = k.folio(folio).slot + (page - folio);
     k.swap_duplicate(slot);

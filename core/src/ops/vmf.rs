@@ -16,6 +16,8 @@ pub enum FaultResult {
     SigBus,
     /// `VM_FAULT_HWPOISON`.
     HwPoison,
+    /// `VM_FAULT_SIGSEGV`.
+    SigSegv,
 }
 
 /// `struct vm_fault`.

@@ -103,7 +103,9 @@ async fn shrink_locked_folio(k: &Cpu, folio: Pfn, ignore_references: bool) -> bo
     if k.folio_test(folio, Flags::WRITEBACK) {
         return false;
     }
-    if k.folio(folio).anon() && !k.folio_test(folio, Flags::SWAPCACHE) {
+    // A folio that is lazily freed needs no swap.
+    let swapbacked = k.folio_test(folio, Flags::SWAPBACKED);
+    if k.folio(folio).anon() && swapbacked && !k.folio_test(folio, Flags::SWAPCACHE) {
         if k.folio(folio).maybe_dma_pinned() {
             return false;
         }
@@ -131,7 +133,8 @@ async fn shrink_locked_folio(k: &Cpu, folio: Pfn, ignore_references: bool) -> bo
         return false;
     }
     k.site(Site::SwapOutFree).await;
-    remove_mapping(k, folio)
+    let lazily = k.folio(folio).anon() && !k.folio_test(folio, Flags::SWAPBACKED);
+    if lazily { free_lazyfree(k, folio) } else { remove_mapping(k, folio) }
 }
 
 /// `folio_check_references()`: true when the folio may be reclaimed now.
@@ -209,6 +212,19 @@ fn remove_mapping(k: &Cpu, folio: Pfn) -> bool {
         k.page_cache_remove(folio, CacheEntry::Empty);
     }
     k.folio_put(folio);
+    k.folio_unlock(folio);
+    k.folio_put(folio);
+    true
+}
+
+/// What `shrink_folio_list()` does with an unmapped folio that is lazily freed: the reference of the isolation must be
+/// the last (`folio_ref_freeze()`). Whether it is dirty no longer matters.
+fn free_lazyfree(k: &Cpu, folio: Pfn) -> bool {
+    let refs = k.folio_ref_count(folio);
+    if refs != 1 {
+        k.note(Note::RefsUnexpected, Some(folio), refs as u32, 1);
+        return false;
+    }
     k.folio_unlock(folio);
     k.folio_put(folio);
     true

@@ -1,5 +1,6 @@
 //! Entries taken away: `mm/memory.c: zap_pte_range()` and `mm/mmu_gather.c`; `mm/rmap.c: unlink_anon_vmas()`.
 
+use super::guard::is_guard_pte_marker;
 use super::huge::zap_huge_pmd;
 use super::split::split_huge_pmd;
 use super::swap_cache::{folio_free_swap, free_swap_cache};
@@ -28,11 +29,15 @@ struct Gathered {
 pub struct ZapDetails {
     /// Private copies go as well (`should_zap_cows()`).
     pub even_cows: bool,
+    /// `ZAP_FLAG_DROP_MARKER`: the mapping goes, and guard pages with it.
+    pub drop_markers: bool,
 }
 
 impl ZapDetails {
     /// `NULL`: everything goes.
-    pub const ALL: ZapDetails = ZapDetails { even_cows: true };
+    pub const ALL: ZapDetails = ZapDetails { even_cows: true, drop_markers: false };
+    /// Of a mapping that goes.
+    pub const UNMAP: ZapDetails = ZapDetails { even_cows: true, drop_markers: true };
 }
 
 /// `struct mmu_gather`: pages that wait for a TLB flush before they are freed.
@@ -50,7 +55,13 @@ impl MmuGather {
         MmuGather { mm, details: ZapDetails::ALL, pages: ArrayVec::new(), start: u32::MAX, end: 0 }
     }
 
-    fn range(&mut self, vpn: u32) {
+    /// Gathers for a mapping that goes.
+    pub fn unmapping(mm: u8) -> MmuGather {
+        MmuGather { details: ZapDetails::UNMAP, ..MmuGather::new(mm) }
+    }
+
+    /// `tlb_remove_tlb_entry()`: a translation of the page may be cached.
+    pub(super) fn range(&mut self, vpn: u32) {
         self.start = self.start.min(vpn);
         self.end = self.end.max(vpn + 1);
     }
@@ -160,7 +171,8 @@ async fn zap_pte_range(k: &Cpu, tlb: &mut MmuGather, start: u32, end: u32) -> u3
 /// `zap_present_folio_ptes()` and `zap_nonpresent_ptes()` for one entry.
 async fn zap_pte(k: &Cpu, tlb: &mut MmuGather, p: PtePtr) {
     let ec = k.entries();
-    if !should_zap(k, tlb.details, k.ptep_get(p)) {
+    let kept = !tlb.details.drop_markers && is_guard_pte_marker(k, p);
+    if kept || !should_zap(k, tlb.details, k.ptep_get(p)) {
         return;
     }
     let pte = k.ptep_get_and_clear(p).await;

@@ -28,7 +28,7 @@ impl Oracle {
         let (known, changes) = self.look(proc, spot)?;
         self.retired(proc, spot)?;
         let Some(mut set) = self.procs[usize::from(proc)].space.reachable(spot, &changes) else {
-            self.settle(proc, spot, &changes, value, &[Perm::Read, Perm::ReadWrite]);
+            self.settle(proc, spot, &changes, value, &[Perm::Read, Perm::ReadWrite], value != 0);
             return Ok(());
         };
         if !set.iter().any(|s| s.permits(false)) {
@@ -63,7 +63,7 @@ impl Oracle {
                 && state.permits(true)
                 && state.through().is_none()
             {
-                state.value = value;
+                (state.value, state.lazy) = (value, false);
                 return Ok(());
             }
         }
@@ -77,7 +77,7 @@ impl Oracle {
         let mut reach = self.procs[usize::from(proc)].space.reachable(spot, &changes);
         match &mut reach {
             None if changes.is_empty() && !self.procs[usize::from(proc)].files => {
-                self.settle(proc, spot, &changes, value, &[Perm::ReadWrite])
+                self.settle(proc, spot, &changes, value, &[Perm::ReadWrite], false)
             }
             None => {
                 if self.procs[usize::from(proc)].files {
@@ -95,7 +95,10 @@ impl Oracle {
                 self.keep(proc, spot, reach.clone(), &changes);
             }
         }
+        self.echo(proc, spot);
         if self.forking[usize::from(proc)] != 0 {
+            // With what calls in flight can make of the new value.
+            let reach = self.procs[usize::from(proc)].space.reachable(spot, &changes);
             self.tell(proc, spot, reach.as_ref());
         }
         if self.procs[usize::from(proc)].files {
@@ -156,10 +159,15 @@ impl Oracle {
         Ok((known, self.changes(proc, spot, None)))
     }
 
-    /// Learns what a page is of which nothing was known, from an access that these protections permit.
-    fn settle(&mut self, proc: u8, spot: Spot, changes: &Changes, value: Token, perms: &[Perm]) {
+    /// Learns what a page is of which nothing was known, from an access that these protections permit. What was loaded
+    /// (`loaded`) may be about to be dropped.
+    fn settle(&mut self, proc: u8, spot: Spot, changes: &Changes, value: Token, perms: &[Perm], loaded: bool) {
         if changes.is_empty() && !self.procs[usize::from(proc)].files {
-            let set: Reach = perms.iter().map(|&p| State { perm: Some(p), value, ..State::UNMAPPED }).collect();
+            let mut set: Reach = perms.iter().map(|&p| State { value, ..State::mapped(p) }).collect();
+            if loaded {
+                let lazy: Reach = set.iter().map(|s| State { lazy: true, ..*s }).collect();
+                set.extend(lazy);
+            }
             self.procs[usize::from(proc)].space.keep(spot, Some(&set));
         }
     }
@@ -178,7 +186,7 @@ impl Oracle {
         let in_doubt = p.clearing != 0
             || p.space.lost(spot).is_some()
             || flight.contended
-            || self.changes(proc, spot, None).iter().any(|(_, e)| e.replaces())
+            || self.changes(proc, spot, None).iter().any(|(_, e)| e.drops())
             || p.space.states(spot).is_none_or(|s| s.iter().any(|s| s.perm.is_none() || s.through().is_some()));
         if in_doubt || !p.live {
             return Ok(());

@@ -1,5 +1,6 @@
 //! Calls in flight: one for each CPU.
 
+use super::moves::Move;
 use super::page::{Base, Effect, Ends};
 use super::space::Spot;
 use crate::config::MAX_REGIONS;
@@ -41,6 +42,8 @@ pub(super) struct Flight {
     pub(super) disturbed: bool,
     /// Ways in which its accesses might have ended in states that are over.
     pub(super) past: Ends,
+    /// Where its pages go, if it moves them. A move onto itself is none.
+    pub(super) moves: Option<Move>,
 }
 
 impl Flight {
@@ -52,7 +55,7 @@ impl Flight {
         }
         let limit = if usize::from(op.region) < MAX_REGIONS { case.config.geometry.region_pages() } else { 0 };
         let (first, end) = match op.code.shape() {
-            Shape::Map | Shape::Range | Shape::RangeProt | Shape::KernelRange | Shape::DeviceRange => {
+            Shape::Map | Shape::Range | Shape::RangeProt | Shape::RangeTo | Shape::KernelRange | Shape::DeviceRange => {
                 (op.page.min(limit), op.page.saturating_add(op.len).min(limit))
             }
             Shape::Page => (op.page.min(limit), op.page.saturating_add(1).min(limit)),
@@ -86,8 +89,20 @@ impl Flight {
             contended: false,
             disturbed: false,
             past: Ends::default(),
+            moves: None,
         };
+        let mut flight = flight;
+        if op.code.shape() == Shape::RangeTo {
+            let (region, page) = op.to();
+            let apart = region != op.region || page >= end || page + flight.len() <= first;
+            flight.moves = apart.then_some(Move { to: Spot { region, page }, confused: false });
+        }
         Some((usize::from(op.cpu), flight))
+    }
+
+    /// What it does to a page.
+    pub(super) fn effect_on(&self, spot: Spot) -> Option<Effect> {
+        if self.source_of(spot).is_some() { Some(Effect::Arrive) } else { self.effect() }
     }
 
     /// What it does to each page of its range.
@@ -95,7 +110,12 @@ impl Flight {
         match self.code {
             OpCode::Mmap => Some(Effect::Map(Perm::from_arg(self.arg), Base::of(self.backing, 0))),
             OpCode::Munmap => Some(Effect::Unmap),
+            OpCode::Mremap => self.moves.map(|_| Effect::Unmap),
+            OpCode::MremapDontunmap => self.moves.map(|_| Effect::Empty),
             OpCode::Dontneed => Some(Effect::Zero),
+            OpCode::Free => Some(Effect::Free),
+            OpCode::GuardInstall => Some(Effect::Guard),
+            OpCode::GuardRemove => Some(Effect::Unguard),
             OpCode::Mprotect => Some(Effect::Protect(Perm::from_arg(self.arg))),
             OpCode::Truncate => Some(Effect::Cut(self.arg, self.size)),
             _ => None,
@@ -104,14 +124,19 @@ impl Flight {
 
     /// True when it makes or fills holes.
     pub(super) fn maps(&self) -> bool {
-        self.effect().is_some_and(Effect::maps)
+        self.moves.is_some() || self.effect().is_some_and(Effect::maps)
     }
 
     /// The kind of access that it makes to its pages: `Some(true)` for stores.
     pub(super) fn access(&self) -> Option<bool> {
         match self.code {
-            OpCode::Read | OpCode::DevRead => Some(false),
-            OpCode::Write | OpCode::DevWrite | OpCode::Pin | OpCode::Exclusive => Some(true),
+            OpCode::Read | OpCode::DevRead | OpCode::PopulateRead | OpCode::PinRead => Some(false),
+            OpCode::Write
+            | OpCode::DevWrite
+            | OpCode::Pin
+            | OpCode::PinFast
+            | OpCode::Exclusive
+            | OpCode::PopulateWrite => Some(true),
             _ => None,
         }
     }
@@ -124,12 +149,22 @@ impl Flight {
     /// True when the page is in its range.
     #[inline]
     pub(super) fn covers(&self, proc: u8, spot: Spot) -> bool {
-        self.proc == proc && self.region == spot.region && (self.first..self.end).contains(&spot.page)
+        let inside = self.region == spot.region && (self.first..self.end).contains(&spot.page);
+        self.proc == proc && (inside || self.source_of(spot).is_some())
     }
 
     /// True when the two have a page in common.
     pub(super) fn overlaps(&self, other: &Flight) -> bool {
-        self.proc == other.proc && self.region == other.region && self.first < other.end && other.first < self.end
+        self.proc == other.proc
+            && self
+                .ranges()
+                .any(|(region, first, end)| other.ranges().any(|(r, f, e)| region == r && first < e && f < end))
+    }
+
+    /// Its range, and the one that it moves it to.
+    fn ranges(&self) -> impl Iterator<Item = (u8, u32, u32)> + use<> {
+        let to = self.moves.map(|m| (m.to.region, m.to.page, m.to.page + self.len()));
+        std::iter::once((self.region, self.first, self.end)).chain(to)
     }
 
     /// Pages of its range.

@@ -36,7 +36,7 @@ impl Flight {
 
 impl Oracle {
     /// True when a memory failure is being handled.
-    fn poisoning(&self) -> bool {
+    pub(super) fn poisoning(&self) -> bool {
         self.flights.iter().flatten().any(Flight::poisons)
     }
 
@@ -46,7 +46,7 @@ impl Oracle {
         if space.lost(spot) != Some(Lost::Surely) {
             return Ok(());
         }
-        if self.changes(proc, spot, None).iter().any(|(_, e)| e.replaces()) {
+        if self.changes(proc, spot, None).iter().any(|(_, e)| e.drops()) {
             self.procs[usize::from(proc)].space.lose(spot, Lost::Maybe);
             return Ok(());
         }
@@ -88,14 +88,19 @@ impl Oracle {
                     let mut values = ArrayVec::new();
                     // A page of a file holds whatever the file does: it may share its frame with any.
                     s.iter().all(|s| s.through().is_none()).then_some(())?;
-                    s.iter().filter(|s| s.perm.is_some()).try_for_each(|s| values.try_push(s.value).ok())?;
+                    for s in s.iter().filter(|s| s.perm.is_some()) {
+                        values.try_push(s.value).ok()?;
+                        if s.lazy {
+                            values.try_push(0).ok()?;
+                        }
+                    }
                     Some(values)
                 });
             for proc in 0..MAX_PROCS {
-                self.procs[proc].space.condemn(spot, values.as_deref());
+                self.procs[proc].space.condemn(spot, values.as_deref(), self.moved);
             }
             for cpu in 0..MAX_CPUS {
-                self.children[cpu].condemn(spot, values.as_deref());
+                self.children[cpu].condemn(spot, values.as_deref(), self.moved);
             }
         }
     }
@@ -110,12 +115,13 @@ impl Oracle {
     /// A call has replaced a page: nothing is lost of what is there now, unless memory fails meanwhile.
     pub(super) fn heal(&mut self, proc: u8, spot: Spot, effect: Effect, keep: Keep) {
         let space = &self.procs[usize::from(proc)].space;
-        if space.nothing_lost() || !effect.replaces() || keep == Keep::NotApplied || space.lost(spot).is_none() {
+        if space.nothing_lost() || !effect.drops() || keep == Keep::NotApplied || space.lost(spot).is_none() {
             return;
         }
         let poisoning = self.poisoning();
         let space = &mut self.procs[usize::from(proc)].space;
-        if poisoning || !matches!(keep, Keep::Applied | Keep::AppliedMapped) {
+        // What reclaim has in hand MADV_FREE leaves alone.
+        if poisoning || !effect.replaces() || !matches!(keep, Keep::Applied | Keep::AppliedMapped) {
             space.lose(spot, Lost::Maybe);
         } else {
             space.heal(spot);

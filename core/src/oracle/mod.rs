@@ -14,14 +14,16 @@
 //!
 //! # State
 //!
-//! A page state is `(protection or unmapped, value, applied)`, where *applied* has a bit for each CPU
-//! whose call in flight has taken effect. Almost every page is in exactly one state (24 bytes, no set); a page
-//! in doubt has up to six. States that calls in flight could make of those are not stored: they are worked out
+//! A page state is `(protection or unmapped, guard, lazy, value, applied)`. *Guard*: every access is a fault
+//! (`MADV_GUARD_INSTALL`). *Lazy*: a load may give the value or zero, and once zero always zero, until the next store
+//! (`MADV_FREE`). *Applied* has a bit for each CPU whose call in flight has taken effect.
+//! Almost every page is in exactly one state (24 bytes, no set); a page in doubt has up to six. States that calls in flight could make of those are not stored: they are worked out
 //! when somebody looks ("closing" the set) and dropped again afterwards ("pruning").
 //!
 //! A state also belongs to a *cell*: the memory behind the page. `mmap`, `munmap` and `MADV_DONTNEED` replace
-//! the cell, `mprotect` does not. While `MADV_DONTNEED` is under way, one CPU may already read zeroes from the
-//! new cell while another, whose TLB is not yet flushed, stores to the old one; both are right.
+//! the cell, and so does `MADV_GUARD_INSTALL`, which empties the page on the way; `mprotect` does not. While
+//! `MADV_DONTNEED` is under way, one CPU may already read zeroes from the new cell while another, whose TLB is not yet
+//! flushed, stores to the old one; both are right.
 //!
 //! # Transfer
 //!
@@ -42,6 +44,8 @@
 //!
 //! **Fork** copies the parent at its start, and adds to the child's sets every state that the parent's pages
 //! come to be in until it ends. The child's first observation settles each page.
+//!
+//! **Moves**: while `mremap` is in flight two pages may share a cell; see `moves.rs`.
 //!
 //! **Calls on ranges with holes**: `mprotect` changes the pages before the first hole and returns `ENOMEM`
 //! (`mm/mprotect.c: do_mprotect_pkey`); `madvise` works on all that is mapped and then returns `ENOMEM`
@@ -85,7 +89,9 @@ mod access;
 mod file;
 mod flight;
 mod lost;
+mod moves;
 mod page;
+mod pins;
 mod result;
 mod space;
 
@@ -99,6 +105,7 @@ use crate::rule::{Evidence, Rule};
 use file::{CellId, FileChange, Files};
 use flight::Flight;
 use page::{Base, Changes, Effect, Ends, Known, Reach, insert, prune};
+use pins::Pin;
 use space::{Space, Spot};
 
 /// A broken rule of the oracle.
@@ -122,6 +129,8 @@ struct Proc {
     exiting: bool,
     /// Its memory.
     space: Space,
+    /// Pages that it has pinned, in order.
+    pins: Vec<Pin>,
     /// `clear-refs` calls in flight.
     clearing: u8,
     /// When the last `clear-refs` returned.
@@ -152,6 +161,8 @@ pub struct Oracle {
     changing: [u8; MAX_PROCS],
     /// CPUs with a fork in flight, for each parent.
     forking: [u8; MAX_PROCS],
+    /// Some page has moved to another address.
+    moved: bool,
     /// Number of the observation.
     now: u32,
 }
@@ -167,7 +178,9 @@ impl Oracle {
         for proc in &mut self.procs {
             proc.space.clear();
             let space = std::mem::take(&mut proc.space);
-            *proc = Proc { space, ..Proc::default() };
+            let mut pins = std::mem::take(&mut proc.pins);
+            pins.clear();
+            *proc = Proc { space, pins, ..Proc::default() };
         }
         self.flights = [None; MAX_CPUS];
         self.changing = [0; MAX_PROCS];
@@ -175,6 +188,7 @@ impl Oracle {
         self.now = 1;
         self.files.clear();
         self.region_pages = case.config.geometry.region_pages();
+        self.moved = false;
         self.procs[0].live = true;
         for map in &case.maps {
             if let Some(proc) = self.procs.get_mut(usize::from(map.proc)) {
@@ -204,12 +218,19 @@ impl Oracle {
             Observation::End { op, outcome } => self.end(case, op, outcome),
             Observation::Load { op, proc, vpn, by, value } => {
                 let Some(spot) = Self::spot(case, proc, vpn) else { return Err(nowhere(proc, vpn, by, "load")) };
+                if by == Agent::Dma {
+                    return self.dma_load(proc, spot, value).map_err(|v| v.at(proc, vpn, by, "DMA read"));
+                }
                 self.load(proc, spot, value).map_err(|v| v.at(proc, vpn, by, "load"))?;
                 self.count(case, op, by, false);
                 Ok(())
             }
             Observation::Store { op, proc, vpn, by, value } => {
                 let Some(spot) = Self::spot(case, proc, vpn) else { return Err(nowhere(proc, vpn, by, "store")) };
+                if by == Agent::Dma {
+                    self.dma_store(proc, spot, value);
+                    return Ok(());
+                }
                 self.store(proc, spot, value, by).map_err(|v| v.at(proc, vpn, by, "store"))?;
                 self.count(case, op, by, false);
                 Ok(())
@@ -256,6 +277,7 @@ impl Oracle {
         let Some(flight) = self.flights.get_mut(usize::from(cpu)).and_then(Option::as_mut) else { return };
         let own = match by {
             Agent::Cpu(by) => by == cpu,
+            Agent::Dma => false,
             Agent::Device(by) => matches!(flight.code, OpCode::DevRead | OpCode::DevWrite) && flight.arg == by,
         };
         if own && flight.op == index {
@@ -273,7 +295,7 @@ impl Oracle {
             if let Some(flight) = flight
                 && Some(cpu) != but
                 && (flight.covers(proc, spot) || flight.cuts())
-                && let Some(effect) = flight.effect()
+                && let Some(effect) = flight.effect_on(spot)
             {
                 changes.push((1 << cpu, effect.at(spot.page)));
             }
@@ -316,6 +338,8 @@ impl Oracle {
         self.flights[cpu] = Some(flight);
         self.start_file_change(cpu, &flight);
         self.break_cow(&flight);
+        self.begin_moves(cpu, &flight);
+        self.begin_pins(cpu, &flight);
         if flight.effect().is_some() {
             self.changing[parent] |= bit;
             self.tell_children(&flight);
@@ -370,7 +394,9 @@ impl Oracle {
     /// (a pin): while a call that faults for writing is in flight, a private page may be a copy of whatever the
     /// file's page holds.
     fn break_cow(&mut self, flight: &Flight) {
-        if flight.access() != Some(true) || !self.procs[usize::from(flight.proc)].files {
+        // A pin for reading takes a page out of the sharing, too.
+        let breaks = flight.access() == Some(true) || flight.code == OpCode::PinRead;
+        if !breaks || !self.procs[usize::from(flight.proc)].files {
             return;
         }
         for spot in flight.spots() {
@@ -391,7 +417,7 @@ impl Oracle {
     fn may_be_copied(&mut self, proc: u8, spot: Spot) {
         let space = &mut self.procs[usize::from(proc)].space;
         let Some(states) = space.states(spot) else { return };
-        if !states.iter().any(|s| matches!(s.base, Base::Private(_)) && s.permits(true)) {
+        if !states.iter().any(|s| matches!(s.base, Base::Private(_)) && s.permits(false)) {
             return;
         }
         let mut set: Reach = states.iter().copied().collect();
@@ -493,6 +519,7 @@ impl Oracle {
         p.live = false;
         p.exiting = false;
         p.space.clear();
+        p.pins.clear();
         for flight in self.flights.iter_mut().flatten().filter(|f| f.proc == proc) {
             flight.past = Ends::ALL;
         }
@@ -515,6 +542,7 @@ impl OracleViolation {
         match by {
             Agent::Cpu(cpu) => self.evidence.cpu = Some(cpu),
             Agent::Device(device) => self.evidence.device = Some(device),
+            Agent::Dma => {}
         }
         self.evidence.proc = Some(proc);
         self.evidence.vpn = Some(vpn);
@@ -525,6 +553,7 @@ impl OracleViolation {
     /// Says what was known of the page.
     fn known(mut self, known: Known) -> OracleViolation {
         self.evidence.on = Some(match known {
+            Known::One(state) if state.guard => "a guard page",
             Known::One(state) => state.perm.map_or("not mapped", |p| p.name()),
             Known::Many(_) => "one of several states",
             Known::Any => "any state",

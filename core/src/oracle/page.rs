@@ -28,6 +28,10 @@ pub(super) struct State {
     pub(super) perm: Option<Perm>,
     /// Which calls in flight have taken effect in it, one bit for each CPU.
     pub(super) applied: u8,
+    /// An access is a fault, whatever the protection permits (`MADV_GUARD_INSTALL`).
+    pub(super) guard: bool,
+    /// The content may turn into zero at any time, until the next store (`MADV_FREE`).
+    pub(super) lazy: bool,
     /// What lies under it.
     pub(super) base: Base,
     /// Its content, if it is its own; 0 where nothing is mapped and where a file is read through.
@@ -60,11 +64,42 @@ impl Base {
 
 impl State {
     /// Nothing is mapped.
-    pub(super) const UNMAPPED: State = State { perm: None, applied: 0, base: Base::Anon, value: 0 };
+    pub(super) const UNMAPPED: State =
+        State { perm: None, applied: 0, base: Base::Anon, guard: false, lazy: false, value: 0 };
+
+    /// A page of anonymous memory that holds zeroes.
+    #[inline]
+    pub(super) fn mapped(perm: Perm) -> State {
+        State { perm: Some(perm), ..State::UNMAPPED }
+    }
+
+    /// The same page with zeroes in it.
+    #[inline]
+    pub(super) fn zeroed(self) -> State {
+        let base = if let Base::Copied(cell) = self.base { Base::Private(cell) } else { self.base };
+        State { base, value: 0, lazy: false, ..self }
+    }
+
+    /// True when a load can give `value`.
+    #[inline]
+    pub(super) fn holds(self, value: Token) -> bool {
+        self.value == value || self.lazy && value == 0
+    }
+
+    /// The state after a load has given `value`: what has turned into zero stays zero.
+    #[inline]
+    fn after_load(self, value: Token) -> State {
+        if self.lazy && value == 0 { State { value: 0, lazy: false, ..self } } else { self }
+    }
 
     /// True when the access is permitted.
     #[inline]
     pub(super) fn permits(self, write: bool) -> bool {
+        !self.guard && self.allows(write)
+    }
+
+    /// True when the mapping allows the access.
+    fn allows(self, write: bool) -> bool {
         match self.perm {
             Some(Perm::ReadWrite) => true,
             Some(Perm::Read) => !write,
@@ -84,15 +119,15 @@ impl State {
     /// True when a load in this state may return `value`.
     #[inline]
     pub(super) fn shows(self, files: &Files, value: Token) -> bool {
-        self.permits(false) && self.through().map_or(self.value == value, |cell| files.may_be(cell, value))
+        self.permits(false) && self.through().map_or(self.holds(value), |cell| files.may_be(cell, value))
     }
 
     /// The state after a store to private memory; a store to a shared page changes the file instead.
     pub(super) fn written(self, value: Token) -> State {
         match self.base {
             Base::Shared(_) => self,
-            Base::Private(cell) | Base::Copied(cell) => State { base: Base::Copied(cell), value, ..self },
-            Base::Anon => State { value, ..self },
+            Base::Private(cell) | Base::Copied(cell) => State { base: Base::Copied(cell), value, lazy: false, ..self },
+            Base::Anon => State { value, lazy: false, ..self },
         }
     }
 
@@ -101,7 +136,8 @@ impl State {
     pub(super) fn ends(self, files: &Files, write: bool) -> Ends {
         match (self.perm, self.through()) {
             (None, _) => Ends::MAP_ERR,
-            (Some(_), _) if !self.permits(write) => Ends::ACC_ERR,
+            (Some(_), _) if !self.allows(write) => Ends::ACC_ERR,
+            (Some(_), _) if self.guard => Ends::MAP_ERR,
             (Some(_), None) => Ends::WELL,
             (Some(_), Some(cell)) => {
                 let mut ends = Ends::default();
@@ -161,6 +197,16 @@ pub(super) enum Effect {
     Protect(Perm),
     /// Truncation: copies of the file's pages from this one on are lost.
     Cut(FileId, u32),
+    /// `MADV_FREE`: what is mapped may become zero at any time, until the next store.
+    Free,
+    /// `MADV_GUARD_INSTALL`: what is mapped becomes a guard page.
+    Guard,
+    /// `MADV_GUARD_REMOVE`: guard pages become empty.
+    Unguard,
+    /// `mremap`, at the old address, with `MREMAP_DONTUNMAP`: what is mapped is empty.
+    Empty,
+    /// `mremap`, at the new address: what was mapped goes, and something else comes that is not told here.
+    Arrive,
 }
 
 impl Effect {
@@ -169,12 +215,9 @@ impl Effect {
     pub(super) fn apply(self, state: State, bit: u8) -> State {
         let applied = state.applied | bit;
         match self {
-            Effect::Map(perm, base) => State { perm: Some(perm), applied, base, value: 0 },
+            Effect::Map(perm, base) => State { applied, base, ..State::mapped(perm) },
             Effect::Unmap => State { applied, ..State::UNMAPPED },
-            Effect::Zero => {
-                let base = if let Base::Copied(cell) = state.base { Base::Private(cell) } else { state.base };
-                State { applied, base, value: 0, ..state }
-            }
+            Effect::Zero => State { applied, ..state.zeroed() },
             Effect::Cut(..) => match state.base {
                 Base::Copied(cell) if self.cuts(cell) => {
                     State { applied, base: Base::Private(cell), value: 0, ..state }
@@ -182,6 +225,22 @@ impl Effect {
                 _ => state,
             },
             Effect::Protect(perm) => State { perm: state.perm.map(|_| perm), applied, ..state },
+            Effect::Free => State { applied, lazy: state.base == Base::Anon && state.value != 0, ..state },
+            Effect::Guard => State { applied, guard: state.perm.is_some(), ..state.zeroed() },
+            Effect::Unguard => State { applied, guard: false, ..state },
+            Effect::Empty => State { applied, guard: false, ..state.zeroed() },
+            Effect::Arrive => state,
+        }
+    }
+
+    /// What the page may be on the way, if the call has more than one step: what is to become a guard page is emptied
+    /// first, as often as somebody fills it again meanwhile; so is the place that a mapping goes to.
+    #[inline]
+    fn halfway(self, state: State) -> Option<State> {
+        match self {
+            Effect::Guard => (state.value != 0).then(|| state.zeroed()),
+            Effect::Arrive => Some(State { applied: state.applied, ..State::UNMAPPED }),
+            _ => None,
         }
     }
 
@@ -204,7 +263,13 @@ impl Effect {
     /// True when the memory cell behind the page is another one afterwards.
     #[inline]
     pub(super) fn replaces(self) -> bool {
-        !matches!(self, Effect::Protect(_))
+        !matches!(self, Effect::Protect(_) | Effect::Free | Effect::Unguard)
+    }
+
+    /// True when the content that the page has may be gone afterwards.
+    #[inline]
+    pub(super) fn drops(self) -> bool {
+        self.replaces() || self == Effect::Free
     }
 
     /// True when it makes or fills holes.
@@ -230,6 +295,9 @@ pub(super) fn close(set: &mut Reach, changes: &Changes) -> Result<(), Overflow> 
         for &(bit, effect) in changes {
             if state.applied & bit == 0 {
                 insert(set, effect.apply(state, bit))?;
+                if let Some(halfway) = effect.halfway(state) {
+                    insert(set, halfway)?;
+                }
             }
         }
         i += 1;
@@ -244,7 +312,10 @@ pub(super) fn prune(set: &mut Reach, changes: &Changes) {
         i -= 1;
         let state = set[i];
         let found_again = set.iter().any(|&from| {
-            changes.iter().any(|&(bit, effect)| from.applied & bit == 0 && effect.apply(from, bit) == state)
+            changes.iter().any(|&(bit, effect)| {
+                let found = effect.apply(from, bit) == state || effect.halfway(from) == Some(state);
+                from != state && from.applied & bit == 0 && found
+            })
         });
         if found_again {
             set.swap_remove(i);
@@ -277,11 +348,16 @@ enum Memory {
 struct Cells {
     /// Bits of the calls that replace it.
     replacing: u8,
+    /// A call replaces the cell more than once, so that the names do not tell cells apart.
+    unnamed: bool,
 }
 
 impl Cells {
     fn of(changes: &Changes) -> Cells {
-        Cells { replacing: changes.iter().filter(|(_, e)| e.replaces()).fold(0, |mask, (bit, _)| mask | bit) }
+        Cells {
+            replacing: changes.iter().filter(|(_, e)| e.replaces()).fold(0, |mask, (bit, _)| mask | bit),
+            unnamed: changes.iter().any(|(_, e)| *e == Effect::Guard),
+        }
     }
 
     /// Where a load goes, or a store.
@@ -295,6 +371,9 @@ impl Cells {
 
     /// The memory of the states that `choose` picks, if it is the same for all.
     fn only(self, set: &Reach, write: bool, choose: impl Fn(&State) -> bool) -> Option<Memory> {
+        if self.unnamed {
+            return None;
+        }
         let mut found = None;
         for state in set.iter().filter(|s| choose(s)) {
             let memory = self.behind(state, write);
@@ -311,12 +390,17 @@ impl Cells {
 pub(super) fn loaded(set: &mut Reach, changes: &Changes, files: &mut Files, value: Token) {
     if changes.is_empty() {
         set.retain(|s| s.shows(files, value));
+        set.iter_mut().filter(|s| s.through().is_none()).for_each(|s| *s = s.after_load(value));
+        return dedup(set);
     }
     let cells = Cells::of(changes);
     match cells.only(set, false, |s| s.shows(files, value)) {
         Some(Memory::File(cell)) => files.loaded(cell, value),
         Some(own @ Memory::Own(_)) => {
-            set.retain(|s| s.perm.is_none() || cells.behind(s, false) != own || s.value == value);
+            set.retain(|s| s.perm.is_none() || cells.behind(s, false) != own || s.holds(value));
+            let same = |s: &State| s.perm.is_some() && cells.behind(s, false) == own;
+            set.iter_mut().filter(|s| same(s)).for_each(|s| *s = s.after_load(value));
+            dedup(set);
         }
         None => {}
     }

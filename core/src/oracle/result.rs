@@ -58,6 +58,7 @@ impl Oracle {
             violation
         })?;
         self.finish(cpu, keep);
+        self.end_pins(&case.config, &flight, outcome);
         if outcome != Outcome::Skipped {
             let now = self.now;
             let proc = &mut self.procs[usize::from(flight.proc)];
@@ -83,10 +84,26 @@ impl Oracle {
                 _ => Err("mmap"),
             },
             OpCode::Truncate => (outcome == Outcome::Done).then_some(Keep::Applied).ok_or("truncate"),
-            OpCode::Munmap => (outcome == Outcome::Done).then_some(Keep::Applied).ok_or("munmap"),
-            OpCode::Mprotect | OpCode::Dontneed | OpCode::Pageout | OpCode::Mergeable => {
-                self.judge_holes(flight, outcome)
+            OpCode::Free | OpCode::GuardInstall | OpCode::GuardRemove
+                if outcome == Outcome::Invalid && self.procs[usize::from(flight.proc)].files =>
+            {
+                // They end at a mapping of a file.
+                Ok(Keep::Either)
             }
+            OpCode::Munmap => (outcome == Outcome::Done).then_some(Keep::Applied).ok_or("munmap"),
+            OpCode::Mprotect
+            | OpCode::Dontneed
+            | OpCode::Pageout
+            | OpCode::Mergeable
+            | OpCode::Free
+            | OpCode::Cold
+            | OpCode::WillNeed => self.judge_holes(flight, outcome),
+            // A release may not know guard pages.
+            OpCode::GuardInstall | OpCode::GuardRemove if outcome == Outcome::Invalid => Ok(Keep::NotApplied),
+            OpCode::GuardInstall | OpCode::GuardRemove => self.judge_holes(flight, outcome),
+            OpCode::Mremap | OpCode::MremapDontunmap => self.judge_move(flight, outcome),
+            OpCode::PopulateRead => self.judge_populate(flight, outcome, false),
+            OpCode::PopulateWrite => self.judge_populate(flight, outcome, true),
             OpCode::Read | OpCode::Write => match outcome {
                 Outcome::Done if flight.retired < flight.len() => Err("an access is missing"),
                 Outcome::Done => Ok(Keep::Either),
@@ -98,7 +115,8 @@ impl Oracle {
                 let missing = flight.retired.saturating_add(flight.signals) < flight.len();
                 if outcome == Outcome::Done && missing { Err("an access is missing") } else { Ok(Keep::Either) }
             }
-            OpCode::Pin | OpCode::Exclusive => self.judge_write_fault(flight, outcome),
+            OpCode::Pin | OpCode::PinFast | OpCode::Exclusive => self.judge_fault(flight, outcome, true),
+            OpCode::PinRead => self.judge_fault(flight, outcome, false),
             _ => Ok(Keep::Either),
         }
     }
@@ -120,12 +138,12 @@ impl Oracle {
         }
     }
 
-    /// Calls that fault a page in for writing: for a range, one page is enough.
-    fn judge_write_fault(&self, flight: &Flight, outcome: Outcome) -> Result<Keep, &'static str> {
+    /// Calls that fault a page in: for a range, one page is enough.
+    fn judge_fault(&self, flight: &Flight, outcome: Outcome, write: bool) -> Result<Keep, &'static str> {
         let proc = &self.procs[usize::from(flight.proc)];
         let (wanted, on) = match outcome {
-            Outcome::Done => (Ends::WELL, "no page may be written"),
-            Outcome::Fault => (Ends::FAULT, "every page may be written"),
+            Outcome::Done => (Ends::WELL, "no page may be accessed so"),
+            Outcome::Fault => (Ends::FAULT, "every page may be accessed so"),
             _ => return Ok(Keep::Either),
         };
         if outcome == Outcome::Fault && self.may_be_lost(flight) {
@@ -135,18 +153,53 @@ impl Oracle {
             || !proc.live
             || (proc.exiting && outcome == Outcome::Fault)
             || flight.past.meets(wanted)
-            || flight.spots().any(|spot| self.may_end(flight.proc, spot, wanted));
+            || flight.spots().any(|spot| self.may_end(flight.proc, spot, write, wanted));
         if right { Ok(Keep::Either) } else { Err(on) }
     }
 
-    /// True when a store to the page could end so now.
-    fn may_end(&self, proc: u8, spot: Spot, wanted: Ends) -> bool {
+    /// `mremap`: `EFAULT` unless one mapping holds the whole range (and mappings that look alike need not be one),
+    /// `EINVAL` when the two ranges overlap.
+    fn judge_move(&self, flight: &Flight, outcome: Outcome) -> Result<Keep, &'static str> {
+        match outcome {
+            Outcome::Invalid if flight.moves.is_none() || self.procs[usize::from(flight.proc)].files => {
+                Ok(Keep::NotApplied)
+            }
+            // ENOMEM: pages that were merged could not be taken apart.
+            Outcome::Fault | Outcome::NoMem => Ok(Keep::NotApplied),
+            Outcome::Done if flight.moves.is_none() => Err("the ranges overlap"),
+            Outcome::Done if !flight.contended && self.holes(flight).must.is_some() => Err("the range has a hole"),
+            Outcome::Done => Ok(Keep::AppliedMapped),
+            _ => Err("mremap"),
+        }
+    }
+
+    /// Calls that fault in every page of a range, up to the first that cannot be accessed: `ENOMEM` at a hole (or when
+    /// memory is short), `EINVAL` where the mapping forbids it, `EFAULT` at a guard page.
+    fn judge_populate(&self, flight: &Flight, outcome: Outcome, write: bool) -> Result<Keep, &'static str> {
+        if flight.disturbed || flight.contended || !self.procs[usize::from(flight.proc)].live {
+            return Ok(Keep::Either);
+        }
+        let may = |wanted| move |spot| self.may_end(flight.proc, spot, write, wanted);
+        let right = match outcome {
+            Outcome::Done => flight.spots().all(may(Ends::WELL)),
+            Outcome::NoMem => true,
+            Outcome::Invalid => flight.spots().any(may(Ends::ACC_ERR)),
+            Outcome::Fault => {
+                self.may_be_lost(flight) || flight.spots().any(may(Ends::MAP_ERR)) || flight.spots().any(may(Ends::BUS))
+            }
+            _ => false,
+        };
+        if right { Ok(Keep::Either) } else { Err("populate") }
+    }
+
+    /// True when an access to the page could end so now.
+    fn may_end(&self, proc: u8, spot: Spot, write: bool, wanted: Ends) -> bool {
         let space = &self.procs[usize::from(proc)].space;
         let changes = self.changes(proc, spot, None);
         if changes.is_empty() {
-            return space.states(spot).is_none_or(|s| s.iter().any(|s| s.ends(&self.files, true).meets(wanted)));
+            return space.states(spot).is_none_or(|s| s.iter().any(|s| s.ends(&self.files, write).meets(wanted)));
         }
-        space.reachable(spot, &changes).is_none_or(|s| s.iter().any(|s| s.ends(&self.files, true).meets(wanted)))
+        space.reachable(spot, &changes).is_none_or(|s| s.iter().any(|s| s.ends(&self.files, write).meets(wanted)))
     }
 
     /// Holes in the range of a call, while none was made or filled.
@@ -218,7 +271,11 @@ impl Oracle {
         let proc = usize::from(flight.proc);
         match flight.effect() {
             Some(effect @ Effect::Cut(..)) => self.finish_cut(cpu, effect),
-            Some(effect) => self.finish_pages(cpu, &flight, effect, keep),
+            Some(effect) => {
+                self.finish_pins(cpu, &flight, keep);
+                self.finish_moves(cpu, &flight, keep);
+                self.finish_pages(cpu, &flight, effect, keep);
+            }
             None => {}
         }
         if matches!(flight.code, OpCode::Truncate | OpCode::Remove) {
@@ -366,15 +423,21 @@ impl Oracle {
                 Some([State { applied: 0, ..effect.apply(unmapped, 0) }].into_iter().collect())
             }
             Effect::Zero if !files => {
-                let perms = crate::program::Perm::ALL.map(|perm| State { perm: Some(perm), ..unmapped });
-                Some(perms.into_iter().chain([unmapped]).collect())
+                let perms = crate::program::Perm::ALL.map(State::mapped);
+                let guards = perms.map(|state| State { guard: true, ..state });
+                Some(perms.into_iter().chain(guards).chain([unmapped]).collect())
             }
-            Effect::Zero | Effect::Protect(_) | Effect::Cut(..) => None,
+            Effect::Guard if !files => {
+                let guards = crate::program::Perm::ALL.map(|perm| State { guard: true, ..State::mapped(perm) });
+                Some(guards.into_iter().chain([unmapped]).collect())
+            }
+            Effect::Zero | Effect::Guard | Effect::Protect(_) | Effect::Cut(..) => None,
+            Effect::Free | Effect::Unguard | Effect::Empty | Effect::Arrive => None,
         }
     }
 
     /// Notes with the accesses in flight how they could have ended before the call on CPU `cpu` returned.
-    fn remember(&mut self, cpu: usize, proc: u8, spot: Spot, reach: Option<&Reach>) {
+    pub(super) fn remember(&mut self, cpu: usize, proc: u8, spot: Spot, reach: Option<&Reach>) {
         for (other, flight) in self.flights.iter_mut().enumerate() {
             let Some(flight) = flight else { continue };
             let Some(write) = flight.access() else { continue };

@@ -77,8 +77,8 @@ impl Space {
     }
 
     /// The frame behind `named`, which holds one of `values`, is failing: every page that may share it may be lost.
-    /// `None`: no value tells, so that the same page of each process may.
-    pub(super) fn condemn(&mut self, named: Spot, values: Option<&[Token]>) {
+    /// `None`: no value tells, so that the same page of each process may. After pages have `moved`, any may.
+    pub(super) fn condemn(&mut self, named: Spot, values: Option<&[Token]>, moved: bool) {
         for region in 0..self.windows.len() {
             for page in 0..self.windows[region].len() as u32 {
                 let spot = Spot { region: region as u8, page };
@@ -86,7 +86,7 @@ impl Space {
                     (Some(states), Some(values)) => {
                         states.iter().any(|s| s.perm.is_some() && values.contains(&s.value))
                     }
-                    _ => spot == named,
+                    _ => moved || spot == named,
                 };
                 if shares && self.lost(spot).is_none() {
                     self.lost.push((spot, Lost::Maybe));
@@ -101,7 +101,7 @@ impl Space {
         self.reach(map.region, end);
         if let Some(window) = self.windows.get_mut(usize::from(map.region)) {
             for (page, slot) in (0..end).zip(window) {
-                let state = State { perm: Some(map.perm), base: Base::of(map.backing, page), ..State::UNMAPPED };
+                let state = State { base: Base::of(map.backing, page), ..State::mapped(map.perm) };
                 *slot = Page { known: Known::One(state), stored: 0, mapped: now };
             }
         }
@@ -218,8 +218,8 @@ impl Space {
         match effect {
             Effect::Map(..) => (page.stored, page.mapped) = (0, began),
             Effect::Unmap => (page.stored, page.mapped) = (0, 0),
-            Effect::Zero => page.stored = 0,
-            Effect::Protect(_) | Effect::Cut(..) => {}
+            Effect::Zero | Effect::Free | Effect::Guard | Effect::Empty => page.stored = 0,
+            Effect::Protect(_) | Effect::Cut(..) | Effect::Unguard | Effect::Arrive => {}
         }
     }
 }

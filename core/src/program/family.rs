@@ -40,6 +40,8 @@ families! {
     Memcg = "memcg", "Memory control groups.";
     Poison = "poison", "Memory that fails, and memory that is taken out of use before it does.";
     Thp = "thp", "Huge pages and large folios.";
+    Madvise = "madvise", "Advice on memory: lazy freeing, populating, guard pages.";
+    Mremap = "mremap", "Mappings that move.";
 }
 
 /// A set of families.

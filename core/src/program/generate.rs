@@ -13,7 +13,7 @@ use crate::phys::MAX_MEMCGS;
 use crate::program::case::{Action, Case, Interrupt, MAX_FUZZ_INTERRUPTS, MAX_FUZZ_OPS, Map};
 use crate::program::codec::normalize;
 use crate::program::family::{Family, FamilySet, pick_code};
-use crate::program::op::{Op, OpCode, Perm, Shape};
+use crate::program::op::{Op, OpCode, Perm, Shape, TO_PAGES};
 use crate::program::rng::Rng;
 use crate::sched::Site;
 
@@ -139,6 +139,7 @@ impl Focus {
         match op.code.shape() {
             Shape::Proc | Shape::Block | Shape::Swap | Shape::Cgroup | Shape::DeviceProc | Shape::File => {}
             Shape::ProcProc => self.live |= 1 << (op.arg % MAX_PROCS as u8),
+            Shape::RangeTo => (self.proc, (self.region, self.page)) = (op.proc, op.to()),
             _ => (self.proc, self.region, self.page) = (op.proc, op.region, op.page),
         }
         if op.code == OpCode::Exit {
@@ -217,6 +218,12 @@ fn pick_arg(rng: &mut Rng, code: OpCode, proc: u8, config: &Config, file: bool) 
         Shape::Swap => rng.below(MAX_SWAP_DEVICES as u32) as u8,
         Shape::File => rng.below(FILES as u32) as u8,
         Shape::Cgroup => rng.below(MAX_MEMCGS as u32) as u8,
+        // Mostly to the same place in another window, so that whole tables can move.
+        Shape::RangeTo => {
+            let region = rng.below(MAX_REGIONS as u32) as u8;
+            let page = if rng.percent(70) { 0 } else { pick_page(rng, config) };
+            Op::arg_to(region, page.min(TO_PAGES - 1))
+        }
         Shape::Block => rng.below(config.geometry.movable_blocks()) as u8,
         Shape::DeviceRange | Shape::DeviceProc => {
             if rng.percent(75) {

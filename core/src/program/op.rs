@@ -49,6 +49,8 @@ pub enum Shape {
     DeviceRange,
     /// `gpu0 op A`: a device (in `arg`) and a process.
     DeviceProc,
+    /// `A op heap[0..4] stack[2]`: a range, and the page to which its first page goes (in `arg`).
+    RangeTo,
 }
 
 macro_rules! ops {
@@ -193,7 +195,36 @@ ops! {
         "Makes huge pages of what a range maps, if nothing is in the way (MADV_COLLAPSE).";
     Khugepaged = "khugepaged", Kernel, KernelRange, Thp, weight 5, "mm/khugepaged.c: khugepaged_scan_mm_slot()",
         "The daemon comes by and collapses what MADV_HUGEPAGE allows and seems worth it.";
+    Free = "free", User, Range, Madvise, weight 6, "mm/madvise.c: madvise_free_pte_range()",
+        "Tells that the contents of a range are not needed: until the next store they may be zero at any time.";
+    Cold = "cold", User, Range, Madvise, weight 2, "mm/madvise.c: madvise_cold_or_pageout_pte_range()",
+        "Makes the pages of a range old.";
+    WillNeed = "willneed", User, Range, Madvise, weight 2, "mm/madvise.c: swapin_walk_pmd_entry()",
+        "Reads what is swapped out of a range into the swap cache.";
+    PopulateRead = "populate-read", User, Range, Madvise, weight 2, "mm/gup.c: faultin_page_range()",
+        "Faults every page of a range in, as loads would.";
+    PopulateWrite = "populate-write", User, Range, Madvise, weight 2, "mm/gup.c: faultin_page_range()",
+        "Faults every page of a range in, as stores would.";
+    GuardInstall = "guard-install", User, Range, Madvise, weight 4, "mm/madvise.c: madvise_guard_install()",
+        "Makes guard pages of a range: what was there is gone, and an access is a fault (since 6.13).";
+    GuardRemove = "guard-remove", User, Range, Madvise, weight 3, "mm/madvise.c: madvise_guard_remove()",
+        "Takes the guard pages of a range away again.";
+    Mremap = "mremap", User, RangeTo, Mremap, weight 10, "mm/mremap.c: move_vma()",
+        "Moves a mapping to another place, with MREMAP_MAYMOVE and MREMAP_FIXED: what was mapped there is gone.";
+    MremapDontunmap = "mremap-dontunmap", User, RangeTo, Mremap, weight 5, "mm/mremap.c: move_vma()",
+        "The same with MREMAP_DONTUNMAP: the old mapping stays and is empty.";
+    PinFast = "pin-fast", User, Page, Gup, weight 4, "mm/gup.c: pin_user_pages_fast()",
+        "Pins a page for writing with a walk that takes no lock, or as `pin` does where that fails.";
+    PinRead = "pin-read", User, Page, Gup, weight 4, "mm/gup.c: pin_user_pages()",
+        "Pins a page for reading for a long time: one that may be shared is copied first.";
+    DmaRead = "dma-read", User, Page, Gup, weight 5, "Documentation/core-api/pin_user_pages.rst",
+        "A device reads the page that was pinned at an address last.";
+    DmaWrite = "dma-write", User, Page, Gup, weight 6, "Documentation/core-api/pin_user_pages.rst",
+        "A device writes the page that was pinned for writing at an address last.";
 }
+
+/// Pages of a window, from its start, that a move can go to.
+pub const TO_PAGES: u32 = 256 / crate::config::MAX_REGIONS as u32;
 
 /// One op with its operands. Which of them mean something is told by [`OpCode::shape`]; the others are zero
 /// in a normalised case.
@@ -224,6 +255,16 @@ impl Op {
     /// Device of a device op.
     pub fn device(&self) -> u8 {
         self.arg % crate::config::MAX_DEVICES as u8
+    }
+
+    /// Window and page that a move goes to: `arg` holds the window in its lowest two bits, the page above.
+    pub fn to(&self) -> (u8, u32) {
+        (self.arg % crate::config::MAX_REGIONS as u8, u32::from(self.arg) / crate::config::MAX_REGIONS as u32)
+    }
+
+    /// The `arg` of a move to this window and page, which must be below [`TO_PAGES`].
+    pub fn arg_to(region: u8, page: u32) -> u8 {
+        (page as u8).wrapping_mul(crate::config::MAX_REGIONS as u8) | region
     }
 
     /// Protection of `mmap` and `mprotect`.

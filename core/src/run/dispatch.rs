@@ -3,10 +3,10 @@
 use crate::config::Geometry;
 use crate::mm::Thp;
 use crate::observe::{Observation, Outcome};
-use crate::ops::madvise::{Advice, madvise, madvise_hugepage, madvise_remove};
+use crate::ops::madvise::{Advice, madvise, madvise_hugepage, madvise_populate, madvise_remove};
 use crate::ops::{
-    access, dmirror, fork, gup, hotplug, khugepaged, ksm, memcg, memory_failure, mmap, mprotect, process, rmap,
-    soft_offline, split, swapoff, task_mmu, truncate, vmscan, writeback,
+    access, dmirror, fork, gup, gup_fast, hotplug, khugepaged, ksm, memcg, memory_failure, mmap, mprotect, mremap,
+    process, rmap, soft_offline, split, swapoff, task_mmu, truncate, vmscan, writeback,
 };
 use crate::program::{Actor, Op, OpCode};
 use crate::sched::{Cpu, Site};
@@ -66,6 +66,12 @@ macro_rules! each_page {
     }};
 }
 
+/// Where a move goes to.
+fn target(op: &Op, geometry: Geometry) -> u32 {
+    let (region, page) = op.to();
+    geometry.region_base(region) + page
+}
+
 async fn call(k: &Cpu, op: &Op) -> Outcome {
     let g = k.config().geometry;
     let mm = op.proc;
@@ -79,10 +85,23 @@ async fn call(k: &Cpu, op: &Op) -> Outcome {
         OpCode::Mprotect => mprotect::mprotect(k, mm, start, end, op.perm()).await,
         OpCode::Dontneed => madvise(k, mm, start, end, Advice::DontNeed).await,
         OpCode::Pageout => madvise(k, mm, start, end, Advice::PageOut).await,
+        OpCode::Free => madvise(k, mm, start, end, Advice::Free).await,
+        OpCode::Cold => madvise(k, mm, start, end, Advice::Cold).await,
+        OpCode::WillNeed => madvise(k, mm, start, end, Advice::WillNeed).await,
+        OpCode::GuardInstall => madvise(k, mm, start, end, Advice::GuardInstall).await,
+        OpCode::GuardRemove => madvise(k, mm, start, end, Advice::GuardRemove).await,
+        OpCode::PopulateRead => madvise_populate(k, mm, start, end, false).await,
+        OpCode::PopulateWrite => madvise_populate(k, mm, start, end, true).await,
+        OpCode::Mremap => mremap::mremap(k, mm, start, end, target(op, g), false).await,
+        OpCode::MremapDontunmap => mremap::mremap(k, mm, start, end, target(op, g), true).await,
         OpCode::Fork => fork::fork(k, mm, op.arg).await,
         OpCode::Exit => process::exit(k, mm),
         OpCode::ExitThread => process::exit_thread(k, mm),
         OpCode::Pin => gup::pin(k, mm, start).await,
+        OpCode::PinFast => gup_fast::pin_fast(k, mm, start).await,
+        OpCode::PinRead => gup::pin_read(k, mm, start).await,
+        OpCode::DmaRead => gup::dma(k, mm, start, false).await,
+        OpCode::DmaWrite => gup::dma(k, mm, start, true).await,
         OpCode::Unpin => gup::unpin(k, mm, start).await,
         OpCode::ClearRefs => task_mmu::clear_refs(k, mm).await,
         OpCode::Pagemap => task_mmu::pagemap(k, mm, start, end).await,

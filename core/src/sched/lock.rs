@@ -3,7 +3,7 @@
 //! The order is that of the comments at the top of `mm/rmap.c` and `mm/filemap.c`, as far as these locks go:
 //! `mf_mutex`, `mem_hotplug_lock`, `ksm_thread_mutex`, `i_rwsem`, `mmap_lock`, `invalidate_lock`, folio lock, `i_mmap_rwsem`, `anon_vma->rwsem`, the driver's mutex (its notifier is called under all of these),
 //! `page_table_lock`, PMD lock, PTE-table lock. Two PTE-table locks nest only where the kernel says so
-//! (`SINGLE_DEPTH_NESTING` in `copy_pte_range()`).
+//! (`SINGLE_DEPTH_NESTING` in `copy_pte_range()`, `move_ptes()`), and two PMD locks likewise (`move_normal_pmd()`).
 
 use super::ctl::Run;
 use super::{Cpu, Sim, Site};

@@ -5,7 +5,7 @@ use super::{Cpu, Lock, Sim, Site};
 use crate::arch::{Arch, Pte, SwpEntry};
 use crate::entry::{Accessor, EntryConfig, EntryKind, transition_legal};
 use crate::invariant::page_table_check;
-use crate::mm::PtePtr;
+use crate::mm::{PtePtr, TableId};
 use crate::phys::{Flags, Pfn, ZERO_PFN};
 use crate::rule::{Evidence, Rule};
 use crate::trace::Event;
@@ -176,6 +176,24 @@ impl Sim {
         self.cover_entry(cpu, ec, p, old, new);
         self.log_entry(Some(cpu), ec, p, old, new);
         old
+    }
+
+    /// Hangs the PTE table at one address below another PMD: whatever is cached of the old address grants too much from
+    /// now on. False when there is no table.
+    pub fn move_table(&mut self, cpu: u8, mm: u8, old: (TableId, u32), new: (TableId, u32)) -> bool {
+        let arch = self.w.config.arch;
+        let t = &mut self.w.tables;
+        let (from, to) = (t.index(old.1, 1), t.index(new.1, 1));
+        let bits = t.get(old.0, from);
+        let Some(table) = t.next(arch, old.0, from) else { return false };
+        t.put(old.0, from, 0);
+        t.put(new.0, to, bits);
+        for i in 0..self.w.geometry().ptrs() {
+            if arch.pte_present(Pte(self.w.tables.get(table, i))) {
+                self.ctl.weakened.push(Weakened { cpu, mm, vpn: old.1 + i });
+            }
+        }
+        true
     }
 
     fn check_transition(&mut self, cpu: u8, p: PtePtr, from: EntryKind, to: EntryKind) {

@@ -137,6 +137,12 @@ impl Sim {
         Some(value)
     }
 
+    /// A device reads or writes a frame by DMA.
+    pub fn dma_access(&mut self, op: u32, proc: u8, vpn: u32, pfn: Pfn, write: bool) {
+        let value = self.retire(Agent::Dma, proc, vpn, pfn, write);
+        self.observe_access(op, Agent::Dma, proc, vpn, write, value);
+    }
+
     pub(super) fn observe_access(&mut self, op: u32, by: Agent, proc: u8, vpn: u32, write: bool, value: Token) {
         self.observe(if write {
             Observation::Store { op, proc, vpn, by, value }

@@ -60,6 +60,12 @@ impl Focus {
             Shape::Block | Shape::Swap | Shape::File => true,
             Shape::Proc | Shape::Cgroup | Shape::DeviceProc => self.pages().any(|(proc, _)| *proc == op.proc),
             Shape::ProcProc => self.pages().any(|(proc, _)| *proc == op.proc || *proc == op.arg),
+            Shape::RangeTo => {
+                let (region, page) = op.to();
+                let first = case.config.geometry.region_base(region) + page;
+                let arrives = |(proc, vpn): &Page| *proc == op.proc && (first..first + op.len).contains(vpn);
+                self.pages().any(|p| covers(p) || arrives(p))
+            }
             _ => self.pages().any(covers),
         }
     }

@@ -57,6 +57,7 @@ pub(super) fn agent(by: Agent) -> String {
     match by {
         Agent::Cpu(cpu) => format!("cpu{cpu}"),
         Agent::Device(device) => case_names::device(device),
+        Agent::Dma => "DMA".to_string(),
     }
 }
 

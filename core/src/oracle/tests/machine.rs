@@ -22,13 +22,30 @@ impl Rng {
     }
 }
 
-/// A page: its protection, its cell, its soft-dirty bit and that of its mapping.
+/// A page: its protection, its cell, its soft-dirty bit and that of its mapping; whether it is a guard page, and whether
+/// it may be dropped.
 #[derive(Clone, Copy)]
 struct Pte {
     perm: Perm,
     cell: usize,
     dirty: bool,
     new: bool,
+    guard: bool,
+    lazy: bool,
+}
+
+impl Pte {
+    fn new(perm: Perm, cell: usize) -> Pte {
+        Pte { perm, cell, dirty: false, new: true, guard: false, lazy: false }
+    }
+
+    fn allows(&self, write: bool) -> bool {
+        self.perm == Perm::ReadWrite || (!write && self.perm == Perm::Read)
+    }
+
+    fn permits(&self, write: bool) -> bool {
+        self.allows(write) && !self.guard
+    }
 }
 
 #[derive(Clone, Default)]
@@ -82,7 +99,7 @@ impl Machine {
         };
         for page in 0..4 {
             let cell = machine.cell(0);
-            machine.procs[0].pages[page] = Some(Pte { perm: Perm::ReadWrite, cell, dirty: false, new: true });
+            machine.procs[0].pages[page] = Some(Pte::new(Perm::ReadWrite, cell));
         }
         (machine.procs[0].live, machine.procs[0].named) = (true, true);
         machine
@@ -115,8 +132,13 @@ impl Machine {
         let mut op =
             Op { proc: proc as u8, page: page as u32, arg: self.rng.below(3) as u8, ..Op::new(code, cpu as u8) };
         op.len = 1 + self.rng.below(PAGES - page) as u32;
+        let moves = matches!(code, OpCode::Mremap | OpCode::MremapDontunmap);
+        let to = self.rng.below(PAGES + 1 - op.len as usize);
+        if moves {
+            op.arg = Op::arg_to(0, to as u32);
+        }
         let first = page;
-        let end = if code == OpCode::Pin { first + 1 } else { first + op.len as usize };
+        let end = if code.shape() == crate::program::Shape::Page { first + 1 } else { first + op.len as usize };
         let index = self.case.ops.len() as u32;
         self.case.ops.push(op);
         self.seen.push(Observation::Start { op: index });
@@ -124,7 +146,9 @@ impl Machine {
             OpCode::Fork | OpCode::ClearRefs => (0..PAGES).collect(),
             _ => (first..end).collect(),
         };
-        if matches!(code, OpCode::Munmap | OpCode::Mmap | OpCode::Dontneed | OpCode::Fork | OpCode::ClearRefs) {
+        if matches!(code, OpCode::Munmap | OpCode::Mmap | OpCode::Dontneed | OpCode::Fork | OpCode::ClearRefs)
+            || matches!(code, OpCode::Free | OpCode::GuardInstall | OpCode::GuardRemove)
+        {
             for i in (1..todo.len()).rev() {
                 todo.swap(i, self.rng.below(i + 1));
             }
@@ -138,7 +162,15 @@ impl Machine {
         if code == OpCode::Exit && !skip {
             self.procs[proc].exiting = true;
         }
-        let outcome = if code == OpCode::Exclusive { Outcome::Fault } else { Outcome::Done };
+        let mut outcome = if code == OpCode::Exclusive { Outcome::Fault } else { Outcome::Done };
+        if moves && !skip {
+            let overlap = first < to + op.len as usize && to < end;
+            let hole = (first..end).any(|p| self.procs[proc].pages[p].is_none());
+            if overlap || hole {
+                outcome = if overlap { Outcome::Invalid } else { Outcome::Fault };
+                todo.clear();
+            }
+        }
         self.running[cpu] = Some(Running { op: index, skip, todo, outcome, child: Default::default() });
     }
 
@@ -157,16 +189,20 @@ impl Machine {
         match op.code {
             OpCode::Read | OpCode::Write | OpCode::DevRead | OpCode::DevWrite => self.access(cpu, op, page),
             OpCode::Mmap | OpCode::Munmap | OpCode::Dontneed | OpCode::Mprotect => self.change(cpu, op, page),
-            OpCode::Pin => {
-                let right = self.procs[usize::from(op.proc)].pages[page].is_some_and(|p| p.perm == Perm::ReadWrite);
+            OpCode::Free | OpCode::GuardInstall | OpCode::GuardRemove => self.change(cpu, op, page),
+            OpCode::Mremap | OpCode::MremapDontunmap => self.shift(op, page),
+            OpCode::PopulateRead | OpCode::PopulateWrite => self.populate(cpu, op, page),
+            OpCode::Pin | OpCode::PinFast | OpCode::PinRead => {
+                let write = op.code != OpCode::PinRead;
+                let right = self.procs[usize::from(op.proc)].pages[page].is_some_and(|p| p.permits(write));
                 self.running[cpu].as_mut().unwrap().outcome = if right { Outcome::Done } else { Outcome::Fault };
             }
-            OpCode::Exclusive
-                if self.procs[usize::from(op.proc)].pages[page].is_some_and(|p| p.perm == Perm::ReadWrite) =>
-            {
+            OpCode::Exclusive if self.procs[usize::from(op.proc)].pages[page].is_some_and(|p| p.permits(true)) => {
                 self.running[cpu].as_mut().unwrap().outcome = Outcome::Done;
             }
-            OpCode::Pageout | OpCode::Mergeable if self.procs[usize::from(op.proc)].pages[page].is_none() => {
+            OpCode::Pageout | OpCode::Mergeable | OpCode::Cold | OpCode::WillNeed
+                if self.procs[usize::from(op.proc)].pages[page].is_none() =>
+            {
                 self.running[cpu].as_mut().unwrap().outcome = Outcome::NoMem;
             }
             OpCode::Fork => {
@@ -194,10 +230,12 @@ impl Machine {
         let write = matches!(cmd.code, OpCode::Write | OpCode::DevWrite);
         let device = matches!(cmd.code, OpCode::DevRead | OpCode::DevWrite);
         let by = if device { Agent::Device(cmd.device()) } else { Agent::Cpu(cpu as u8) };
-        let permits = |p: &Pte| p.perm == Perm::ReadWrite || (!write && p.perm == Perm::Read);
+        let permits = |p: &Pte| p.permits(write);
         let at = usize::from(proc);
         let old = self.stale.iter().find(|(c, p, v, e)| *c == cpu && *p == at && *v == page && permits(e));
-        let pte = old.filter(|_| !device).map(|(_, _, _, e)| *e).or(self.procs[at].pages[page]);
+        let old = old.filter(|_| !device).map(|(_, _, _, e)| *e);
+        self.drop_lazily(at, page);
+        let pte = old.or(self.procs[at].pages[page]);
         match pte {
             Some(pte) if permits(&pte) => {
                 if write {
@@ -205,6 +243,7 @@ impl Machine {
                     self.cells[pte.cell] = self.tokens;
                     if let Some(p) = &mut self.procs[at].pages[page] {
                         p.dirty = true;
+                        p.lazy &= old.is_some_and(|o| !o.lazy);
                     }
                     self.seen.push(Observation::Store { op, proc, vpn, by, value: self.tokens });
                 } else {
@@ -212,7 +251,8 @@ impl Machine {
                 }
             }
             pte => {
-                let signal = if pte.is_none() { Signal::SegvMapErr } else { Signal::SegvAccErr };
+                let forbidden = pte.is_some_and(|p| !p.allows(write));
+                let signal = if forbidden { Signal::SegvAccErr } else { Signal::SegvMapErr };
                 self.seen.push(Observation::Signal { op, proc, vpn, by, write, signal });
                 let running = self.running[cpu].as_mut().unwrap();
                 running.todo.clear();
@@ -226,8 +266,17 @@ impl Machine {
         let old = self.procs[proc].pages[page];
         let cell = self.cell(0);
         let new = match (op.code, old) {
-            (OpCode::Mmap, _) => Some(Pte { perm: op.perm(), cell, dirty: false, new: true }),
-            (OpCode::Dontneed, Some(p)) => Some(Pte { cell, dirty: false, ..p }),
+            (OpCode::Mmap, _) => Some(Pte::new(op.perm(), cell)),
+            (OpCode::Dontneed, Some(p)) => Some(Pte { cell, dirty: false, lazy: false, ..p }),
+            (OpCode::Free, Some(p)) => Some(Pte { dirty: false, lazy: true, ..p }),
+            (OpCode::GuardInstall, Some(p)) => {
+                let halfway = self.rng.below(3) == 0;
+                if halfway {
+                    self.running[cpu].as_mut().unwrap().todo.push(page);
+                }
+                Some(Pte { cell, dirty: false, lazy: false, guard: p.guard || !halfway, ..p })
+            }
+            (OpCode::GuardRemove, Some(p)) => Some(Pte { guard: false, ..p }),
             (OpCode::Mprotect, Some(p)) => Some(Pte { perm: op.perm(), ..p }),
             (OpCode::Munmap, _) => None,
             _ => {
@@ -249,6 +298,47 @@ impl Machine {
         }
     }
 
+    /// Moves a page: its cell is at the new address, and can still be reached at the old one.
+    fn shift(&mut self, op: Op, page: usize) {
+        let proc = usize::from(op.proc);
+        let to = op.to().1 as usize + page - op.page as usize;
+        let cell = self.cell(0);
+        let (moved, gone) = (self.procs[proc].pages[page], self.procs[proc].pages[to]);
+        let empty = moved.map(|p| Pte { cell, dirty: false, guard: false, lazy: false, ..p });
+        self.procs[proc].pages[to] = moved;
+        self.procs[proc].pages[page] = empty.filter(|_| op.code == OpCode::MremapDontunmap);
+        for other in 0..MAX_CPUS {
+            for (page, old) in [(page, moved), (to, gone)] {
+                if let Some(old) = old.filter(|_| self.rng.below(2) == 0) {
+                    self.stale.push((other, proc, page, old));
+                }
+            }
+        }
+    }
+
+    /// Faults a page in, or ends the call.
+    fn populate(&mut self, cpu: usize, op: Op, page: usize) {
+        let write = op.code == OpCode::PopulateWrite;
+        let outcome = match self.procs[usize::from(op.proc)].pages[page] {
+            None => Outcome::NoMem,
+            Some(p) if p.permits(write) => return,
+            Some(p) if p.allows(write) => Outcome::Fault,
+            Some(_) => Outcome::Invalid,
+        };
+        let running = self.running[cpu].as_mut().unwrap();
+        running.todo.clear();
+        running.outcome = outcome;
+    }
+
+    /// A page that may be dropped is, now and then.
+    fn drop_lazily(&mut self, proc: usize, page: usize) {
+        let drops = self.rng.below(3) == 0;
+        if let Some(pte) = self.procs[proc].pages[page].as_mut().filter(|p| p.lazy && drops) {
+            pte.lazy = false;
+            self.cells[pte.cell] = 0;
+        }
+    }
+
     fn end(&mut self, cpu: usize, op: Op) {
         let running = self.running[cpu].take().unwrap();
         let proc = usize::from(op.proc);
@@ -257,7 +347,10 @@ impl Machine {
             (child.live, child.exiting, child.pages) = (true, false, running.child);
         }
         let range = op.page as usize..(op.page + op.len) as usize;
-        self.stale.retain(|(_, p, page, _)| *p != proc || !range.contains(page));
+        let target =
+            if matches!(op.code, OpCode::Mremap | OpCode::MremapDontunmap) { op.to().1 } else { op.page } as usize;
+        let target = target..target + op.len as usize;
+        self.stale.retain(|(_, p, page, _)| *p != proc || !range.contains(page) && !target.contains(page));
         self.seen.push(Observation::End { op: running.op, outcome: running.outcome });
         for proc in 0..MAX_PROCS {
             let busy = (0..MAX_CPUS)
@@ -323,7 +416,10 @@ fn a_changed_load_of_a_machine_with_one_cpu_is_always_caught() {
             continue;
         }
         let at = loads[machine.rng.below(loads.len())];
-        let wrong = 1 + machine.rng.below(1 + machine.tokens as usize) as Token;
+        // Where a page may be dropped, its last value and zero are both right.
+        let freed = machine.case.ops.iter().any(|op| op.code == OpCode::Free);
+        let wrong = machine.rng.below(1 + machine.tokens as usize) as Token;
+        let wrong = 1 + if freed { machine.tokens } else { wrong };
         if let Observation::Load { value, .. } = &mut machine.seen[at] {
             *value = if *value == wrong { 0 } else { wrong };
         }
@@ -348,9 +444,14 @@ fn a_dropped_store_or_an_access_turned_into_a_fault_is_caught_on_one_cpu() {
         if let Observation::Store { op, proc, vpn, by, .. } = store {
             let fault = Observation::Signal { op, proc, vpn, by, write: true, signal: Signal::SegvAccErr };
             machine.seen.insert(at, fault);
-            let exiting = machine.seen[..at].iter().any(|o| {
-                matches!(o, Observation::Start { op }
-                if matches!(machine.case.ops[*op as usize].code, OpCode::Exit | OpCode::ExitThread))
+            let code = |op: &u32| machine.case.ops[*op as usize].code;
+            // A failed move may have unmapped its target.
+            let exiting = machine.seen[..at].iter().any(|o| match o {
+                Observation::Start { op } => matches!(code(op), OpCode::Exit | OpCode::ExitThread),
+                Observation::End { op, outcome: Outcome::Fault } => {
+                    matches!(code(op), OpCode::Mremap | OpCode::MremapDontunmap)
+                }
+                _ => false,
             });
             let found = machine.judge(&mut oracle);
             assert!(found.is_err() || (exiting && matches!(by, Agent::Device(_))), "seed {seed}: {found:?}");

@@ -10,7 +10,7 @@ use crate::entry::EntryConfig;
 use crate::observe::{Backing, FILES};
 use crate::phys::MAX_MEMCGS;
 use crate::program::case::{Action, Case, Interrupt, MAX_INTERRUPTS, MAX_OPS, Map};
-use crate::program::op::{Op, OpCode, Perm, Shape};
+use crate::program::op::{Op, OpCode, Perm, Shape, TO_PAGES};
 
 /// Most maps a case can have: one for each process and window.
 pub const MAX_MAPS: usize = MAX_PROCS * MAX_REGIONS;
@@ -94,6 +94,8 @@ struct Operands {
     args: u8,
     /// True when `arg` is a process that must not be the op's own.
     child: bool,
+    /// True when `arg` is a place that a range goes to.
+    to: bool,
 }
 
 const OPERANDS: [Operands; OpCode::ALL.len()] = {
@@ -107,7 +109,7 @@ const OPERANDS: [Operands; OpCode::ALL.len()] = {
 };
 
 const fn operands(shape: Shape) -> Operands {
-    let none = Operands { proc: !0, region: 0, pages: 0, many: 0, args: 1, child: false };
+    let none = Operands { proc: !0, region: 0, pages: 0, many: 0, args: 1, child: false, to: false };
     let range = Operands { region: !0, pages: !0, many: !0, ..none };
     match shape {
         Shape::Proc => none,
@@ -122,6 +124,7 @@ const fn operands(shape: Shape) -> Operands {
         Shape::Cgroup => Operands { args: MAX_MEMCGS as u8, ..none },
         Shape::DeviceRange => Operands { args: MAX_DEVICES as u8, ..range },
         Shape::DeviceProc => Operands { args: MAX_DEVICES as u8, ..none },
+        Shape::RangeTo => Operands { to: true, ..range },
     }
 }
 
@@ -134,6 +137,12 @@ pub(in crate::program) fn repair_op(op: &mut Op, config: &Config) {
     op.region &= has.region & (MAX_REGIONS as u8 - 1);
     let (page, len) = fit(op.page & has.pages, op.len & has.many, config);
     (op.page, op.len) = (page, len & has.pages);
+    if has.to {
+        let (region, page) = op.to();
+        let room = (config.geometry.region_pages() - op.len + 1).min(TO_PAGES);
+        op.arg = Op::arg_to(region, page % room);
+        return;
+    }
     let args = if has.args == 0 { config.geometry.movable_blocks() } else { u32::from(has.args) };
     op.arg = (u32::from(op.arg) % args) as u8;
     if has.child && op.arg == op.proc {

@@ -13,7 +13,7 @@ use crate::observe::{Backing, FILE_NAMES};
 use crate::phys::MAX_MEMCGS;
 use crate::program::case::{Action, Case, Interrupt, MAX_BYTES, MAX_INTERRUPTS, MAX_OPS, Map};
 use crate::program::codec::normalize;
-use crate::program::op::{Actor, Op, OpCode, Perm, Shape};
+use crate::program::op::{Actor, Op, OpCode, Perm, Shape, TO_PAGES};
 use crate::rule::Rule;
 use crate::sched::Site;
 
@@ -372,6 +372,18 @@ impl Parser {
                 op.proc = words.proc()?;
                 words.lookup("unit", |w| (w == "cgroup").then_some(()), || vec!["cgroup"])?;
                 op.arg = words.number("control group", 0, MAX_MEMCGS as u32 - 1)? as u8;
+            }
+            Shape::RangeTo => {
+                op.region = words.window(&mut self.bindings, false)?;
+                (op.page, op.len) = words.range(config)?;
+                let region = words.window(&mut self.bindings, true)?;
+                let column = words.column();
+                let page = words.page(config)?;
+                let room = (config.geometry.region_pages() - op.len + 1).min(TO_PAGES);
+                if page >= room {
+                    return words.error_at(column, format!("the range fits in at pages 0 to {} only", room - 1));
+                }
+                op.arg = Op::arg_to(region, page);
             }
             Shape::DeviceProc => op.proc = words.proc()?,
             shape @ (Shape::Range | Shape::RangeProt | Shape::KernelRange | Shape::DeviceRange) => {

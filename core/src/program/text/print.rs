@@ -142,15 +142,21 @@ fn first_mistake(document: &Document, told: &[bool; MAX_REGIONS]) -> Option<u8> 
 /// Windows in the order in which a text names them, and whether the name may be new there.
 fn mentions(case: &Case) -> impl Iterator<Item = (u8, bool)> {
     let maps = case.maps.iter().map(|m| (m.region, true));
-    let ops = case.ops.iter().filter_map(|op| match op.code.shape() {
-        Shape::Proc
-        | Shape::ProcProc
-        | Shape::Block
-        | Shape::Swap
-        | Shape::Cgroup
-        | Shape::DeviceProc
-        | Shape::File => None,
-        shape => Some((op.region, shape == Shape::Map)),
+    let ops = case.ops.iter().flat_map(|op| {
+        let shape = op.code.shape();
+        let none = matches!(
+            shape,
+            Shape::Proc
+                | Shape::ProcProc
+                | Shape::Block
+                | Shape::Swap
+                | Shape::Cgroup
+                | Shape::DeviceProc
+                | Shape::File
+        );
+        let range = (!none).then_some((op.region, shape == Shape::Map));
+        let to = (shape == Shape::RangeTo).then_some((op.to().0, true));
+        range.into_iter().chain(to)
     });
     let interrupts = case.interrupts.iter().filter_map(|i| match i.action {
         Action::Switch { .. } => None,
@@ -263,6 +269,11 @@ fn push_operands(out: &mut String, op: &Op, names: &Names) {
             out.push_str(op.perm().name());
         }
         Shape::Range | Shape::Page => range(out),
+        Shape::RangeTo => {
+            range(out);
+            let (region, page) = op.to();
+            let _ = write!(out, " {}[{page}]", names.get(region));
+        }
         Shape::KernelRange | Shape::DeviceRange => {
             out.push_str(proc(op.proc));
             out.push(' ');

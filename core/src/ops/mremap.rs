@@ -1,0 +1,238 @@
+//! `mm/mremap.c`: mappings that go elsewhere with what they hold. `MREMAP_MAYMOVE | MREMAP_FIXED`, with and without
+//! `MREMAP_DONTUNMAP`, and resizing in place.
+//!
+//! Nothing is copied: the entries move, one by one or a table at a time, and the folios stay. A folio's index stays too,
+//! and so the new VMA's `pgoff` is such that the index leads to the new address. Reclaim and migration, which take no
+//! `mmap_lock`, look at the old VMA first and at the new one next, as those joined the `anon_vma`; who finds nothing at
+//! the old address finds it at the new one.
+
+use super::ksm::unmerge_ksm_pages;
+use super::mmap::{detach_range, insert, unmap_region};
+use super::pgtable::{pmd_alloc, pte_alloc};
+use super::rmap::anon_vma_clone;
+use super::split::split_huge_pmd_address;
+use super::zap::unlink_anon_vmas;
+use crate::arch::Pte;
+use crate::config::Defect;
+use crate::mm::{NewVma, PtePtr, TableId, VmaId};
+use crate::observe::Outcome;
+use crate::sched::{Cpu, Lock, NotifyEvent, Site};
+
+/// `mremap_to()`: moves `start..end` to `to`, where whatever was mapped is gone. With `dontunmap` the old mapping stays,
+/// and is empty.
+pub async fn mremap(k: &Cpu, mm: u8, start: u32, end: u32, to: u32, dontunmap: bool) -> Outcome {
+    let len = end - start;
+    k.lock(Lock::MmapWrite(mm)).await;
+    let anonymous = {
+        let s = k.s();
+        s.w.vma_lookup(mm, start).map(|v| s.w.vmas[v].anonymous())
+    };
+    let overlap = end > to && to + len > start;
+    let outcome = match anonymous {
+        None => Outcome::Fault,
+        // Mappings of files are not moved here.
+        Some(anonymous) if overlap || !anonymous => Outcome::Invalid,
+        Some(_) => {
+            do_munmap(k, mm, to, to + len).await;
+            move_vma(k, mm, start, end, to, dontunmap).await
+        }
+    };
+    k.unlock(Lock::MmapWrite(mm));
+    outcome
+}
+
+/// `do_munmap()`: without the downgrade of `mmap_lock`.
+async fn do_munmap(k: &Cpu, mm: u8, start: u32, end: u32) {
+    let detached = detach_range(k, mm, start, end).await;
+    unmap_region(k, mm, &detached).await;
+}
+
+/// `vma_to_resize()` and `move_vma()`. The range must lie in one VMA.
+async fn move_vma(k: &Cpu, mm: u8, start: u32, end: u32, to: u32, dontunmap: bool) -> Outcome {
+    let vma = {
+        let s = k.s();
+        s.w.vma_lookup(mm, start).filter(|v| end <= s.w.vmas[*v].end)
+    };
+    let Some(vma) = vma else { return Outcome::Fault };
+    // ksm_madvise(MADV_UNMERGEABLE): a KSM page is found by its address, so none may move.
+    let merged = {
+        let s = k.s();
+        s.w.vmas[vma].mergeable && s.w.vmas[vma].anon_vma.is_some()
+    };
+    if merged && let Err(error) = unmerge_ksm_pages(k, vma, start, end).await {
+        return error;
+    }
+    let new_vma = copy_vma(k, vma, start, end, to).await;
+    move_page_tables(k, vma, start, end, to).await;
+    // mremap_userfaultfd_prep(): without UFFD_FEATURE_EVENT_REMAP the new mapping is not registered.
+    k.s().w.vmas[new_vma].uffd_wp = false;
+    if dontunmap {
+        let whole = {
+            let s = k.s();
+            s.w.vmas[vma].start == start && s.w.vmas[vma].end == end
+        };
+        if whole {
+            unlink_anon_vmas(k, vma).await;
+            // A mapping without an anon_vma has the offset of its address.
+            k.s().w.vmas[vma].pgoff = start;
+        }
+    } else {
+        do_munmap(k, mm, start, end).await;
+    }
+    Outcome::Done
+}
+
+/// `copy_vma()`, without merging: so the new VMA comes after the old one in every walk, and `need_rmap_locks` is false.
+async fn copy_vma(k: &Cpu, vma: VmaId, start: u32, end: u32, to: u32) -> VmaId {
+    let new = {
+        let s = &mut *k.s();
+        let v = &s.w.vmas[vma];
+        // Nothing was mapped yet: the offset may as well be that of the new address.
+        let pgoff = if v.anon_vma.is_some() { v.linear_page_index(start) } else { to };
+        let like = NewVma { start: to, end: to + (end - start), pgoff, ..v.like() };
+        let new = s.w.vmas.alloc(like);
+        let (uffd_wp, mergeable) = (s.w.vmas[vma].uffd_wp, s.w.vmas[vma].mergeable);
+        let v = &mut s.w.vmas[new];
+        (v.uffd_wp, v.mergeable) = (uffd_wp, mergeable);
+        new
+    };
+    anon_vma_clone(k, vma, new).await;
+    let s = &mut *k.s();
+    let mm = s.w.vmas[new].mm;
+    insert(&mut s.w, mm, new);
+    new
+}
+
+/// `move_page_tables()`, at PMD level where both addresses and the length allow it. Tables of a higher level are not
+/// moved as a whole, nor is the range widened to a border (`try_realign_addr()`).
+async fn move_page_tables(k: &Cpu, vma: VmaId, start: u32, end: u32, to: u32) {
+    let mm = k.s().w.vmas[vma].mm;
+    let ptrs = k.config().geometry.ptrs();
+    k.mmu_notifier_invalidate_range_start(mm, start, end, NotifyEvent::Clear).await;
+    let (mut old, mut new) = (start, to);
+    let mut flush_late = false;
+    while old < end {
+        // get_extent()
+        let extent = (ptrs - old % ptrs).min(ptrs - new % ptrs).min(end - old);
+        // A huge page is split here, also where the kernel moves it whole (move_huge_pmd()).
+        split_huge_pmd_address(k, vma, old, None).await;
+        let moved = extent == ptrs && !clears_uffd_wp(k, vma) && move_normal_pmd(k, vma, mm, old, new).await;
+        if !moved && k.pte_offset(mm, old).is_some() {
+            pte_alloc(k, mm, new).await;
+            flush_late |= move_ptes(k, vma, mm, old, old + extent, new).await;
+        }
+        (old, new) = (old + extent, new + extent);
+    }
+    if flush_late {
+        k.site(Site::MremapFlush).await;
+        k.flush_tlb_range(mm, start, end).await;
+    }
+    k.mmu_notifier_invalidate_range_end(mm).await;
+}
+
+/// `vma_has_uffd_without_event_remap()`: what userfaultfd has write-protected is not protected at the new address.
+fn clears_uffd_wp(k: &Cpu, vma: VmaId) -> bool {
+    k.s().w.vmas[vma].uffd_wp && !k.has(Defect::V5)
+}
+
+/// `move_ptes()`. True when the flush is still to come, as it was once.
+async fn move_ptes(k: &Cpu, vma: VmaId, mm: u8, start: u32, end: u32, to: u32) -> bool {
+    let arch = k.arch();
+    let need_clear_uffd_wp = clears_uffd_wp(k, vma);
+    let Some(first) = k.pte_offset_map_lock(mm, start).await else { return false };
+    let Some(new_first) = k.pte_offset(mm, to) else {
+        k.pte_unmap_unlock(first);
+        return false;
+    };
+    let nested = new_first.table != first.table;
+    if nested {
+        k.lock(Lock::PteNested(new_first.table)).await;
+    }
+    let mut force_flush = false;
+    for vpn in start..end {
+        let i = vpn - start;
+        let p = PtePtr { index: first.index + i, vpn, ..first };
+        let q = PtePtr { index: new_first.index + i, vpn: to + i, ..new_first };
+        if arch.pte_none(k.ptep_get(p)) {
+            continue;
+        }
+        let pte = k.ptep_get_and_clear(p).await;
+        force_flush |= arch.pte_present(pte);
+        k.site(Site::MremapMove).await;
+        let pte = move_soft_dirty_pte(k, pte);
+        let pte = if need_clear_uffd_wp { clear_uffd_wp(k, pte) } else { pte };
+        k.set_pte_at(q, pte).await;
+    }
+    // Before the locks are dropped: the folio stays as long as translations of the old address do.
+    let late = force_flush && k.has(Defect::V4);
+    if force_flush && !late {
+        k.site(Site::MremapFlush).await;
+        k.flush_tlb_range(mm, start, end).await;
+    }
+    if nested {
+        k.unlock(Lock::PteNested(new_first.table));
+    }
+    k.pte_unmap_unlock(first);
+    late
+}
+
+/// `move_soft_dirty_pte()`: user space is to notice that entries came from elsewhere.
+fn move_soft_dirty_pte(k: &Cpu, pte: Pte) -> Pte {
+    let arch = k.arch();
+    if !arch.has_soft_dirty() {
+        pte
+    } else if arch.pte_present(pte) {
+        arch.pte_mksoft_dirty(pte)
+    } else {
+        arch.pte_swp_mksoft_dirty(pte)
+    }
+}
+
+fn clear_uffd_wp(k: &Cpu, pte: Pte) -> Pte {
+    let arch = k.arch();
+    if arch.pte_present(pte) { arch.pte_clear_uffd_wp(pte) } else { arch.pte_swp_clear_uffd_wp(pte) }
+}
+
+/// `move_normal_pmd()`, called by `move_pgt_entry()` with the locks of the reverse map: the walks of others hold no lock
+/// of the PMD, and would flush the old address for an entry that is already at the new one.
+async fn move_normal_pmd(k: &Cpu, vma: VmaId, mm: u8, old: u32, new: u32) -> bool {
+    let Some(old_pmd) = k.pmd_offset(mm, old).map(|p| p.table) else { return false };
+    // alloc_new_pmd()
+    let new_pmd = pmd_alloc(k, mm, new).await.table;
+    let locked = !k.has(Defect::V6);
+    let root = {
+        let s = k.s();
+        s.w.vmas[vma].anon_vma.map(|a| s.w.anon_vmas[a].root).filter(|_| locked)
+    };
+    if let Some(root) = root {
+        k.lock(Lock::AnonVmaWrite(root)).await;
+    }
+    let moved = move_locked_pmd(k, mm, (old_pmd, old), (new_pmd, new)).await;
+    if let Some(root) = root {
+        k.unlock(Lock::AnonVmaWrite(root));
+    }
+    moved
+}
+
+async fn move_locked_pmd(k: &Cpu, mm: u8, old: (TableId, u32), new: (TableId, u32)) -> bool {
+    // free_pgtables() should have released the table at the new address.
+    if k.pte_offset(mm, new.1).is_some() {
+        return false;
+    }
+    k.lock(Lock::Pmd(old.0)).await;
+    let nested = new.0 != old.0;
+    if nested {
+        k.lock(Lock::PmdNested(new.0)).await;
+    }
+    k.site(Site::MremapMovePmd).await;
+    let moved = k.s().move_table(k.id, mm, old, new);
+    if moved {
+        let ptrs = k.config().geometry.ptrs();
+        k.flush_tlb_range(mm, old.1, old.1 + ptrs).await;
+    }
+    if nested {
+        k.unlock(Lock::PmdNested(new.0));
+    }
+    k.unlock(Lock::Pmd(old.0));
+    moved
+}

@@ -1,0 +1,162 @@
+//! Mappings that move (`mremap`).
+//!
+//! While the call is in flight the memory behind a page can be reached at the old address and at the new one: two
+//! pages with one cell. So each page of the target may also be what the page of the source is, as if the call had
+//! taken effect, and what is stored to one of the two may be in the other. When the call returns, the target is what
+//! the source was, and the source is unmapped or, with `MREMAP_DONTUNMAP`, empty.
+//!
+//! If another call changes pages of either range meanwhile, or forks the process, nothing is known of these pages
+//! until they are looked at again.
+
+use super::Oracle;
+use super::flight::Flight;
+use super::page::{Reach, State, dedup, insert};
+use super::result::Keep;
+use super::space::Spot;
+use crate::program::OpCode;
+
+/// The move that a call in flight makes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Move {
+    /// Where the first page goes.
+    pub(super) to: Spot,
+    /// Another call works on these pages: nothing is known of them.
+    pub(super) confused: bool,
+}
+
+impl Flight {
+    /// The page of the target for a page of the source.
+    pub(super) fn target_of(&self, spot: Spot) -> Option<Spot> {
+        let to = self.moves?.to;
+        let inside = self.region == spot.region && (self.first..self.end).contains(&spot.page);
+        inside.then(|| Spot { region: to.region, page: to.page + (spot.page - self.first) })
+    }
+
+    /// The page of the source for a page of the target.
+    pub(super) fn source_of(&self, spot: Spot) -> Option<Spot> {
+        let to = self.moves?.to;
+        let inside = to.region == spot.region && (to.page..to.page + self.len()).contains(&spot.page);
+        inside.then(|| Spot { region: self.region, page: self.first + (spot.page - to.page) })
+    }
+
+    /// True when a change by one of the two calls could be seen in what the other moves.
+    fn confuses(&self, other: &Flight) -> bool {
+        self.proc == other.proc && (self.code == OpCode::Fork || self.effect().is_some() && self.overlaps(other))
+    }
+}
+
+impl Oracle {
+    /// A call begins on CPU `cpu`: does it move pages, or touch some that are being moved?
+    pub(super) fn begin_moves(&mut self, cpu: usize, flight: &Flight) {
+        for other in 0..self.flights.len() {
+            let Some(with) = self.flights[other].filter(|_| other != cpu) else { continue };
+            if with.moves.is_some() && flight.confuses(&with) {
+                self.confuse(other);
+            }
+            if flight.moves.is_some() && with.confuses(flight) {
+                self.confuse(cpu);
+            }
+        }
+        let Some(moves) = self.flights[cpu].and_then(|f| f.moves) else { return };
+        let proc = flight.proc;
+        self.moved = true;
+        self.procs[usize::from(proc)].space.reach(moves.to.region, moves.to.page + flight.len());
+        self.procs[usize::from(proc)].merged = self.now;
+        if moves.confused {
+            return self.confuse(cpu);
+        }
+        for spot in flight.spots() {
+            let Some(to) = flight.target_of(spot) else { continue };
+            self.may_arrive(proc, spot, to, 1 << cpu);
+        }
+    }
+
+    /// A page of the target may also be what the page of the source is.
+    fn may_arrive(&mut self, proc: u8, from: Spot, to: Spot, bit: u8) {
+        let space = &mut self.procs[usize::from(proc)].space;
+        let mut set = Reach::new();
+        let joined = match (space.states(from), space.states(to)) {
+            (Some(source), Some(old)) => {
+                let arrived = source.iter().filter(|s| s.applied & bit == 0).map(|s| State { applied: bit, ..*s });
+                old.iter().copied().chain(arrived).try_for_each(|s| insert(&mut set, s)).is_ok()
+            }
+            _ => false,
+        };
+        space.keep(to, joined.then_some(set.as_slice()));
+    }
+
+    /// Another call works on pages that the call on CPU `cpu` moves.
+    fn confuse(&mut self, cpu: usize) {
+        let Some(flight) = &mut self.flights[cpu] else { return };
+        flight.disturbed = true;
+        if let Some(moves) = &mut flight.moves {
+            moves.confused = true;
+        }
+        let flight = *flight;
+        for spot in flight.spots() {
+            for spot in [Some(spot), flight.target_of(spot)].into_iter().flatten() {
+                let changes = self.changes(flight.proc, spot, None);
+                self.procs[usize::from(flight.proc)].space.reach(spot.region, spot.page + 1);
+                self.keep(flight.proc, spot, None, &changes);
+                if self.forking[usize::from(flight.proc)] != 0 {
+                    self.tell(flight.proc, spot, None);
+                }
+            }
+        }
+    }
+
+    /// A store to a page that is being moved may be seen at its other address.
+    pub(super) fn echo(&mut self, proc: u8, spot: Spot) {
+        for cpu in 0..self.flights.len() {
+            let Some(flight) = self.flights[cpu].filter(|f| f.proc == proc && f.moves.is_some()) else { continue };
+            let bit = 1 << cpu;
+            if let Some(to) = flight.target_of(spot) {
+                self.may_arrive(proc, spot, to, bit);
+            } else if let Some(from) = flight.source_of(spot) {
+                let space = &mut self.procs[usize::from(proc)].space;
+                let mut set = Reach::new();
+                let joined = match (space.states(from), space.states(spot)) {
+                    (Some(source), Some(arrived)) => {
+                        let arrived = arrived.iter().filter(|s| s.applied & bit != 0);
+                        let back = arrived.map(|s| State { applied: s.applied & !bit, ..*s });
+                        source.iter().copied().chain(back).try_for_each(|s| insert(&mut set, s)).is_ok()
+                    }
+                    _ => false,
+                };
+                space.keep(from, joined.then_some(set.as_slice()));
+            }
+        }
+    }
+
+    /// The call on CPU `cpu` returns: what its target is now. To be called before the source is judged.
+    pub(super) fn finish_moves(&mut self, cpu: usize, flight: &Flight, keep: Keep) {
+        let Some(moves) = flight.moves else { return };
+        let (proc, bit) = (flight.proc, 1u8 << cpu);
+        let arrived = matches!(keep, Keep::Applied | Keep::AppliedMapped);
+        for from in flight.spots() {
+            let Some(to) = flight.target_of(from) else { continue };
+            let (changes, others) = (self.changes(proc, to, None), self.changes(proc, to, Some(cpu)));
+            let reach = self.procs[usize::from(proc)].space.reachable(to, &changes);
+            self.remember(cpu, proc, to, reach.as_ref());
+            let left = reach.filter(|_| !moves.confused).map(|mut set| {
+                set.retain(|s| (s.applied & bit != 0 && s.perm.is_some()) == arrived);
+                set.iter_mut().for_each(|s| s.applied &= !bit);
+                dedup(&mut set);
+                set
+            });
+            self.keep(proc, to, left, &others);
+            let space = &mut self.procs[usize::from(proc)].space;
+            let (source, lost) = (*space.page(from), space.lost(from));
+            if arrived {
+                if let Some(page) = space.page_mut(to) {
+                    let stored = if page.stored > flight.began { page.stored } else { 0 };
+                    (page.stored, page.mapped) = (source.stored.max(stored), source.mapped);
+                }
+                match lost {
+                    Some(lost) => space.lose(to, lost),
+                    None => space.heal(to),
+                }
+            }
+        }
+    }
+}
