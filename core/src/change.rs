@@ -4,7 +4,7 @@
 //! are one change, as the two stand for one thing. A clear that nothing follows is a change to an empty entry.
 
 use crate::config::MAX_CPUS;
-use crate::entry::Entry;
+use crate::entry::{Entry, transition_legal};
 use crate::trace::{Event, Trace};
 
 /// One change of one entry.
@@ -51,7 +51,9 @@ pub fn changes(trace: &Trace) -> Vec<Change> {
                 let (op, slot) = (ops[usize::from(cpu) % MAX_CPUS], &mut cleared[usize::from(cpu) % MAX_CPUS]);
                 let mut change = Change { op, hardware: false, old, new, pages: exclusive };
                 if let Some(before) = slot.take() {
-                    if before.at == (proc, vpn) && old == Entry::NONE {
+                    // What no function makes of the other in one piece was cleared under another lock.
+                    let one = transition_legal(before.change.old.kind, new.kind);
+                    if before.at == (proc, vpn) && old == Entry::NONE && one {
                         (change.old, change.pages[0]) = (before.change.old, before.change.pages[0]);
                     } else {
                         out.push(before.change);

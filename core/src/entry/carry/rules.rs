@@ -95,7 +95,7 @@ pub(super) const RULES: &[Rule] = &[
         [
             c(Dropped, NO_ROOM),
             c(Dropped, NO_ROOM),
-            c(Dropped, "make_pte_marker: a bare marker"),
+            c(MaySet, "make_pte_marker: a bare marker; mremap.c move_soft_dirty_pte sets it"),
             c(MaySet, COPIED),
             c(Dropped, NO_ROOM),
             c(Dropped, NO_ROOM),
