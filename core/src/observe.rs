@@ -108,6 +108,75 @@ impl Backing {
     }
 }
 
+/// How memory is registered with a userfaultfd: the modes of `UFFDIO_REGISTER`, and the features of the userfaultfd
+/// that it is registered with. Memory that is registered with other features belongs to another userfaultfd.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct UffdFlags(pub u8);
+
+impl UffdFlags {
+    /// Not registered.
+    pub const NONE: UffdFlags = UffdFlags(0);
+    /// `UFFDIO_REGISTER_MODE_MISSING`.
+    pub const MISSING: UffdFlags = UffdFlags(1);
+    /// `UFFDIO_REGISTER_MODE_WP`.
+    pub const WP: UffdFlags = UffdFlags(2);
+    /// `UFFDIO_REGISTER_MODE_MINOR`.
+    pub const MINOR: UffdFlags = UffdFlags(4);
+    /// `UFFD_FEATURE_WP_ASYNC`: a write to protected memory takes the protection away and goes on.
+    pub const ASYNC: UffdFlags = UffdFlags(8);
+    /// `UFFD_FEATURE_WP_UNPOPULATED`: memory that was never touched can be write-protected.
+    pub const UNPOPULATED: UffdFlags = UffdFlags(16);
+    /// `UFFD_FEATURE_EVENT_FORK`: the child's memory is registered as its parent's is.
+    pub const EVENT_FORK: UffdFlags = UffdFlags(32);
+    /// `UFFD_FEATURE_SIGBUS`: a signal instead of an event.
+    pub const SIGBUS: UffdFlags = UffdFlags(64);
+
+    /// Words of the text form, bit 0 first.
+    pub const WORDS: [&str; 7] = ["missing", "wp", "minor", "async", "unpopulated", "event-fork", "sigbus"];
+
+    /// True when any of these is set.
+    #[inline]
+    pub fn has(self, flags: UffdFlags) -> bool {
+        self.0 & flags.0 != 0
+    }
+
+    /// The modes alone.
+    #[inline]
+    pub fn modes(self) -> UffdFlags {
+        UffdFlags(self.0 & 7)
+    }
+
+    /// The features alone.
+    #[inline]
+    pub fn features(self) -> UffdFlags {
+        UffdFlags(self.0 & !7)
+    }
+}
+
+/// Why userfaultfd stops an access (`UFFD_PAGEFAULT_FLAG_*`).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Userfault {
+    /// Nothing is there.
+    Missing,
+    /// `UFFD_PAGEFAULT_FLAG_WP`: the page is write-protected.
+    Wp,
+}
+
+impl Userfault {
+    /// Words for a trace.
+    pub fn name(self) -> &'static str {
+        match self {
+            Userfault::Missing => "missing",
+            Userfault::Wp => "write-protected",
+        }
+    }
+}
+
+/// What the monitor's buffer holds for a page of `UFFDIO_COPY`: a token that no store of a thread has.
+pub fn copy_token(op: u32, page: u32) -> Token {
+    1 << 31 | (op & 0xfff) << 19 | page & 0x7_ffff
+}
+
 /// Who made an access.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Agent {
@@ -134,6 +203,12 @@ pub enum Outcome {
     Fault,
     /// `EINVAL` or `EOPNOTSUPP`: not possible here.
     Invalid,
+    /// `EEXIST`: something is there already.
+    Exists,
+    /// `ENOENT`: the range is not registered, or not with this mode.
+    NoEnt,
+    /// `EAGAIN` after a part of the range: [`Observation::Progress`] said how much.
+    Partial,
     /// A signal ended the access (`SIGSEGV`, `SIGBUS`); the signal was observed on its own.
     Signal,
 }
@@ -148,6 +223,9 @@ impl Outcome {
             Outcome::Busy => "EBUSY",
             Outcome::Fault => "EFAULT",
             Outcome::Invalid => "EINVAL",
+            Outcome::Exists => "EEXIST",
+            Outcome::NoEnt => "ENOENT",
+            Outcome::Partial => "done in part",
             Outcome::Signal => "signal",
         }
     }
@@ -164,6 +242,8 @@ pub enum Signal {
     Bus,
     /// Killed for want of memory.
     OomKill,
+    /// Killed because another thread has ended the process.
+    Kill,
 }
 
 impl Signal {
@@ -174,6 +254,7 @@ impl Signal {
             Signal::SegvAccErr => "SIGSEGV (not permitted)",
             Signal::Bus => "SIGBUS",
             Signal::OomKill => "killed: out of memory",
+            Signal::Kill => "killed: its process ends",
         }
     }
 }
@@ -245,6 +326,51 @@ pub enum Observation {
         /// What it said.
         dirty: bool,
     },
+    /// An access waits, and the monitor has been told of it.
+    Userfault {
+        /// Index of the op in the case.
+        op: u32,
+        /// Process.
+        proc: u8,
+        /// Virtual page number.
+        vpn: u32,
+        /// True when the access is a store.
+        write: bool,
+        /// Why it waits.
+        reason: Userfault,
+    },
+    /// An access still waits although nobody is left who could do anything.
+    Stuck {
+        /// Index of the op in the case.
+        op: u32,
+        /// Process.
+        proc: u8,
+        /// Virtual page number.
+        vpn: u32,
+    },
+    /// The monitor has closed every userfaultfd of the process, because nobody else was left to do anything.
+    Released {
+        /// Process.
+        proc: u8,
+    },
+    /// A call of the monitor said how many pages it has dealt with.
+    Progress {
+        /// Index of the op in the case.
+        op: u32,
+        /// From the first of its range.
+        pages: u32,
+    },
+    /// `/proc/pid/pagemap` said whether the page is write-protected by userfaultfd.
+    UffdWp {
+        /// Index of the op in the case.
+        op: u32,
+        /// Process.
+        proc: u8,
+        /// Virtual page number.
+        vpn: u32,
+        /// What it said.
+        wp: bool,
+    },
     /// A process ended for good: its address space is gone.
     Gone {
         /// Process.
@@ -253,7 +379,7 @@ pub enum Observation {
 }
 
 impl Observation {
-    /// Index of the op during which it was made, in the case; the end of a process is nobody's.
+    /// Index of the op during which it was made, in the case; the end of a process, or of what its monitor does, is nobody's.
     pub fn op(&self) -> Option<u32> {
         match *self {
             Observation::Start { op }
@@ -261,8 +387,12 @@ impl Observation {
             | Observation::Load { op, .. }
             | Observation::Store { op, .. }
             | Observation::Signal { op, .. }
-            | Observation::SoftDirty { op, .. } => Some(op),
-            Observation::Gone { .. } => None,
+            | Observation::SoftDirty { op, .. }
+            | Observation::Userfault { op, .. }
+            | Observation::Stuck { op, .. }
+            | Observation::Progress { op, .. }
+            | Observation::UffdWp { op, .. } => Some(op),
+            Observation::Released { .. } | Observation::Gone { .. } => None,
         }
     }
 }

@@ -224,6 +224,21 @@ rules! {
         "mm/rmap.c: __folio_remove_rmap(); mm/huge_memory.c: deferred_split_folio()";
     BugUnpin = "bug.unpin_user_page", Always,
         "an anonymous page that is unpinned is PageAnonExclusive", "mm/gup.c: VM_BUG_ON_PAGE in sanity_check_pinned_pages()";
+    ProgressUserfault = "progress.userfault", Always,
+        "whoever resolves userfaults does not wait for one", "fs/userfaultfd.c: handle_userfault()";
+    OracleUffdMissed = "oracle.uffd-missed", Always,
+        "an access that userfaultfd is to stop does not go on before it is resolved",
+        "Documentation/admin-guide/mm/userfaultfd.rst";
+    OracleUffdEvent = "oracle.uffd-event", Always,
+        "an access is stopped only where userfaultfd is to stop it, and once for each time",
+        "Documentation/admin-guide/mm/userfaultfd.rst";
+    OracleUffdWakeup = "oracle.uffd-lost-wakeup", AtReturn,
+        "a thread that waits for userfaultfd goes on when it is woken", "fs/userfaultfd.c: handle_userfault(), wake_userfault()";
+    OracleUffdPagemap = "oracle.uffd-wp", AtReturn,
+        "pagemap says of exactly the protected pages that userfaultfd write-protects them",
+        "Documentation/admin-guide/mm/pagemap.rst";
+    LazyMmu = "lock.lazy-mmu", Always,
+        "lazy MMU mode is entered and left in turns, and left before anything sleeps", "include/linux/pgtable.h: arch_enter_lazy_mmu_mode()";
 }
 
 impl Rule {

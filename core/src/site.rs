@@ -124,6 +124,11 @@ sites! {
     GupFastGrab = "gup_fast_pte_range:grab", "An entry was read without its lock; the page is about to be pinned.";
     GupFastCheck = "gup_fast_pte_range:check", "The page is pinned; the entry is about to be read again.";
     Dma = "dma:transfer", "A device is about to use a pinned page.";
+    UserfaultQueue = "handle_userfault:queue", "A thread is about to put itself into the queue of those who wait.";
+    UserfaultMustWait = "userfaultfd_must_wait:read", "The entry is about to be read once more, without its lock.";
+    UserfaultWake = "wake_userfault:wake", "Those who wait for a userfault are about to be woken.";
+    UserfaultRelease = "userfaultfd_release:released", "A userfaultfd is about to be closed.";
+    UserfaultFill = "mfill_atomic:fill", "The page for a userfault is about to be made.";
 }
 
 impl Site {

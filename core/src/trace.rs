@@ -4,7 +4,7 @@
 //! byte for byte, on every machine and in every build.
 
 use crate::entry::Entry;
-use crate::observe::{Agent, Outcome, Signal, Token};
+use crate::observe::{Agent, Outcome, Signal, Token, Userfault};
 use crate::site::Site;
 
 macro_rules! notes {
@@ -65,6 +65,7 @@ notes! {
     NotSplit = "the large folio is not split: refcount {a}, mapcount {b}";
     Discarded = "lazily freed: the entry stays empty";
     GupFastUndone = "the entry has changed meanwhile: the pin is given up";
+    MonitorCloses = "nobody else is left: the monitor closes the userfaultfds";
 }
 
 /// What happened to a cached translation.
@@ -196,6 +197,17 @@ pub enum Event {
         cpu: u8,
         /// Class of the lock, for example `folio_lock`.
         lock: &'static str,
+    },
+    /// A thread waits for a userfault, and the monitor has been told.
+    Userfault {
+        /// CPU of the thread.
+        cpu: u8,
+        /// Process.
+        proc: u8,
+        /// Virtual page number.
+        vpn: u32,
+        /// Why.
+        reason: Userfault,
     },
     /// The kernel decided something that no entry shows.
     Note {

@@ -205,7 +205,13 @@ fn a_page_that_waits_for_its_first_write_comes_back_from_swap_read_only() {
 #[test]
 fn uffd_wp_survives_device_exclusive() {
     for kernel in Kernel::ALL {
-        let ops = ["A write heap[0]", "gpu0 exclusive A heap[0]", "A uffd-wp heap[0]", "A read heap[0]"];
+        let ops = [
+            "A uffd-register heap[0] wp",
+            "A write heap[0]",
+            "gpu0 exclusive A heap[0]",
+            "A uffd-wp heap[0]",
+            "A read heap[0]",
+        ];
         let story = Story::of(kernel, &ops);
         let last = story.last_entry(A);
         assert!(last.kind == EntryKind::Present && last.uffd_wp && !last.write, "{kernel}: {last}");

@@ -5,7 +5,7 @@ use ptefuzz_core::config::{Defect, Kernel};
 use ptefuzz_fuzz::engine::VIOLATION;
 use ptefuzz_fuzz::smoke::smoke;
 use ptefuzz_fuzz::targets::{
-    CANARY, DETERMINISM, DEVICE, ENTRY, FILE, Input, MACHINE, SEQUENTIAL, TARGETS, TEXT, THP, Target,
+    CANARY, DETERMINISM, DEVICE, ENTRY, FILE, Input, MACHINE, SEQUENTIAL, TARGETS, TEXT, THP, Target, UFFD,
 };
 use ptefuzz_fuzz::{Failure, Pin, engine};
 
@@ -40,6 +40,13 @@ fn machine_finds_nothing_on_any_architecture() {
 fn sequential_finds_nothing_in_any_fixed_kernel() {
     for (seed, kernel) in (21..).zip(Kernel::ALL) {
         is_clean(&SEQUENTIAL, Pin::fixed(kernel), CASES, seed);
+    }
+}
+
+#[test]
+fn uffd_finds_nothing_in_any_fixed_kernel() {
+    for (seed, kernel) in (81..).zip(Kernel::ALL) {
+        is_clean(&UFFD, Pin::fixed(kernel), CASES / 2, seed);
     }
 }
 

@@ -185,7 +185,7 @@ mod tests {
 
     /// D5 is a mistake of one of two ways to restore an entry, and so makes a difference between them.
     const D5: &str = "kernel 7.3\ndefect D5\n\nprocess A\n  heap = mmap anon private rw 3\n\ncpu 0\n  A write heap[0..3]\n  \
-        gpu0 exclusive A heap[0..3]\n  A uffd-wp heap[1]\n  A read heap[0..3]\n";
+        gpu0 exclusive A heap[0..3]\n  A uffd-register heap[1] wp\n  A uffd-wp heap[1]\n  A read heap[0..3]\n";
 
     #[test]
     fn only_two_ways_of_doing_one_thing_are_compared() {

@@ -152,7 +152,7 @@ fn bench_prints_figures_for_each_target_and_for_one_case() {
     assert_eq!(run.code, Some(0), "{}", run.stderr);
     let figures = lines(&run.stdout);
     let names: Vec<&str> = figures.iter().filter_map(|f| f["target"].as_str()).collect();
-    assert_eq!(names, ["machine", "sequential", "device", "file", "entry", "text", "determinism", "thp"]);
+    assert_eq!(names, ["machine", "sequential", "device", "file", "uffd", "entry", "text", "determinism", "thp"]);
     for f in &figures {
         assert!(f["cases_per_second"].as_f64() > Some(0.0) && f["ops_per_second"].as_f64() > Some(0.0), "{f}");
     }

@@ -1,6 +1,7 @@
 //! Defects: injected mistakes, each behind a switch that is off unless a release had it or a case asks for it.
 //!
-//! Ids beginning with `D` are rows of the device-exclusive repair series of 2025. Ids beginning with `S` are
+//! Ids beginning with `D` are rows of the device-exclusive repair series of 2025, with `A` and `B` those of the
+//! userfaultfd threads of 2021 and 2019; `U` stands for userfaultfd: real mistakes with their source, or seeded ones. Ids beginning with `S` are
 //! *seeded*: no kernel had them; they exist so that each check of the judge can be seen to fail. Ids beginning
 //! with `N` are *new*: this harness found them in the sources of current releases. They belong to no release's
 //! set, so that a hunt on a release looks for what is not known yet. `P`: failed memory (hwpoison). `W`: swap. `K`: KSM. `M`: control groups.
@@ -193,6 +194,42 @@ defects! {
         "commit a7f226604170 \"mm/gup: trigger FAULT_FLAG_UNSHARE when R/O-pinning a possibly shared anonymous page\" (5.19)";
     V8 = "V8", fixed Some(Kernel::V5_14), "gup_fast", "a walk without locks pins a page that fork is about to share",
         "commit 57efa1fe5957 \"mm/gup: prevent gup_fast from racing with COW during fork\" (5.11)";
+    U1 = "U1", fixed None, "handle_userfault", "the entry is looked at before the thread is in the queue", "seeded";
+    U2 = "U2", fixed None, "userfaultfd_copy", "UFFDIO_COPY wakes nobody", "seeded";
+    A9 = "A9", fixed None, "migrate_vma_insert_page",
+        "a device page is put where a hole was seen, without a second look: a uffd-wp marker is overwritten",
+        "what \"mm/uffd: PTE_MARKER_UFFD_WP\" had to take care of";
+    N4 = "N4", fixed None, "userfaultfd_register_range",
+        "UFFDIO_REGISTER without WP leaves the write protection of the mode before in the entries: they become writable with it",
+        "found here; mm/userfaultfd.c of 6.12 only changes the VMA";
+    N5 = "N5", fixed None, "migrate_vma_insert_page",
+        "a zero page that userfaultfd has write-protected is replaced by a device page that is not",
+        "found here; mm/migrate_device.c of 6.12 takes no notice of pte_uffd_wp()";
+    B3 = "B3", fixed None, "change_pte_range",
+        "when somebody else has changed the entry during the copy, the loop goes on without the page-table lock",
+        "\"userfaultfd: wp: handle COW properly for uffd-wp\", v3 of 2019; needs the design uffd-resolve-copies";
+    B4 = "B4", fixed None, "change_pte_range",
+        "a page that is mapped once is made writable, although a swap entry of another process names it",
+        "\"userfaultfd: wp: handle COW properly for uffd-wp\", v3 of 2019; needs the design uffd-resolve-copies";
+    B5 = "B5", fixed None, "change_pte_range",
+        "resolving calls the do_wp_page() that asks userfaultfd: the resolver waits for itself",
+        "the review of \"userfaultfd: wp: handle COW properly for uffd-wp\", 2019; needs the design uffd-resolve-copies";
+    U3 = "U3", fixed None, "copy_nonpresent_pte", "fork copies a uffd-wp marker into a child that is not registered", "seeded";
+    U4 = "U4", fixed None, "do_swap_page", "a page that is swapped in loses its uffd-wp bit", "seeded";
+    N6 = "N6", fixed None, "make_uffd_wp_pte",
+        "PAGEMAP_SCAN leaves a writable migration entry writable: the page comes back without its write protection",
+        "found here; fs/proc/task_mmu.c of 6.12 only sets the bit";
+    A6 = "A6", fixed None, "get_mctgt_type",
+        "charge moving takes an entry that notes a protected page for one with nothing behind it: the file's page stays charged",
+        "uffd-wp series of 2021: a special entry is to be handled like none";
+    A7 = "A7", fixed None, "do_swap_page",
+        "a fault on a swap-special entry goes on as if there were a swap entry in it",
+        "uffd-wp series of 2021: do_swap_page() must warn and bail out";
+    A8 = "A8", fixed None, "__migration_entry_wait",
+        "who waits for a migration decodes whatever has taken the migration entry's place",
+        "uffd-wp series of 2021: pte_has_swap_entry() instead of is_swap_pte()";
+    A12 = "A12", fixed None, "zap_pte_range",
+        "MADV_DONTNEED and truncation forget that a page of a file was write-protected", "seeded";
 }
 
 const _: () = assert!(Defect::ALL.len() < 128, "a DefectSet has one bit for each row");

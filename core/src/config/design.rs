@@ -45,6 +45,10 @@ groups! {
     SwapInWritable = "swap-in-writable";
     /// What becomes of a process's charges when it changes its control group.
     ChargeMoving = "charge-moving";
+    /// Who breaks copy-on-write when the write protection of userfaultfd is resolved.
+    UffdWpResolve = "uffd-wp-resolve";
+    /// Where a write fault asks userfaultfd.
+    UffdWpSplit = "uffd-wp-split";
 }
 
 macro_rules! designs {
@@ -161,6 +165,22 @@ designs! {
     /// They stay with the group that was charged.
     ChargesStay = "charges-stay", ChargeMoving, since V6_15, until None,
         "6b611388b626 (\"memcg-v1: remove charge move code\", 6.13)";
+    /// Resolving clears the bit; the next write fault copies or reuses the page.
+    ResolveLeavesCow = "uffd-resolve-leaves-cow", UffdWpResolve, since V5_14, until None,
+        "mm/mprotect.c: change_pte_range(), as merged in 5.7";
+    /// Resolving passes over what is not protected, and copies a page that is not its mapping's alone: it drops the
+    /// page-table lock, copies, takes it again and goes on. No release did it.
+    ResolveCopies = "uffd-resolve-copies", UffdWpResolve, since V5_14, until Some(Kernel::V5_14),
+        "\"userfaultfd: wp: handle COW properly for uffd-wp\", v3 of 2019, with the repairs of its review";
+    /// `do_wp_page()` asks userfaultfd and goes on in a function of its own.
+    WpSplitCont = "wp-split-cont", UffdWpSplit, since V5_14, until None,
+        "mm/memory.c: do_wp_page(); proposed as do_wp_page_cont() in April 2019";
+    /// `do_userfaultfd_wp_page()` asks and then calls `do_wp_page()`. No release did it.
+    WpSplitWrapper = "wp-split-wrapper", UffdWpSplit, since V5_14, until Some(Kernel::V5_14),
+        "proposed as do_userfaultfd_wp_page() in April 2019";
+    /// The callers of `do_wp_page()` call a helper `do_userfaultfd_wp()` first. No release did it.
+    WpSplitHelper = "wp-split-helper", UffdWpSplit, since V5_14, until Some(Kernel::V5_14),
+        "proposed as do_userfaultfd_wp() in April 2019";
 }
 
 impl Design {

@@ -15,6 +15,7 @@ pub use geometry::Geometry;
 pub use kernel::Kernel;
 
 use crate::arch::Arch;
+use crate::observe::UffdFlags;
 
 /// Most CPUs a case can have.
 pub const MAX_CPUS: usize = 4;
@@ -66,6 +67,19 @@ impl Config {
     #[inline]
     pub fn has(&self, defect: Defect) -> bool {
         self.defects.contains(defect)
+    }
+
+    /// What memory can be registered with for userfaultfd: modes and features of this release. `UFFD_FEATURE_WP_UNPOPULATED`
+    /// came with 6.4 and needs markers, `UFFD_FEATURE_WP_ASYNC` with 6.7; minor faults need a page cache.
+    pub fn uffd_flags(&self) -> UffdFlags {
+        let mut flags = UffdFlags::MISSING.0 | UffdFlags::WP.0 | UffdFlags::EVENT_FORK.0 | UffdFlags::SIGBUS.0;
+        if self.kernel >= Kernel::V6_6 && self.uses(Design::UffdWpMarker) {
+            flags |= UffdFlags::UNPOPULATED.0;
+        }
+        if self.kernel >= Kernel::V6_12 {
+            flags |= UffdFlags::ASYNC.0;
+        }
+        UffdFlags(flags)
     }
 
     /// True when the modelled kernel follows `design`.

@@ -6,6 +6,7 @@ mod ids;
 mod ksm;
 mod space;
 mod table;
+mod uffd;
 mod vma;
 
 pub use anon_vma::{AnonVma, AnonVmas};
@@ -14,4 +15,5 @@ pub use ids::{AnonVmaId, TableId, VmaId};
 pub use ksm::{Ksm, RmapItem, StableNode};
 pub use space::{Life, Mm, Pinned};
 pub use table::{PT_PFN_BASE, PmdPtr, PtePtr, Tables};
+pub use uffd::{UffdCtx, UserfaultWait, Userfaults};
 pub use vma::{NewVma, Thp, Vma, Vmas};

@@ -1,6 +1,7 @@
 //! `mm_struct`.
 
 use super::ids::{TableId, VmaId};
+use super::uffd::Userfaults;
 use crate::phys::Pfn;
 
 /// How far a process is.
@@ -75,6 +76,8 @@ pub struct Mm {
     pub write_protect_seq: u32,
     /// Pins held.
     pub pins: Vec<Pinned>,
+    /// Userfaultfds and who waits at them.
+    pub userfaults: Userfaults,
 }
 
 impl Mm {

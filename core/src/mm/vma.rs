@@ -1,8 +1,9 @@
 //! `vm_area_struct`.
 
 use super::ids::{AnonVmaId, VmaId};
+use super::uffd::UffdCtx;
 use crate::arch::Prot;
-use crate::observe::{Backing, Perm, REGULAR};
+use crate::observe::{Backing, Perm, REGULAR, UffdFlags};
 
 /// Whether large folios may be used (`VM_HUGEPAGE`, `VM_NOHUGEPAGE`).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -34,8 +35,10 @@ pub struct Vma {
     pub backing: Backing,
     /// `VM_SOFTDIRTY`: every page counts as soft-dirty, so nothing needs to be trapped.
     pub soft_dirty: bool,
-    /// Registered with a userfaultfd for asynchronous write-protection (`VM_UFFD_WP`, `UFFD_FEATURE_WP_ASYNC`).
-    pub uffd_wp: bool,
+    /// Registration with a userfaultfd.
+    pub uffd: UffdCtx,
+    /// Guard pages have been put into it.
+    pub guarded: bool,
     /// `VM_MERGEABLE`.
     pub mergeable: bool,
     /// Whether large folios may be used.
@@ -55,6 +58,24 @@ impl Vma {
     /// `VM_WRITE`.
     pub fn writable(&self) -> bool {
         self.perm == Perm::ReadWrite
+    }
+
+    /// `userfaultfd_missing()`.
+    #[inline]
+    pub fn uffd_missing(&self) -> bool {
+        self.uffd.flags.has(UffdFlags::MISSING)
+    }
+
+    /// `userfaultfd_wp()`.
+    #[inline]
+    pub fn uffd_wp(&self) -> bool {
+        self.uffd.flags.has(UffdFlags::WP)
+    }
+
+    /// `userfaultfd_wp_use_markers()`: always where a page of a file may be behind an empty entry; in anonymous memory
+    /// when it was asked for.
+    pub fn uffd_wp_use_markers(&self) -> bool {
+        self.uffd_wp() && (!self.anonymous() || self.uffd.flags.has(UffdFlags::UNPOPULATED))
     }
 
     /// `vma_is_accessible()`.
@@ -105,7 +126,7 @@ impl Vma {
     pub fn wants_writenotify(&self, soft_dirty_tracking: bool) -> bool {
         self.shared()
             && self.writable()
-            && (self.backing.file() == Some(REGULAR) || soft_dirty_tracking && !self.soft_dirty || self.uffd_wp)
+            && (self.backing.file() == Some(REGULAR) || soft_dirty_tracking && !self.soft_dirty || self.uffd_wp())
     }
 
     /// `vma->vm_page_prot`, as `vma_set_page_prot()` makes it: never hardware-writable in a private mapping.
@@ -169,7 +190,8 @@ impl Vmas {
                 perm: Perm::None,
                 backing: Backing::Anon,
                 soft_dirty: false,
-                uffd_wp: false,
+                uffd: UffdCtx::default(),
+                guarded: false,
                 mergeable: false,
                 thp: Thp::Default,
                 anon_vma: None,
@@ -181,7 +203,8 @@ impl Vmas {
         v.chain.clear();
         (v.mm, v.start, v.end, v.pgoff) = (new.mm, new.start, new.end, new.pgoff);
         (v.perm, v.backing, v.soft_dirty) = (new.perm, new.backing, new.soft_dirty);
-        (v.uffd_wp, v.mergeable, v.thp, v.anon_vma) = (false, false, Thp::Default, None);
+        (v.uffd, v.guarded, v.mergeable) = (UffdCtx::default(), false, false);
+        (v.thp, v.anon_vma) = (Thp::Default, None);
         id
     }
 

@@ -1,6 +1,7 @@
 //! Loads and stores of threads: the hardware's attempt, the fault, the retry.
 
-use super::fault::handle_mm_fault;
+use super::fault::handle_mm_fault_retry;
+use super::uffd::userfault_retry;
 use super::vmf::FaultResult;
 use crate::mm::VmaId;
 use crate::observe::{Agent, Observation, Outcome, Signal};
@@ -24,8 +25,9 @@ pub async fn access_range(k: &Cpu, mm: u8, start: u32, end: u32, write: bool) ->
 async fn do_user_addr_fault(k: &Cpu, mm: u8, vpn: u32, write: bool) -> Result<(), Outcome> {
     k.lock(Lock::MmapRead(mm)).await;
     let result = match find_vma(k, mm, vpn, write) {
-        Ok(vma) => match handle_mm_fault(k, vma, vpn, write).await {
+        Ok(vma) => match handle_mm_fault_retry(k, vma, vpn, write).await {
             FaultResult::Done => Ok(()),
+            FaultResult::Retry => return retry(k, mm, vpn, write).await,
             FaultResult::Oom => Err(Signal::OomKill),
             FaultResult::SigBus | FaultResult::HwPoison => Err(Signal::Bus),
             FaultResult::SigSegv => Err(Signal::SegvMapErr),
@@ -38,6 +40,15 @@ async fn do_user_addr_fault(k: &Cpu, mm: u8, vpn: u32, write: bool) -> Result<()
     });
     k.unlock(Lock::MmapRead(mm));
     result
+}
+
+/// After `VM_FAULT_RETRY`, which has dropped `mmap_lock`: the access is tried again, or a fatal signal ends it.
+async fn retry(k: &Cpu, mm: u8, vpn: u32, write: bool) -> Result<(), Outcome> {
+    if userfault_retry(k, mm).await {
+        observe_signal(k, Agent::Cpu(k.id), mm, vpn, write, Signal::Kill);
+        return Err(Outcome::Signal);
+    }
+    Ok(())
 }
 
 /// `lock_mm_and_find_vma()` and `access_error()`: the VMA, if it permits the access.

@@ -214,7 +214,8 @@ async fn hmm_range_fault(k: &Cpu, device: u8, mm: u8, vpn: u32, write: bool) -> 
     match handle_mm_fault(k, vma, vpn, write).await {
         FaultResult::Done => Ok(None),
         FaultResult::Oom => Err(refuse(Signal::OomKill)),
-        FaultResult::SigBus | FaultResult::HwPoison => Err(refuse(Signal::Bus)),
+        // Without FAULT_FLAG_ALLOW_RETRY nothing is tried again.
+        FaultResult::SigBus | FaultResult::HwPoison | FaultResult::Retry => Err(refuse(Signal::Bus)),
         FaultResult::SigSegv => Err(refuse(Signal::SegvMapErr)),
     }
 }

@@ -5,19 +5,35 @@ use super::huge::{handle_pmd_fault, thp_vma_suitable_order};
 use super::pgtable::pte_alloc;
 use super::rmap::anon_vma_prepare;
 use super::swap::do_swap_page;
+use super::uffd::handle_userfault;
 use super::vmf::{FaultResult, VmFault, ptep_set_access_flags};
-use super::wp::do_wp_page;
+use super::wp::wp_fault;
 use crate::arch::Pte;
 use crate::config::Defect;
+use crate::entry::{PTE_MARKER_GUARD, PTE_MARKER_POISONED, PTE_MARKER_UFFD_WP};
 use crate::mm::{PtePtr, Thp, VmaId};
+use crate::observe::Userfault;
 use crate::phys::{Flags, Pfn, ZERO_PFN};
 use crate::sched::{Cpu, Lock, Site};
 
 /// `handle_mm_fault()`. The caller holds `mmap_lock` and has checked the VMA's permission.
 pub async fn handle_mm_fault(k: &Cpu, vma: VmaId, vpn: u32, write: bool) -> FaultResult {
     let mm = k.s().w.vmas[vma].mm;
-    let mut vmf = VmFault { vma, mm, vpn, write, unshare: false, orig_pte: Pte(0) };
-    let huge = k.s().w.tables.pmd_leaves != 0 || k.s().w.vmas[vma].thp == Thp::Huge;
+    fault(k, VmFault { vma, mm, vpn, write, unshare: false, retry: false, orig_pte: Pte(0) }).await
+}
+
+/// The same with `FAULT_FLAG_ALLOW_RETRY`: the fault may drop `mmap_lock` and wait for a userfault.
+pub async fn handle_mm_fault_retry(k: &Cpu, vma: VmaId, vpn: u32, write: bool) -> FaultResult {
+    let mm = k.s().w.vmas[vma].mm;
+    fault(k, VmFault { vma, mm, vpn, write, unshare: false, retry: true, orig_pte: Pte(0) }).await
+}
+
+/// `__handle_mm_fault()`.
+async fn fault(k: &Cpu, mut vmf: VmFault) -> FaultResult {
+    let huge = {
+        let s = k.s();
+        s.w.tables.pmd_leaves != 0 || s.w.vmas[vmf.vma].thp == Thp::Huge
+    };
     if huge && let Some(result) = handle_pmd_fault(k, &vmf).await {
         return result;
     }
@@ -27,7 +43,7 @@ pub async fn handle_mm_fault(k: &Cpu, vma: VmaId, vpn: u32, write: bool) -> Faul
 /// The same with `FAULT_FLAG_UNSHARE`, as `break_ksm()` asks for it.
 pub async fn handle_unshare_fault(k: &Cpu, vma: VmaId, vpn: u32) -> FaultResult {
     let mm = k.s().w.vmas[vma].mm;
-    let mut vmf = VmFault { vma, mm, vpn, write: false, unshare: true, orig_pte: Pte(0) };
+    let mut vmf = VmFault { vma, mm, vpn, write: false, unshare: true, retry: false, orig_pte: Pte(0) };
     handle_pte_fault(k, &mut vmf).await
 }
 
@@ -43,6 +59,9 @@ async fn handle_pte_fault(k: &Cpu, vmf: &mut VmFault) -> FaultResult {
         return do_pte_missing(k, vmf).await;
     }
     if !arch.pte_present(vmf.orig_pte) {
+        if k.entries().is_swap_special_pte(vmf.orig_pte) && !k.has(Defect::A7) {
+            return uffd_wp_note_fault(k, vmf).await;
+        }
         return do_swap_page(k, vmf).await;
     }
     k.lock(Lock::Pte(p.table)).await;
@@ -52,11 +71,11 @@ async fn handle_pte_fault(k: &Cpu, vmf: &mut VmFault) -> FaultResult {
         return FaultResult::Done;
     }
     if vmf.unshare && !k.pte_write(entry) {
-        return do_wp_page(k, vmf, p).await;
+        return wp_fault(k, vmf, p).await;
     }
     if vmf.write {
         if !k.pte_write(entry) {
-            return do_wp_page(k, vmf, p).await;
+            return wp_fault(k, vmf, p).await;
         }
         entry = arch.pte_mkdirty(entry);
     }
@@ -73,15 +92,60 @@ async fn do_pte_missing(k: &Cpu, vmf: &VmFault) -> FaultResult {
     if k.s().w.vmas[vmf.vma].anonymous() { do_anonymous_page(k, vmf).await } else { do_fault(k, vmf).await }
 }
 
-/// `do_anonymous_page()`: a zero-filled page, or the zero page for a read.
+/// `handle_pte_marker()`: a note without a page behind it.
+pub async fn handle_pte_marker(k: &Cpu, vmf: &mut VmFault) -> FaultResult {
+    let ec = k.entries();
+    let marker = ec.pte_marker_get(k.pte_to_swp_entry(vmf.orig_pte));
+    // Higher priority than uffd-wp: the data are gone.
+    if marker & PTE_MARKER_POISONED != 0 {
+        return FaultResult::HwPoison;
+    }
+    if marker & PTE_MARKER_GUARD != 0 {
+        return FaultResult::SigSegv;
+    }
+    if marker & PTE_MARKER_UFFD_WP == 0 {
+        return FaultResult::SigBus;
+    }
+    uffd_wp_note_fault(k, vmf).await
+}
+
+/// `pte_marker_handle_uffd_wp()`, and `do_fault()` of the swap-special entry in the series of 2021: what the note stands
+/// for is faulted in, still protected.
+async fn uffd_wp_note_fault(k: &Cpu, vmf: &mut VmFault) -> FaultResult {
+    if k.s().w.vmas[vmf.vma].uffd_wp() {
+        return do_pte_missing(k, vmf).await;
+    }
+    // pte_marker_clear(): left over from before the range was unregistered.
+    if let Some(p) = k.pte_offset_map_lock(vmf.mm, vmf.vpn).await {
+        if k.ptep_get(p) == vmf.orig_pte {
+            k.ptep_get_and_clear(p).await;
+        }
+        k.pte_unmap_unlock(p);
+    }
+    FaultResult::Done
+}
+
+/// `vmf_orig_pte_uffd_wp()`: the entry that is to be filled was marked.
+pub fn vmf_orig_pte_uffd_wp(k: &Cpu, vmf: &VmFault) -> bool {
+    !k.arch().pte_none(vmf.orig_pte) && k.s().w.vmas[vmf.vma].uffd_wp()
+}
+
+/// `do_anonymous_page()`: a zero-filled page, or the zero page for a read. What was there is none or a uffd-wp marker.
 async fn do_anonymous_page(k: &Cpu, vmf: &VmFault) -> FaultResult {
     let arch = k.arch();
     let prot = k.s().w.page_prot(vmf.vma);
     pte_alloc(k, vmf.mm, vmf.vpn).await;
     if !vmf.write {
         let Some(p) = k.pte_offset_map_lock(vmf.mm, vmf.vpn).await else { return FaultResult::Done };
-        if arch.pte_none(k.ptep_get(p)) {
-            let entry = arch.pte_mkspecial(arch.pfn_pte(u64::from(ZERO_PFN), prot));
+        if k.ptep_get(p) == vmf.orig_pte {
+            if k.s().w.vmas[vmf.vma].uffd_missing() {
+                k.pte_unmap_unlock(p);
+                return handle_userfault(k, vmf, Userfault::Missing).await;
+            }
+            let mut entry = arch.pte_mkspecial(arch.pfn_pte(u64::from(ZERO_PFN), prot));
+            if vmf_orig_pte_uffd_wp(k, vmf) {
+                entry = arch.pte_mkuffd_wp(entry);
+            }
             k.set_pte_at(p, entry).await;
         }
         k.pte_unmap_unlock(p);
@@ -101,12 +165,18 @@ async fn do_anonymous_page(k: &Cpu, vmf: &VmFault) -> FaultResult {
         k.folio_put(folio);
         return FaultResult::Done;
     };
-    if !pte_range_none(k, p, nr_pages) {
+    let changed = if nr_pages == 1 { k.ptep_get(p) != vmf.orig_pte } else { !pte_range_none(k, p, nr_pages) };
+    if changed {
         if !k.has(Defect::S8) {
             k.folio_put(folio);
         }
         k.pte_unmap_unlock(p);
         return FaultResult::Done;
+    }
+    if k.s().w.vmas[vmf.vma].uffd_missing() {
+        k.pte_unmap_unlock(p);
+        k.folio_put(folio);
+        return handle_userfault(k, vmf, Userfault::Missing).await;
     }
     if nr_pages > 1 {
         k.folio_ref_add(folio, nr_pages as i32 - 1);
@@ -115,6 +185,9 @@ async fn do_anonymous_page(k: &Cpu, vmf: &VmFault) -> FaultResult {
     k.folio_add_new_anon_rmap(folio, vmf.vma, addr, true);
     k.folio_add_lru(folio);
     k.site(Site::AnonFaultSet).await;
+    if vmf_orig_pte_uffd_wp(k, vmf) {
+        entry = arch.pte_mkuffd_wp(entry);
+    }
     // set_ptes()
     for i in 0..nr_pages {
         let at = PtePtr { index: p.index + i, vpn: addr + i, ..p };
@@ -139,7 +212,7 @@ const MTHP_ORDER: u8 = 2;
 fn alloc_anon_folio(k: &Cpu, vmf: &VmFault) -> Option<Pfn> {
     let (thp, armed) = {
         let s = k.s();
-        (s.w.vmas[vmf.vma].thp, s.w.vmas[vmf.vma].uffd_wp)
+        (s.w.vmas[vmf.vma].thp, s.w.vmas[vmf.vma].uffd.armed())
     };
     if thp == Thp::Huge && !armed && thp_vma_suitable_order(k, vmf.vma, vmf.vpn, MTHP_ORDER) {
         let addr = vmf.vpn & !((1 << MTHP_ORDER) - 1);

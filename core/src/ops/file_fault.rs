@@ -1,5 +1,6 @@
 //! `mm/memory.c`: faults on mappings of files, and write faults on shared pages.
 
+use super::fault::vmf_orig_pte_uffd_wp;
 use super::filemap::{filemap_map_pages, folio_is_at, vma_fault};
 use super::pgtable::pte_alloc;
 use super::rmap::anon_vma_prepare;
@@ -33,7 +34,9 @@ pub async fn do_fault(k: &Cpu, vmf: &VmFault) -> FaultResult {
 /// `do_read_fault()`.
 async fn do_read_fault(k: &Cpu, vmf: &VmFault) -> Result<(), FaultResult> {
     let (file, index) = place(k, vmf);
-    if filemap_map_pages(k, vmf, file).await {
+    // uffd_disable_fault_around()
+    let around = !k.s().w.vmas[vmf.vma].uffd_wp();
+    if around && filemap_map_pages(k, vmf, file).await {
         return Ok(());
     }
     let folio = vma_fault(k, file, index).await?;
@@ -135,6 +138,9 @@ pub async fn set_pte_range(k: &Cpu, vmf: &VmFault, p: PtePtr, page: Pfn, prefaul
         entry = maybe_mkwrite(k, vmf.vma, arch.pte_mkdirty(entry));
     } else if arch.pte_write(entry) && k.folio_test(page, Flags::DIRTY) {
         entry = arch.pte_mkdirty(entry);
+    }
+    if !prefault && vmf_orig_pte_uffd_wp(k, vmf) {
+        entry = arch.pte_mkuffd_wp(entry);
     }
     if write && !shared {
         k.folio_add_new_anon_rmap(page, vmf.vma, p.vpn, true);

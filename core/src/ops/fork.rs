@@ -4,15 +4,15 @@ use super::huge::{Copied as CopiedPmd, copy_huge_pmd};
 use super::pgtable::pte_alloc;
 use super::process::{exit_mmap, mm_alloc};
 use super::swap::restore_exclusive_pte;
-use super::vmf::maybe_mkwrite;
+use super::vmf::{maybe_mkwrite, userfaultfd_pte_wp};
 use crate::arch::Pte;
 use crate::config::Defect;
-use crate::entry::MigrationKind;
-use crate::mm::{Life, NewVma, PtePtr, VmaId};
-use crate::observe::Outcome;
+use crate::entry::{MigrationKind, PTE_MARKER_POISONED, PTE_MARKER_UFFD_WP};
+use crate::mm::{Life, NewVma, PtePtr, UffdCtx, VmaId};
+use crate::observe::{Outcome, UffdFlags};
 use crate::phys::{Pfn, ZERO_PFN};
 use crate::rule::{Evidence, Rule};
-use crate::sched::{Cpu, Lock, NotifyEvent, Site};
+use crate::sched::{Cpu, Lock, NotifyEvent, Sim, Site};
 use crate::trace::Note;
 
 /// `dup_mm()`: makes `child` a copy of `parent`.
@@ -62,7 +62,9 @@ async fn dup_vma(k: &Cpu, parent: u8, child: u8, src: VmaId) -> Result<(), NoMem
         let like = NewVma { mm: child, ..s.w.vmas[src].like() };
         let dst = s.w.vmas.alloc(like);
         s.w.vmas[dst].mergeable = s.w.vmas[src].mergeable;
+        s.w.vmas[dst].guarded = s.w.vmas[src].guarded;
         s.w.vmas[dst].thp = s.w.vmas[src].thp;
+        dup_userfaultfd(s, src, dst);
         s.w.mms[child as usize].vmas.push(dst);
         s.w.i_mmap_insert(dst, Some(src));
         dst
@@ -70,8 +72,9 @@ async fn dup_vma(k: &Cpu, parent: u8, child: u8, src: VmaId) -> Result<(), NoMem
     if let Some(file) = file {
         k.unlock(Lock::IMmapWrite(file));
     }
-    // vma_needs_copy(): without an anon_vma there is nothing that faults could not bring back.
-    if !has_anon {
+    // vma_needs_copy(): without an anon_vma there is nothing that faults could not bring back, save for the marks of a child
+    // that is write-protected itself.
+    if !has_anon && !k.s().w.vmas[dst].uffd_wp() {
         return Ok(());
     }
     anon_vma_fork(k, src, dst).await;
@@ -82,6 +85,16 @@ async fn dup_vma(k: &Cpu, parent: u8, child: u8, src: VmaId) -> Result<(), NoMem
     k.s().w.mms[parent as usize].write_protect_seq += 1;
     k.mmu_notifier_invalidate_range_end(parent).await;
     result
+}
+
+/// `dup_userfaultfd()`: the child is not registered, unless the monitor has asked to hear of forks. Then it has a context of
+/// its own with the same features; its monitor reads the event at once.
+fn dup_userfaultfd(s: &mut Sim, src: VmaId, dst: VmaId) {
+    let ctx = s.w.vmas[src].uffd;
+    if ctx.flags.has(UffdFlags::EVENT_FORK) {
+        let child = s.w.vmas[dst].mm;
+        s.w.vmas[dst].uffd = UffdCtx { generation: s.w.mms[child as usize].userfaults.generation, ..ctx };
+    }
 }
 
 /// `anon_vma_fork()`: the child's VMA joins every `anon_vma` of the parent's, and gets one of its own. (The reuse
@@ -187,7 +200,7 @@ async fn copy_pte_range(
         }
         k.site(Site::ForkCopy).await;
         if !arch.pte_present(k.ptep_get(s)) {
-            match copy_nonpresent_pte(k, src, s, d).await {
+            match copy_nonpresent_pte(k, src, dst, s, d).await {
                 Copied::Done => {
                     vpn += 1;
                     continue;
@@ -224,9 +237,15 @@ enum Copied {
 }
 
 /// `copy_nonpresent_pte()`.
-async fn copy_nonpresent_pte(k: &Cpu, src: VmaId, s: PtePtr, d: PtePtr) -> Copied {
+async fn copy_nonpresent_pte(k: &Cpu, src: VmaId, dst: VmaId, s: PtePtr, d: PtePtr) -> Copied {
     let (arch, ec) = (k.arch(), k.entries());
     let orig = k.ptep_get(s);
+    if ec.is_swap_special_pte(orig) {
+        if k.s().w.vmas[dst].uffd_wp() {
+            k.set_pte_at(d, orig).await;
+        }
+        return Copied::Done;
+    }
     let entry = k.pte_to_swp_entry(orig);
     let mut pte = orig;
     if !ec.non_swap_entry(entry) {
@@ -273,9 +292,28 @@ async fn copy_nonpresent_pte(k: &Cpu, src: VmaId, s: PtePtr, d: PtePtr) -> Copie
             k.folio_add_anon_rmap_pte(page, false);
         }
         k.s().w.mms[d.mm as usize].anon_pages += 1;
+    } else if ec.is_pte_marker_entry(entry) {
+        copy_pte_marker(k, dst, d, orig).await;
+        return Copied::Done;
     }
-    k.set_pte_at(d, arch.pte_swp_clear_uffd_wp(pte)).await;
+    if !k.s().w.vmas[dst].uffd_wp() {
+        pte = arch.pte_swp_clear_uffd_wp(pte);
+    }
+    k.set_pte_at(d, pte).await;
     Copied::Done
+}
+
+/// `copy_pte_marker()`: poison goes to the child, write protection only where the child is registered for it.
+async fn copy_pte_marker(k: &Cpu, dst: VmaId, d: PtePtr, orig: Pte) {
+    let ec = k.entries();
+    let marker = ec.pte_marker_get(k.pte_to_swp_entry(orig));
+    let mut copied = marker & PTE_MARKER_POISONED;
+    if k.s().w.vmas[dst].uffd_wp() || k.has(Defect::U3) {
+        copied |= marker & PTE_MARKER_UFFD_WP;
+    }
+    if copied != 0 {
+        k.set_pte_at(d, ec.make_pte_marker(copied)).await;
+    }
 }
 
 /// `try_restore_exclusive_pte()`.
@@ -301,7 +339,7 @@ async fn copy_present_pte(k: &Cpu, dst: VmaId, s: PtePtr, d: PtePtr, prealloc: &
             k.folio_add_file_rmap_pte(page);
         } else if !k.folio_try_dup_anon_rmap_pte(page) {
             k.folio_put(folio);
-            return copy_present_page(k, dst, d, page, prealloc).await;
+            return copy_present_page(k, dst, s, d, page, prealloc).await;
         }
         k.add_mm_counter(d.mm, page, 1);
         let exclusive = k.page_anon_exclusive(page);
@@ -314,12 +352,15 @@ async fn copy_present_pte(k: &Cpu, dst: VmaId, s: PtePtr, d: PtePtr, prealloc: &
         // ptep_set_wrprotect(): atomic, as the hardware may set bits meanwhile.
         k.ptep_update(s, Site::PteSet, |pte| arch.pte_wrprotect(pte)).await;
     }
-    k.set_pte_at(d, arch.pte_clear_uffd_wp(copy)).await;
+    if !k.s().w.vmas[dst].uffd_wp() {
+        copy = arch.pte_clear_uffd_wp(copy);
+    }
+    k.set_pte_at(d, copy).await;
     true
 }
 
 /// `copy_present_page()`: the child gets a copy of a page that may be pinned.
-async fn copy_present_page(k: &Cpu, dst: VmaId, d: PtePtr, page: Pfn, prealloc: &mut Option<Pfn>) -> bool {
+async fn copy_present_page(k: &Cpu, dst: VmaId, s: PtePtr, d: PtePtr, page: Pfn, prealloc: &mut Option<Pfn>) -> bool {
     let Some(new) = prealloc.take() else { return false };
     let arch = k.arch();
     k.s().copy_page(page, new);
@@ -328,7 +369,10 @@ async fn copy_present_page(k: &Cpu, dst: VmaId, d: PtePtr, page: Pfn, prealloc: 
     k.folio_add_lru(new);
     k.s().w.mms[d.mm as usize].anon_pages += 1;
     let prot = k.s().w.page_prot(dst);
-    let pte = arch.pte_mkdirty(arch.pfn_pte(u64::from(new), prot));
-    k.set_pte_at(d, maybe_mkwrite(k, dst, pte)).await;
+    let mut pte = maybe_mkwrite(k, dst, arch.pte_mkdirty(arch.pfn_pte(u64::from(new), prot)));
+    if userfaultfd_pte_wp(k, dst, k.ptep_get(s)) {
+        pte = arch.pte_mkuffd_wp(pte);
+    }
+    k.set_pte_at(d, pte).await;
     true
 }

@@ -17,6 +17,7 @@ use crate::sched::{Cpu, Site};
 /// the call again (`ERESTARTNOINTR`); here the rounds go on with the lock held, as far as the op's budget reaches.
 pub async fn madvise_guard_install(k: &Cpu, vma: VmaId, start: u32, end: u32) {
     let mm = k.s().w.vmas[vma].mm;
+    k.s().w.vmas[vma].guarded = true;
     // The range will no longer be empty for the page tables: without an anon_vma, fork would not copy it.
     if !k.has(Defect::V3) {
         anon_vma_prepare(k, vma).await;

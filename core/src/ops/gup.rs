@@ -1,9 +1,10 @@
 //! `mm/gup.c`: getting at the page behind an address.
 
 use super::access::find_vma;
-use super::fault::{handle_mm_fault, handle_unshare_fault};
+use super::fault::{handle_mm_fault, handle_mm_fault_retry, handle_unshare_fault};
 use super::huge::follow_huge_pmd;
 use super::split::{split_huge_pmd, split_huge_pmd_address};
+use super::uffd::userfault_retry;
 use super::vmf::FaultResult;
 use crate::config::{Defect, Design};
 use crate::mm::{Pinned, VmaId};
@@ -33,6 +34,8 @@ pub enum GupError {
     Fault,
     /// `-ENOMEM`.
     NoMem,
+    /// `-EINTR`: a fatal signal came while `mmap_lock` was dropped.
+    Killed,
 }
 
 impl GupError {
@@ -41,24 +44,25 @@ impl GupError {
         match self {
             GupError::Fault => Outcome::Fault,
             GupError::NoMem => Outcome::NoMem,
+            GupError::Killed => Outcome::Busy,
         }
     }
 }
 
 /// `__get_user_pages()` of one page with `FOLL_WRITE`, `mmap_lock` held: faults it in writable and takes hold
-/// of its folio.
+/// of its folio. A pin may drop the lock (`FOLL_UNLOCKABLE`) and holds it again when it returns; a plain reference may
+/// not, as `make_device_exclusive()` asks, and so cannot wait for a userfault.
 pub async fn get_user_page(k: &Cpu, mm: u8, vpn: u32, grab: Grab) -> Result<(Pfn, VmaId), GupError> {
-    let vma = find_vma(k, mm, vpn, true).map_err(|_| GupError::Fault)?;
+    let mut vma = find_vma(k, mm, vpn, true).map_err(|_| GupError::Fault)?;
     loop {
         k.site(Site::PinLookup).await;
         if let Some(page) = follow_page(k, vma, vpn, grab).await {
             return Ok((page, vma));
         }
-        match handle_mm_fault(k, vma, vpn, true).await {
-            FaultResult::Done => {}
-            FaultResult::Oom => return Err(GupError::NoMem),
-            FaultResult::SigBus | FaultResult::SigSegv | FaultResult::HwPoison => return Err(GupError::Fault),
-        }
+        vma = match grab {
+            Grab::Get | Grab::GetSplitPmd => fault_error(handle_mm_fault(k, vma, vpn, true).await).map(|()| vma)?,
+            Grab::Pin => faultin_page_unlockable(k, vma, vpn, true).await?,
+        };
     }
 }
 
@@ -108,7 +112,9 @@ pub async fn faultin_page(k: &Cpu, vma: VmaId, vpn: u32, write: bool) -> Outcome
         match handle_mm_fault(k, vma, vpn, write).await {
             FaultResult::Done => {}
             FaultResult::Oom => return Outcome::NoMem,
-            FaultResult::SigBus | FaultResult::SigSegv | FaultResult::HwPoison => return Outcome::Fault,
+            FaultResult::SigBus | FaultResult::SigSegv | FaultResult::HwPoison | FaultResult::Retry => {
+                return Outcome::Fault;
+            }
         }
     }
 }
@@ -129,6 +135,28 @@ async fn follow_and_touch(k: &Cpu, mm: u8, vpn: u32, write: bool) -> bool {
     }
     k.pte_unmap_unlock(p);
     usable
+}
+
+/// What becomes of a fault in `faultin_page()`.
+fn fault_error(result: FaultResult) -> Result<(), GupError> {
+    match result {
+        FaultResult::Done => Ok(()),
+        FaultResult::Oom => Err(GupError::NoMem),
+        FaultResult::SigBus | FaultResult::SigSegv | FaultResult::HwPoison | FaultResult::Retry => Err(GupError::Fault),
+    }
+}
+
+/// The same with `FOLL_UNLOCKABLE`: the fault may drop `mmap_lock` and wait for a userfault. Afterwards the lock is held
+/// again, and the VMA looked up anew.
+pub async fn faultin_page_unlockable(k: &Cpu, vma: VmaId, vpn: u32, write: bool) -> Result<VmaId, GupError> {
+    let mm = k.s().w.vmas[vma].mm;
+    let result = handle_mm_fault_retry(k, vma, vpn, write).await;
+    if result != FaultResult::Retry {
+        return fault_error(result).map(|()| vma);
+    }
+    let killed = userfault_retry(k, mm).await;
+    k.lock(Lock::MmapRead(mm)).await;
+    if killed { Err(GupError::Killed) } else { find_vma(k, mm, vpn, write).map_err(|_| GupError::Fault) }
 }
 
 /// `follow_page_pte()` with `FOLL_WRITE`: only through a writable entry.
@@ -194,7 +222,9 @@ async fn pin_read_locked(k: &Cpu, mm: u8, vpn: u32) -> Result<Pfn, GupError> {
         match result {
             FaultResult::Done => {}
             FaultResult::Oom => return Err(GupError::NoMem),
-            FaultResult::SigBus | FaultResult::SigSegv | FaultResult::HwPoison => return Err(GupError::Fault),
+            FaultResult::SigBus | FaultResult::SigSegv | FaultResult::HwPoison | FaultResult::Retry => {
+                return Err(GupError::Fault);
+            }
         }
     }
 }

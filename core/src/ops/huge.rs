@@ -7,12 +7,13 @@ use super::pgtable::{pmd_alloc, pte_alloc_one};
 use super::rmap::anon_vma_prepare;
 use super::split::split_huge_pmd;
 use super::swap_cache::folio_free_swap;
+use super::uffd::handle_userfault;
 use super::vmf::{FaultResult, VmFault};
 use crate::arch::{Pmd, Pte};
 use crate::config::Design;
 use crate::entry::{MigrationKind, PmdKind};
 use crate::mm::{PmdPtr, Thp, VmaId};
-use crate::observe::Backing;
+use crate::observe::{Backing, Userfault};
 use crate::phys::{Flags, Pfn};
 use crate::sched::{Cpu, Lock, Site};
 use crate::trace::Note;
@@ -78,6 +79,12 @@ async fn do_huge_pmd_anonymous_page(k: &Cpu, vmf: &VmFault, p: PmdPtr) -> Option
         k.folio_put(folio);
         return Some(FaultResult::Done);
     }
+    if k.s().w.vmas[vmf.vma].uffd_missing() {
+        k.pmd_unlock(p);
+        k.s().w.tables.free(pgtable);
+        k.folio_put(folio);
+        return Some(handle_userfault(k, vmf, Userfault::Missing).await);
+    }
     let (prot, writable, pages) = {
         let s = k.s();
         (s.w.page_prot(vmf.vma), s.w.vmas[vmf.vma].writable(), s.w.geometry().ptrs())
@@ -113,7 +120,7 @@ async fn huge_pmd_set_accessed(k: &Cpu, vmf: &VmFault, p: PmdPtr, orig_pmd: Pmd)
 
 /// `wp_huge_pmd()`. Userfaultfd's asynchronous write protection is lifted from one page only, so the PMD is split.
 async fn wp_huge_pmd(k: &Cpu, vmf: &VmFault, p: PmdPtr, orig_pmd: Pmd) -> Option<FaultResult> {
-    let uffd_wp = k.s().w.vmas[vmf.vma].uffd_wp && k.pte_uffd_wp(k.entries().pmd_as_pte(orig_pmd));
+    let uffd_wp = k.s().w.vmas[vmf.vma].uffd_wp() && k.pte_uffd_wp(k.entries().pmd_as_pte(orig_pmd));
     if uffd_wp {
         split_huge_pmd(k, vmf.vma, p, None).await;
         return None;

@@ -130,7 +130,7 @@ struct Tally {
 async fn scan_pmd(k: &Cpu, vma: VmaId, haddr: u32, by: By) -> Result<u32, Scan> {
     let (mm, armed, ptrs) = {
         let s = k.s();
-        (s.w.vmas[vma].mm, s.w.vmas[vma].uffd_wp, s.w.geometry().ptrs())
+        (s.w.vmas[vma].mm, s.w.vmas[vma].uffd.armed(), s.w.geometry().ptrs())
     };
     find_pmd(k, mm, haddr)?;
     let Some(first) = k.pte_offset_map_lock(mm, haddr).await else { return Err(Scan::Fail) };
@@ -244,7 +244,7 @@ async fn swapin(k: &Cpu, mm: u8, haddr: u32, by: By) -> bool {
         };
         let orig_pte = k.ptep_get(p);
         if k.entries().is_swap_pte(orig_pte) {
-            let mut vmf = VmFault { vma, mm, vpn, write: false, unshare: false, orig_pte };
+            let mut vmf = VmFault { vma, mm, vpn, write: false, unshare: false, retry: false, orig_pte };
             ok = do_swap_page(k, &mut vmf).await == FaultResult::Done;
         }
     }
@@ -320,7 +320,7 @@ async fn isolate(k: &Cpu, vma: VmaId, first: PtePtr, by: By, large: &mut LargeFo
     let arch = k.arch();
     let (armed, ptrs) = {
         let s = k.s();
-        (s.w.vmas[vma].uffd_wp, s.w.geometry().ptrs())
+        (s.w.vmas[vma].uffd.armed(), s.w.geometry().ptrs())
     };
     let mut t = Tally::default();
     for i in 0..ptrs {

@@ -139,10 +139,19 @@ async fn madvise_vma_behavior(
     end: u32,
     advice: Advice,
 ) -> Result<(), Outcome> {
-    let anonymous = k.s().w.vmas[vma].anonymous();
+    let (anonymous, armed) = {
+        let s = k.s();
+        (s.w.vmas[vma].anonymous(), s.w.vmas[vma].uffd.armed())
+    };
     match advice {
-        Advice::Free | Advice::GuardInstall | Advice::GuardRemove if !anonymous => return Err(Outcome::Invalid),
-        Advice::DontNeed => zap_page_range_single(k, mm, start, end, ZapDetails::ALL).await,
+        // Here not where userfaultfd keeps watch either.
+        Advice::Free | Advice::GuardInstall | Advice::GuardRemove if !anonymous || armed => {
+            return Err(Outcome::Invalid);
+        }
+        Advice::DontNeed => {
+            let details = ZapDetails { keep_notes: !anonymous, ..ZapDetails::ALL };
+            zap_page_range_single(k, mm, start, end, details).await;
+        }
         Advice::PageOut => madvise_pageout(k, mm, start, end).await,
         Advice::Free => madvise_free_single_vma(k, mm, start, end).await,
         Advice::Cold => madvise_cold(k, mm, start, end).await,

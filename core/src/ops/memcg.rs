@@ -156,7 +156,9 @@ async fn get_mctgt_type(k: &Cpu, vma: VmaId, p: PtePtr, from: Charge) -> Target 
         }
         kind if kind.is_device_private() => (Some(k.swp_offset_pfn(k.pte_to_swp_entry(pte))), None),
         // Behind a marker there may be a page of the file, as behind nothing.
-        _ if ec.pte_none_mostly(pte) => (mc_handle_file_pte(&k.s().w, vma, p.vpn), None),
+        _ if ec.arch.pte_none(pte) || ec.pte_none_mostly(pte) && !k.has(Defect::A6) => {
+            (mc_handle_file_pte(&k.s().w, vma, p.vpn), None)
+        }
         _ => (None, None),
     };
     let page = page.filter(|page| *page != 0 && !k.folio(*page).large() && k.folio_try_get(*page));

@@ -5,14 +5,12 @@
 //! at once, as by `MF_ACTION_REQUIRED`.
 
 use super::access::{find_vma, observe_signal};
-use super::fault::handle_mm_fault;
-use super::gup::GupError;
+use super::gup::{GupError, faultin_page_unlockable};
 use super::huge::follow_huge_pmd;
 use super::memcg::mem_cgroup_uncharge;
 use super::pvmw::PageVmaWalk;
 use super::rmap::{AnonLock, Pvmw, RmapWalk};
 use super::unmap::try_to_unmap;
-use super::vmf::FaultResult;
 use crate::config::Defect;
 use crate::entry::EntryKind;
 use crate::observe::{Agent, Outcome, Signal};
@@ -96,7 +94,7 @@ pub(super) async fn get_user_page_read(k: &Cpu, mm: u8, vpn: u32) -> Result<Pfn,
 
 async fn get_user_page_locked(k: &Cpu, mm: u8, vpn: u32) -> Result<Pfn, GupError> {
     let arch = k.arch();
-    let vma = find_vma(k, mm, vpn, false).map_err(|_| GupError::Fault)?;
+    let mut vma = find_vma(k, mm, vpn, false).map_err(|_| GupError::Fault)?;
     loop {
         k.site(Site::PinLookup).await;
         if let Some(p) = k.pmd_leaf(mm, vpn) {
@@ -121,11 +119,7 @@ async fn get_user_page_locked(k: &Cpu, mm: u8, vpn: u32) -> Result<Pfn, GupError
                 return Ok(k.pte_pfn(pte));
             }
         }
-        match handle_mm_fault(k, vma, vpn, false).await {
-            FaultResult::Done => {}
-            FaultResult::Oom => return Err(GupError::NoMem),
-            FaultResult::SigBus | FaultResult::SigSegv | FaultResult::HwPoison => return Err(GupError::Fault),
-        }
+        vma = faultin_page_unlockable(k, vma, vpn, false).await?;
     }
 }
 

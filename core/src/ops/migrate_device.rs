@@ -191,6 +191,8 @@ async fn collect_pte(k: &Cpu, p: crate::mm::PtePtr, select: Select) -> Collected
             return Collected::Nothing;
         }
         pfn
+    } else if ec.is_swap_special_pte(pte) {
+        return Collected::Nothing;
     } else {
         let entry = k.pte_to_swp_entry(pte);
         if !ec.is_device_private_entry(entry) || !select.locked_by_fault(k.swp_offset_pfn(entry)) {
@@ -262,16 +264,20 @@ async fn insert_page(k: &Cpu, device: u8, vma: VmaId, vpn: u32) {
     if let Some(p) = k.pte_offset_map_lock(mm, vpn).await {
         let old = k.ptep_get(p);
         let zero = ec.arch.pte_present(old) && k.pte_pfn(old) == ZERO_PFN;
-        if ec.arch.pte_none(old) || zero {
+        // A second look, under the lock: a marker may have come, or somebody who wants to hear of missing pages.
+        let hole = ec.arch.pte_none(old) || k.has(Defect::A9) && ec.is_pte_marker(old);
+        if (hole || zero) && !k.s().w.vmas[vma].uffd_missing() {
             k.s().w.mms[mm as usize].anon_pages += 1;
             k.folio_add_new_anon_rmap(folio, vma, vpn, true);
             k.folio_get(folio);
             if zero {
                 k.ptep_clear_flush(p).await;
             }
-            let writable = k.s().w.vmas[vma].writable();
+            let uffd_wp = zero && k.pte_uffd_wp(old) && !k.has(Defect::N5);
+            let writable = k.s().w.vmas[vma].writable() && !uffd_wp;
             let entry = ec.arch.swp_entry_to_pte(ec.make_device_private_entry(u64::from(folio), writable));
             let entry = if k.has(Defect::N2) { entry } else { ec.arch.pte_swp_mksoft_dirty(entry) };
+            let entry = if uffd_wp { ec.arch.pte_swp_mkuffd_wp(entry) } else { entry };
             k.set_pte_at(p, entry).await;
         }
         k.pte_unmap_unlock(p);

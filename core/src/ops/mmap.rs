@@ -100,9 +100,10 @@ async fn split_vma(k: &Cpu, vma: VmaId, at: u32) {
         let new = s.w.vmas.alloc(NewVma { start: at, pgoff, ..like });
         s.w.vmas[vma].end = at;
         s.w.vmas[new].anon_vma = s.w.vmas[vma].anon_vma;
-        s.w.vmas[new].uffd_wp = s.w.vmas[vma].uffd_wp;
+        s.w.vmas[new].uffd = s.w.vmas[vma].uffd;
         s.w.vmas[new].thp = s.w.vmas[vma].thp;
         s.w.vmas[new].mergeable = s.w.vmas[vma].mergeable;
+        s.w.vmas[new].guarded = s.w.vmas[vma].guarded;
         for i in 0..s.w.vmas[vma].chain.len() {
             let av = s.w.vmas[vma].chain[i];
             s.w.vmas[new].chain.push(av);

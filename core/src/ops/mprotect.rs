@@ -1,8 +1,10 @@
-//! `mm/mprotect.c`, and the write-protection of `mm/userfaultfd.c` that goes through it.
+//! `mm/mprotect.c`: what `mprotect()` does, and the write-protection of userfaultfd that goes through the same loop.
 
 use super::huge_protect::change_huge_pmd;
 use super::mmap::{split_at_bounds, vmas_in};
+use super::pgtable::pte_alloc;
 use super::split::split_huge_pmd;
+use super::uffd_resolve::{Resolved, break_cow};
 use super::vmf::can_change_pte_writable;
 use crate::arch::Pte;
 use crate::config::{Defect, Design};
@@ -42,26 +44,9 @@ async fn mprotect_fixup(k: &Cpu, mm: u8, start: u32, end: u32, perm: Perm) {
     }
 }
 
-/// `mwriteprotect_range()` of `UFFDIO_WRITEPROTECT`, for memory that is registered with it. Holes are passed over; a
-/// range without any mapping is an error (`ENOENT`).
-pub async fn mwriteprotect_range(k: &Cpu, mm: u8, start: u32, end: u32, enable: bool) -> Outcome {
-    k.lock(Lock::MmapWrite(mm)).await;
-    // UFFDIO_REGISTER: here of every VMA that the range touches, as a whole.
-    let vmas = vmas_in(k, mm, start, end);
-    for &vma in &vmas {
-        k.s().w.vmas[vma].uffd_wp = true;
-    }
-    k.mmap_write_downgrade(mm);
-    let outcome = if vmas.is_empty() { Outcome::Invalid } else { Outcome::Done };
-    for vma in vmas {
-        let (from, to) = {
-            let s = k.s();
-            (s.w.vmas[vma].start.max(start), s.w.vmas[vma].end.min(end))
-        };
-        change_protection(k, vma, from, to, if enable { Change::UffdWp } else { Change::UffdWpResolve }).await;
-    }
-    k.unlock(Lock::MmapRead(mm));
-    outcome
+/// `mm/userfaultfd.c: uffd_wp_range()`: protects a part of one VMA for userfaultfd, or resolves that again.
+pub async fn uffd_wp_range(k: &Cpu, vma: VmaId, start: u32, end: u32, enable: bool) {
+    change_protection(k, vma, start, end, if enable { Change::UffdWp } else { Change::UffdWpResolve }).await;
 }
 
 /// `MM_CP_*`: what is changed in the entries.
@@ -110,27 +95,53 @@ async fn change_pmd_range(k: &Cpu, vma: VmaId, start: u32, end: u32, change: Cha
 /// `change_pte_range()`: true when a cached translation may have to go.
 async fn change_pte_range(k: &Cpu, vma: VmaId, start: u32, end: u32, change: Change) -> bool {
     let arch = k.arch();
-    let mm = k.s().w.vmas[vma].mm;
+    let (mm, markers) = {
+        let s = k.s();
+        let v = &s.w.vmas[vma];
+        (v.mm, change == Change::UffdWp && v.uffd_wp_use_markers())
+    };
+    // change_pmd_prepare()
+    if markers {
+        pte_alloc(k, mm, start).await;
+    }
     let Some(first) = k.pte_offset_map_lock(mm, start).await else { return false };
+    let eager = change == Change::UffdWpResolve && k.uses(Design::ResolveCopies);
     let mut flush = false;
+    k.arch_enter_lazy_mmu_mode();
     for vpn in start..end {
         let p = PtePtr { index: first.index + (vpn - start), vpn, ..first };
         let oldpte = k.ptep_get(p);
         if arch.pte_none(oldpte) {
+            if markers {
+                k.set_pte_at(p, k.entries().make_uffd_wp_note()).await;
+            }
             continue;
         }
         k.site(Site::ProtectChange).await;
         if arch.pte_present(k.ptep_get(p)) {
+            if eager {
+                match break_cow(k, vma, p).await {
+                    Resolved::Skip => continue,
+                    Resolved::Change if arch.pte_present(k.ptep_get(p)) => {}
+                    Resolved::Change => continue,
+                    Resolved::Stop => return flush,
+                }
+            }
             change_present_pte(k, vma, p, change).await;
             flush = true;
         } else {
             let oldpte = k.ptep_get(p);
+            if k.entries().pte_none_mostly(oldpte) {
+                change_marker(k, p, oldpte, change).await;
+                continue;
+            }
             let newpte = change_swap_pte(k, oldpte, change);
             if newpte != oldpte {
                 k.set_pte_at(p, newpte).await;
             }
         }
     }
+    k.arch_leave_lazy_mmu_mode();
     k.pte_unmap_unlock(first);
     flush
 }
@@ -151,7 +162,8 @@ async fn change_present_pte(k: &Cpu, vma: VmaId, p: PtePtr, change: Change) {
         Change::Protection => {}
     }
     let try_writable = change != Change::UffdWp && writable && k.uses(Design::ProtectByCheck);
-    if try_writable && !arch.pte_write(ptent) && can_change_pte_writable(k, vma, ptent) {
+    let unasked = writable && change == Change::UffdWpResolve && k.has(Defect::B4);
+    if try_writable && !arch.pte_write(ptent) && (unasked || can_change_pte_writable(k, vma, ptent)) {
         ptent = arch.pte_mkwrite(ptent);
     }
     k.set_pte_at(p, ptent).await;
@@ -163,15 +175,26 @@ fn wants_manual_pte_write_upgrade(w: &World, vma: VmaId) -> bool {
     if v.shared() { v.wants_writenotify(w.config.arch.has_soft_dirty()) } else { v.writable() }
 }
 
+/// A marker has no protection to change, and a page that is lost stays so. A marker of uffd-wp goes when it is resolved.
+async fn change_marker(k: &Cpu, p: PtePtr, oldpte: Pte, change: Change) {
+    let ec = k.entries();
+    let poisoned =
+        !ec.is_swap_special_pte(oldpte) && ec.pte_marker_get(k.pte_to_swp_entry(oldpte)) & PTE_MARKER_POISONED != 0;
+    if !poisoned && change == Change::UffdWpResolve {
+        k.ptep_get_and_clear(p).await;
+    }
+}
+
+/// What a swap-format entry becomes that userfaultfd write-protects.
+pub fn mkuffd_wp_swap(k: &Cpu, oldpte: Pte) -> Pte {
+    change_swap_pte(k, oldpte, Change::UffdWp)
+}
+
 /// What a swap-format entry becomes. Writable kinds become readable ones; a device-exclusive entry of the single
 /// type is left alone, because restoring it looks at the VMA.
 fn change_swap_pte(k: &Cpu, oldpte: Pte, change: Change) -> Pte {
     let (arch, ec) = (k.arch(), k.entries());
     let entry = k.pte_to_swp_entry(oldpte);
-    // Ignored whatever is asked: a page that is lost stays so.
-    if ec.is_pte_marker_entry(entry) && ec.pte_marker_get(entry) & PTE_MARKER_POISONED != 0 {
-        return oldpte;
-    }
     let mut newpte = oldpte;
     if ec.is_pte_marker_entry(entry) {
         // An access to a guard page fails anyway.

@@ -14,7 +14,7 @@ use super::split::split_huge_pmd_address;
 use super::zap::unlink_anon_vmas;
 use crate::arch::Pte;
 use crate::config::Defect;
-use crate::mm::{NewVma, PtePtr, TableId, VmaId};
+use crate::mm::{NewVma, PtePtr, TableId, UffdCtx, VmaId};
 use crate::observe::Outcome;
 use crate::sched::{Cpu, Lock, NotifyEvent, Site};
 
@@ -65,7 +65,7 @@ async fn move_vma(k: &Cpu, mm: u8, start: u32, end: u32, to: u32, dontunmap: boo
     let new_vma = copy_vma(k, vma, start, end, to).await;
     move_page_tables(k, vma, start, end, to).await;
     // mremap_userfaultfd_prep(): without UFFD_FEATURE_EVENT_REMAP the new mapping is not registered.
-    k.s().w.vmas[new_vma].uffd_wp = false;
+    k.s().w.vmas[new_vma].uffd = UffdCtx::default();
     if dontunmap {
         let whole = {
             let s = k.s();
@@ -91,9 +91,10 @@ async fn copy_vma(k: &Cpu, vma: VmaId, start: u32, end: u32, to: u32) -> VmaId {
         let pgoff = if v.anon_vma.is_some() { v.linear_page_index(start) } else { to };
         let like = NewVma { start: to, end: to + (end - start), pgoff, ..v.like() };
         let new = s.w.vmas.alloc(like);
-        let (uffd_wp, mergeable) = (s.w.vmas[vma].uffd_wp, s.w.vmas[vma].mergeable);
+        let v = &s.w.vmas[vma];
+        let (uffd, guarded, mergeable) = (v.uffd, v.guarded, v.mergeable);
         let v = &mut s.w.vmas[new];
-        (v.uffd_wp, v.mergeable) = (uffd_wp, mergeable);
+        (v.uffd, v.guarded, v.mergeable) = (uffd, guarded, mergeable);
         new
     };
     anon_vma_clone(k, vma, new).await;
@@ -132,7 +133,7 @@ async fn move_page_tables(k: &Cpu, vma: VmaId, start: u32, end: u32, to: u32) {
 
 /// `vma_has_uffd_without_event_remap()`: what userfaultfd has write-protected is not protected at the new address.
 fn clears_uffd_wp(k: &Cpu, vma: VmaId) -> bool {
-    k.s().w.vmas[vma].uffd_wp && !k.has(Defect::V5)
+    k.s().w.vmas[vma].uffd_wp() && !k.has(Defect::V5)
 }
 
 /// `move_ptes()`. True when the flush is still to come, as it was once.
@@ -159,6 +160,9 @@ async fn move_ptes(k: &Cpu, vma: VmaId, mm: u8, start: u32, end: u32, to: u32) -
         let pte = k.ptep_get_and_clear(p).await;
         force_flush |= arch.pte_present(pte);
         k.site(Site::MremapMove).await;
+        if need_clear_uffd_wp && k.entries().is_uffd_wp_note(pte) {
+            continue;
+        }
         let pte = move_soft_dirty_pte(k, pte);
         let pte = if need_clear_uffd_wp { clear_uffd_wp(k, pte) } else { pte };
         k.set_pte_at(q, pte).await;

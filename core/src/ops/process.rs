@@ -43,7 +43,10 @@ pub async fn mmput(k: &Cpu, mm: u8) {
 
 /// `exit_group(2)`: all threads end. Those in the middle of a system call finish it first.
 pub fn exit(k: &Cpu, mm: u8) -> Outcome {
-    k.s().w.mms[mm as usize].life = Life::Exiting;
+    let s = &mut *k.s();
+    s.w.mms[mm as usize].life = Life::Exiting;
+    // zap_other_threads(): those who sleep killably wake up and die.
+    s.wake_userfaults(mm, |_| true);
     Outcome::Done
 }
 

@@ -235,7 +235,7 @@ pub fn report_walk_kind(k: &Cpu, folio: Pfn, p: PtePtr, pte: Pte) {
 pub fn check_pte(k: &Cpu, folio: Pfn, pte: Pte, which: Pvmw) -> bool {
     let ec = k.entries();
     let pfn = if which == Pvmw::Migration {
-        if !ec.is_swap_pte(pte) {
+        if !ec.pte_has_swap_entry(pte) {
             return false;
         }
         let entry = k.pte_to_swp_entry(pte);
@@ -244,6 +244,9 @@ pub fn check_pte(k: &Cpu, folio: Pfn, pte: Pte, which: Pvmw) -> bool {
             return false;
         }
         k.swp_offset_pfn(entry)
+    } else if ec.is_swap_special_pte(pte) {
+        // It refers to no page, and stays where it is while the page behind it migrates.
+        return false;
     } else if ec.is_swap_pte(pte) {
         let entry = k.pte_to_swp_entry(pte);
         if !ec.is_device_private_entry(entry) && !ec.is_device_exclusive_entry(entry) {

@@ -1,5 +1,6 @@
 //! `mm/memory.c` and `mm/swap_state.c`: faults on entries that are neither none nor present.
 
+use super::fault::handle_pte_marker;
 use super::huge::pmd_migration_entry_wait;
 use super::ksm_page::ksm_might_need_to_copy;
 use super::migrate_device::device_private_fault;
@@ -8,10 +9,9 @@ use super::swapin::{SwappedIn, swapcache_clear, swapin};
 use super::vmf::{
     FaultResult, VmFault, can_change_pte_writable, maybe_mkwrite, pte_needs_soft_dirty_wp, userfaultfd_pte_wp,
 };
-use super::wp::do_wp_page;
+use super::wp::wp_fault;
 use crate::arch::{Pte, SwpEntry};
 use crate::config::{Defect, Design};
-use crate::entry::PTE_MARKER_GUARD;
 use crate::mm::{PtePtr, VmaId};
 use crate::phys::{Flags, Pfn};
 use crate::rule::{Evidence, Rule};
@@ -38,12 +38,10 @@ pub async fn do_swap_page(k: &Cpu, vmf: &mut VmFault) -> FaultResult {
         if ec.is_hwpoison_entry(entry) {
             return FaultResult::HwPoison;
         }
-        if ec.is_pte_marker_entry(entry) && ec.pte_marker_get(entry) & PTE_MARKER_GUARD != 0 {
-            // handle_pte_marker(): an access to a guard page.
-            return FaultResult::SigSegv;
+        if ec.is_pte_marker_entry(entry) {
+            return handle_pte_marker(k, vmf).await;
         }
-        // handle_pte_marker(): of other markers only "poisoned" can arise from the ops there are.
-        return if ec.is_pte_marker_entry(entry) { FaultResult::HwPoison } else { FaultResult::SigBus };
+        return FaultResult::SigBus;
     }
     let slot = k.swp_slot(entry);
     k.site(Site::SwapInLookup).await;
@@ -113,7 +111,7 @@ async fn map_locked(k: &Cpu, vmf: &mut VmFault, folio: Pfn, slot: u32, direct: b
     }
     map_swapped_in(k, vmf, p, folio, slot, direct).await;
     if vmf.write {
-        return do_wp_page(k, vmf, p).await;
+        return wp_fault(k, vmf, p).await;
     }
     k.pte_unmap_unlock(p);
     FaultResult::Done
@@ -161,7 +159,7 @@ async fn map_swapped_in(k: &Cpu, vmf: &mut VmFault, p: PtePtr, folio: Pfn, slot:
     if k.pte_swp_soft_dirty(vmf.orig_pte) {
         pte = arch.pte_mksoft_dirty(pte);
     }
-    if k.pte_swp_uffd_wp(vmf.orig_pte) {
+    if k.pte_swp_uffd_wp(vmf.orig_pte) && !k.has(Defect::U4) {
         pte = arch.pte_mkuffd_wp(pte);
     }
     let alone = exclusive || !ksm && !counted && k.folio_ref_count(folio) == 1;
@@ -208,7 +206,8 @@ pub async fn migration_entry_wait(k: &Cpu, mm: u8, vpn: u32) {
     let Some(p) = k.pte_offset_map_lock(mm, vpn).await else { return };
     let ec = k.entries();
     let pte = k.ptep_get(p);
-    let folio = (ec.is_swap_pte(pte) && ec.is_migration_entry(ec.arch.pte_to_swp_entry(pte)))
+    let has_entry = ec.pte_has_swap_entry(pte) || k.has(Defect::A8) && ec.is_swap_pte(pte);
+    let folio = (has_entry && ec.is_migration_entry(k.pte_to_swp_entry(pte)))
         .then(|| k.page_folio(k.swp_offset_pfn(ec.arch.pte_to_swp_entry(pte))));
     k.pte_unmap_unlock(p);
     if let Some(folio) = folio {

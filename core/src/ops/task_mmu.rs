@@ -3,7 +3,7 @@
 use super::huge_protect::clear_soft_dirty_pmd;
 use crate::arch::Pte;
 use crate::config::Defect;
-use crate::entry::MigrationKind;
+use crate::entry::{EntryKind, MigrationKind};
 use crate::mm::{PtePtr, VmaId};
 use crate::observe::{Observation, Outcome};
 use crate::phys::ZERO_PFN;
@@ -61,7 +61,7 @@ async fn clear_vma(k: &Cpu, mm: u8, vma: VmaId) {
 async fn clear_soft_dirty(k: &Cpu, p: PtePtr) {
     let arch = k.arch();
     let pte = k.ptep_get(p);
-    if arch.pte_none(pte) || !arch.has_soft_dirty() {
+    if arch.pte_none(pte) || k.entries().is_swap_special_pte(pte) || !arch.has_soft_dirty() {
         return;
     }
     k.site(Site::ClearRefs).await;
@@ -101,7 +101,18 @@ fn clear_swap_soft_dirty(k: &Cpu, pte: Pte) -> Pte {
     arch.pte_swp_clear_soft_dirty(new)
 }
 
-/// `pagemap_pmd_range()`: reports the soft-dirty bit of each page of a range.
+/// `pte_uffd_wp()` or `pte_swp_uffd_wp_any()`: in a present or in a swap entry, or as a marker.
+pub fn pte_uffd_wp_any(k: &Cpu, pte: Pte) -> bool {
+    let ec = k.entries();
+    match ec.kind(pte) {
+        EntryKind::None => false,
+        EntryKind::Present => k.pte_uffd_wp(pte),
+        EntryKind::MarkerUffdWp | EntryKind::SwapSpecial => true,
+        kind => !kind.is_marker() && k.pte_swp_uffd_wp(pte),
+    }
+}
+
+/// `pagemap_pmd_range()`: reports the soft-dirty and the uffd-wp bit of each page of a range.
 pub async fn pagemap(k: &Cpu, mm: u8, start: u32, end: u32) -> Outcome {
     let arch = k.arch();
     k.lock(Lock::MmapRead(mm)).await;
@@ -113,10 +124,12 @@ pub async fn pagemap(k: &Cpu, mm: u8, start: u32, end: u32) -> Outcome {
         let bit = if arch.pte_present(pte) {
             arch.pte_soft_dirty(pte)
         } else {
-            !arch.pte_none(pte) && arch.pte_swp_soft_dirty(pte)
+            k.entries().pte_has_swap_entry(pte) && arch.pte_swp_soft_dirty(pte)
         };
+        let wp = pte_uffd_wp_any(k, pte);
         {
             let s = &mut *k.s();
+            s.observe(Observation::UffdWp { op, proc: mm, vpn, wp });
             // Where the architecture has no such bit, it reads 0 and means nothing.
             if let Some(vma) = s.w.vma_lookup(mm, vpn).filter(|_| arch.has_soft_dirty()) {
                 let dirty = bit || s.w.vmas[vma].soft_dirty;

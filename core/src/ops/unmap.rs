@@ -3,6 +3,7 @@
 use super::lazyfree::{Discard, try_to_discard};
 use super::pvmw::{Mapped, PageVmaWalk};
 use super::rmap::{AnonLock, Pvmw, RmapWalk};
+use super::zap::pte_install_uffd_wp_if_needed;
 use crate::arch::Pte;
 use crate::config::Defect;
 use crate::mm::{PtePtr, VmaId};
@@ -74,6 +75,9 @@ async fn replace_by_swap_entry(k: &Cpu, folio: Pfn, mm: u8, p: PtePtr, hwpoison:
     }
     if !k.folio(folio).anon() {
         // A page of a file: it can be faulted in again.
+        if present {
+            pte_install_uffd_wp_if_needed(k, p, page, pteval).await;
+        }
         k.add_mm_counter(mm, page, -1);
         k.folio_remove_rmap_pte(page);
         k.folio_put(folio);

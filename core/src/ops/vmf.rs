@@ -18,6 +18,8 @@ pub enum FaultResult {
     HwPoison,
     /// `VM_FAULT_SIGSEGV`.
     SigSegv,
+    /// `VM_FAULT_RETRY`: `mmap_lock` was dropped; take it again, look the VMA up again, and try again.
+    Retry,
 }
 
 /// `struct vm_fault`.
@@ -32,6 +34,8 @@ pub struct VmFault {
     pub write: bool,
     /// `FAULT_FLAG_UNSHARE`: nobody writes, but the page must belong to this mapping alone.
     pub unshare: bool,
+    /// `FAULT_FLAG_ALLOW_RETRY`: the caller copes with [`FaultResult::Retry`].
+    pub retry: bool,
     /// What the entry held when the fault looked.
     pub orig_pte: Pte,
 }
@@ -53,7 +57,7 @@ pub fn pte_needs_soft_dirty_wp(k: &Cpu, vma: VmaId, pte: Pte) -> bool {
 
 /// `userfaultfd_pte_wp()`: does a write to the page have to be noticed?
 pub fn userfaultfd_pte_wp(k: &Cpu, vma: VmaId, pte: Pte) -> bool {
-    k.s().w.vmas[vma].uffd_wp && k.pte_uffd_wp(pte)
+    k.s().w.vmas[vma].uffd_wp() && k.pte_uffd_wp(pte)
 }
 
 /// `maybe_mkwrite()`.

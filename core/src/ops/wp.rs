@@ -4,22 +4,87 @@ use super::file_fault::wp_page_shared;
 use super::ksm::carry_tracking;
 use super::rmap::anon_vma_prepare;
 use super::swap_cache::{folio_free_swap, free_swap_cache};
+use super::uffd::handle_userfault;
 use super::vmf::{FaultResult, VmFault, maybe_mkwrite, ptep_set_access_flags, userfaultfd_pte_wp};
 use crate::config::{Defect, Design};
 use crate::mm::{PtePtr, VmaId};
+use crate::observe::{UffdFlags, Userfault};
 use crate::phys::{Flags, Pfn, ZERO_PFN};
 use crate::sched::{Cpu, Lock, NotifyEvent, Site};
 use crate::trace::Note;
 
-/// `do_wp_page()`. Called with the page-table lock, which it releases.
-///
-/// Of userfaultfd only the asynchronous mode exists: the write is let through and its mark cleared.
-pub async fn do_wp_page(k: &Cpu, vmf: &mut VmFault, p: PtePtr) -> FaultResult {
-    if !vmf.unshare && userfaultfd_pte_wp(k, vmf.vma, k.ptep_get(p)) {
-        let pte = k.arch().pte_clear_uffd_wp(k.ptep_get(p));
-        k.set_pte_at(p, pte).await;
-        vmf.orig_pte = pte;
+/// A write fault on a present, write-protected entry, with the page-table lock, which is released: what
+/// `handle_pte_fault()` and `do_swap_page()` do, in one of three ways to ask userfaultfd before.
+pub async fn wp_fault(k: &Cpu, vmf: &mut VmFault, p: PtePtr) -> FaultResult {
+    if k.uses(Design::WpSplitCont) {
+        do_wp_page(k, vmf, p).await
+    } else if k.uses(Design::WpSplitWrapper) {
+        do_userfaultfd_wp_page(k, vmf, p).await
+    } else {
+        match do_userfaultfd_wp(k, vmf, p).await {
+            Some(ret) => ret,
+            None => do_wp_page_cont(k, vmf, p).await,
+        }
     }
+}
+
+/// `do_wp_page()`: asks userfaultfd, then goes on.
+pub async fn do_wp_page(k: &Cpu, vmf: &mut VmFault, p: PtePtr) -> FaultResult {
+    if asks_userfaultfd(k, vmf, p) {
+        if !userfaultfd_wp_async(k, vmf) {
+            k.pte_unmap_unlock(p);
+            return handle_userfault(k, vmf, Userfault::Wp).await;
+        }
+        clear_wp_async(k, vmf, p).await;
+    }
+    do_wp_page_cont(k, vmf, p).await
+}
+
+/// The wrapper of 2019: it asks, and the function that it calls is the old `do_wp_page()`. (Asynchronous mode, which came
+/// later, is where the question is.)
+async fn do_userfaultfd_wp_page(k: &Cpu, vmf: &mut VmFault, p: PtePtr) -> FaultResult {
+    let asks = asks_userfaultfd(k, vmf, p);
+    if asks && userfaultfd_wp_async(k, vmf) {
+        clear_wp_async(k, vmf, p).await;
+    } else if asks {
+        k.pte_unmap_unlock(p);
+        return handle_userfault(k, vmf, Userfault::Wp).await;
+    }
+    do_wp_page_cont(k, vmf, p).await
+}
+
+/// The helper of 2019: `Some` when userfaultfd has dealt with the fault, and the lock is gone.
+async fn do_userfaultfd_wp(k: &Cpu, vmf: &mut VmFault, p: PtePtr) -> Option<FaultResult> {
+    if !asks_userfaultfd(k, vmf, p) {
+        return None;
+    }
+    if userfaultfd_wp_async(k, vmf) {
+        clear_wp_async(k, vmf, p).await;
+        return None;
+    }
+    k.pte_unmap_unlock(p);
+    Some(handle_userfault(k, vmf, Userfault::Wp).await)
+}
+
+/// A write to a page that userfaultfd has write-protected; who only wants the page for itself is not asked about.
+fn asks_userfaultfd(k: &Cpu, vmf: &VmFault, p: PtePtr) -> bool {
+    !vmf.unshare && userfaultfd_pte_wp(k, vmf.vma, k.ptep_get(p))
+}
+
+/// `userfaultfd_wp_async()`.
+fn userfaultfd_wp_async(k: &Cpu, vmf: &VmFault) -> bool {
+    k.s().w.vmas[vmf.vma].uffd.flags.has(UffdFlags::ASYNC)
+}
+
+/// The write is let through: only the bit goes.
+async fn clear_wp_async(k: &Cpu, vmf: &mut VmFault, p: PtePtr) {
+    let pte = k.arch().pte_clear_uffd_wp(k.ptep_get(p));
+    k.set_pte_at(p, pte).await;
+    vmf.orig_pte = pte;
+}
+
+/// The part of `do_wp_page()` that has nothing to do with userfaultfd.
+async fn do_wp_page_cont(k: &Cpu, vmf: &mut VmFault, p: PtePtr) -> FaultResult {
     let page = k.pte_pfn(vmf.orig_pte);
     if k.s().w.vmas[vmf.vma].shared() {
         return wp_page_shared(k, vmf, p, page).await;
@@ -56,7 +121,7 @@ pub async fn wp_page_reuse(k: &Cpu, vmf: &VmFault, p: PtePtr, folio: Pfn) {
 }
 
 /// `wp_can_reuse_anon_folio()`: is this mapping the only reference?
-async fn wp_can_reuse_anon_folio(k: &Cpu, folio: Pfn, vma: VmaId) -> bool {
+pub async fn wp_can_reuse_anon_folio(k: &Cpu, folio: Pfn, vma: VmaId) -> bool {
     if k.folio_test(folio, Flags::KSM) && !k.has(Defect::K2) {
         return false;
     }
@@ -100,12 +165,17 @@ async fn only_reference(k: &Cpu, folio: Pfn) -> bool {
 
 /// `wp_page_copy()`: breaks copy-on-write. The caller has taken a reference to `old`'s folio unless it is the zero page.
 async fn wp_page_copy(k: &Cpu, vmf: &VmFault, old: Pfn) -> FaultResult {
+    if try_wp_page_copy(k, vmf, old).await.is_some() { FaultResult::Done } else { FaultResult::Oom }
+}
+
+/// The same: whether the copy was mapped, or somebody else had changed the entry; nothing when there is no memory.
+pub async fn try_wp_page_copy(k: &Cpu, vmf: &VmFault, old: Pfn) -> Option<bool> {
     let arch = k.arch();
     let old_folio = k.page_folio(old);
     anon_vma_prepare(k, vmf.vma).await;
     let Some(new) = k.folio_alloc() else {
         k.folio_put(old_folio);
-        return FaultResult::Oom;
+        return None;
     };
     k.site(Site::WpCopy).await;
     k.s().copy_page(old, new);
@@ -152,5 +222,5 @@ async fn wp_page_copy(k: &Cpu, vmf: &VmFault, old: Pfn) -> FaultResult {
         }
         k.folio_put(old_folio);
     }
-    FaultResult::Done
+    Some(copied)
 }

@@ -31,13 +31,16 @@ pub struct ZapDetails {
     pub even_cows: bool,
     /// `ZAP_FLAG_DROP_MARKER`: the mapping goes, and guard pages with it.
     pub drop_markers: bool,
+    /// Notes of userfaultfd's write protection stay, and are left where protected pages of files were: not
+    /// `ZAP_FLAG_DROP_MARKER`, and the mapping is not anonymous.
+    pub keep_notes: bool,
 }
 
 impl ZapDetails {
     /// `NULL`: everything goes.
-    pub const ALL: ZapDetails = ZapDetails { even_cows: true, drop_markers: false };
+    pub const ALL: ZapDetails = ZapDetails { even_cows: true, drop_markers: false, keep_notes: false };
     /// Of a mapping that goes.
-    pub const UNMAP: ZapDetails = ZapDetails { even_cows: true, drop_markers: true };
+    pub const UNMAP: ZapDetails = ZapDetails { even_cows: true, drop_markers: true, keep_notes: false };
 }
 
 /// `struct mmu_gather`: pages that wait for a TLB flush before they are freed.
@@ -150,6 +153,7 @@ pub async fn zap_range(k: &Cpu, tlb: &mut MmuGather, start: u32, end: u32) {
 async fn zap_pte_range(k: &Cpu, tlb: &mut MmuGather, start: u32, end: u32) -> u32 {
     let Some(first) = k.pte_offset_map_lock(tlb.mm, start).await else { return end };
     let mut vpn = start;
+    k.arch_enter_lazy_mmu_mode();
     while vpn < end && !tlb.pages.is_full() {
         let p = PtePtr { index: first.index + (vpn - start), vpn, ..first };
         if !k.arch().pte_none(k.ptep_get(p)) {
@@ -158,6 +162,7 @@ async fn zap_pte_range(k: &Cpu, tlb: &mut MmuGather, start: u32, end: u32) -> u3
         vpn += 1;
     }
     k.site(Site::ZapCleared).await;
+    k.arch_leave_lazy_mmu_mode();
     let force_flush = tlb.pages.iter().any(|p| p.delay_rmap);
     if vpn < end || force_flush {
         // Forced to stop: the TLB is flushed before the lock is dropped; the pages are freed after.
@@ -183,6 +188,9 @@ async fn zap_pte(k: &Cpu, tlb: &mut MmuGather, p: PtePtr) {
             let page = k.pte_pfn(pte);
             if page != ZERO_PFN {
                 zap_present_page(k, tlb, pte, page);
+                if tlb.details.keep_notes && !k.has(Defect::A12) {
+                    pte_install_uffd_wp_if_needed(k, p, page, pte).await;
+                }
             }
         }
         kind if kind.is_device_private() || kind.is_device_exclusive() => {
@@ -198,7 +206,13 @@ async fn zap_pte(k: &Cpu, tlb: &mut MmuGather, p: PtePtr) {
             k.s().w.mms[mm].swap_ents -= 1;
             free_swap_and_cache(k, k.swp_slot(k.pte_to_swp_entry(pte))).await;
         }
-        kind if kind.is_migration() => k.add_mm_counter(tlb.mm, k.swp_offset_pfn(k.pte_to_swp_entry(pte)), -1),
+        kind if kind.is_migration() => {
+            let page = k.swp_offset_pfn(k.pte_to_swp_entry(pte));
+            k.add_mm_counter(tlb.mm, page, -1);
+            if tlb.details.keep_notes && !k.has(Defect::A12) {
+                pte_install_uffd_wp_if_needed(k, p, page, pte).await;
+            }
+        }
         _ => {}
     }
 }
@@ -222,9 +236,21 @@ fn zap_present_page(k: &Cpu, tlb: &mut MmuGather, pte: Pte, page: Pfn) {
     tlb.pages.push(Gathered { pfn: page, delay_rmap });
 }
 
-/// `should_zap_folio()` and `should_zap_cows()`.
+/// `pte_install_uffd_wp_if_needed()`: an entry that mapped a write-protected page of a file does not become empty.
+pub async fn pte_install_uffd_wp_if_needed(k: &Cpu, p: PtePtr, page: Pfn, pte: Pte) {
+    let file = !k.folio(k.page_folio(page)).anon();
+    let protected = if k.arch().pte_present(pte) { k.pte_uffd_wp(pte) } else { k.pte_swp_uffd_wp(pte) };
+    if file && protected {
+        k.set_pte_at(p, k.entries().make_uffd_wp_note()).await;
+    }
+}
+
+/// `should_zap_folio()`, `should_zap_cows()` and `zap_drop_file_uffd_wp()`.
 fn should_zap(k: &Cpu, details: ZapDetails, pte: Pte) -> bool {
     let ec = k.entries();
+    if details.keep_notes && ec.is_uffd_wp_note(pte) {
+        return false;
+    }
     if details.even_cows || k.has(Defect::F5) {
         return true;
     }

@@ -2,7 +2,9 @@
 
 use super::page::{Changes, Ends, Known, Reach, State, loaded, stored};
 use super::space::Spot;
+use super::traps::Traps;
 use super::{Oracle, OracleViolation, broken};
+use crate::config::MAX_CPUS;
 use crate::observe::{Agent, Signal, Token};
 use crate::program::{Case, Perm};
 use crate::rule::Rule;
@@ -10,29 +12,37 @@ use crate::rule::Rule;
 impl Oracle {
     /// A load of `value` retired.
     #[inline]
-    pub(super) fn load(&mut self, proc: u8, spot: Spot, value: Token) -> Result<(), OracleViolation> {
+    pub(super) fn load(&mut self, proc: u8, spot: Spot, value: Token, cpu: usize) -> Result<(), OracleViolation> {
         let p = &self.procs[usize::from(proc)];
-        if self.changing[usize::from(proc)] == 0
+        if self.calm(proc, cpu)
             && let Known::One(state) = p.space.page(spot).known
             && state.shows(&self.files, value)
-            && self.calm(state)
+            && self.settled_file(state)
+            && state.touched(false) == state
             && p.live
             && p.space.nothing_lost()
         {
             return Ok(());
         }
-        self.load_slow(proc, spot, value)
+        self.load_slow(proc, spot, value, cpu)
     }
 
-    fn load_slow(&mut self, proc: u8, spot: Spot, value: Token) -> Result<(), OracleViolation> {
-        let (known, changes) = self.look(proc, spot)?;
+    /// True when nobody but this CPU does anything that could change a page of the process.
+    #[inline]
+    fn calm(&self, proc: u8, cpu: usize) -> bool {
+        let touching = self.touching[usize::from(proc)];
+        self.changing[usize::from(proc)] == 0 && (touching == 0 || touching == 1u8.checked_shl(cpu as u32).unwrap_or(0))
+    }
+
+    fn load_slow(&mut self, proc: u8, spot: Spot, value: Token, cpu: usize) -> Result<(), OracleViolation> {
+        let (known, changes) = self.look(proc, spot, cpu)?;
         self.retired(proc, spot)?;
         let Some(mut set) = self.procs[usize::from(proc)].space.reachable(spot, &changes) else {
             self.settle(proc, spot, &changes, value, &[Perm::Read, Perm::ReadWrite], value != 0);
             return Ok(());
         };
         if !set.iter().any(|s| s.permits(false)) {
-            return Err(broken(Rule::OracleAccess).known(known));
+            return Err(broken(forbidden(&set, false)).known(known));
         }
         if !set.iter().any(|s| s.shows(&self.files, value)) {
             let mut violation = broken(Rule::OracleValue).known(known);
@@ -46,8 +56,15 @@ impl Oracle {
 
     /// A store of `value` retired.
     #[inline]
-    pub(super) fn store(&mut self, proc: u8, spot: Spot, value: Token, by: Agent) -> Result<(), OracleViolation> {
-        let calm = (self.changing[usize::from(proc)] | self.forking[usize::from(proc)]) == 0;
+    pub(super) fn store(
+        &mut self,
+        proc: u8,
+        spot: Spot,
+        value: Token,
+        by: Agent,
+        cpu: usize,
+    ) -> Result<(), OracleViolation> {
+        let calm = self.calm(proc, cpu) && self.forking[usize::from(proc)] == 0;
         let now = self.now;
         let p = &mut self.procs[usize::from(proc)];
         let cleared = p.cleared;
@@ -63,15 +80,15 @@ impl Oracle {
                 && state.permits(true)
                 && state.through().is_none()
             {
-                (state.value, state.lazy) = (value, false);
+                *state = State { value, lazy: false, ..state.touched(true) };
                 return Ok(());
             }
         }
-        self.store_slow(proc, spot, value)
+        self.store_slow(proc, spot, value, cpu)
     }
 
-    fn store_slow(&mut self, proc: u8, spot: Spot, value: Token) -> Result<(), OracleViolation> {
-        let (known, changes) = self.look(proc, spot)?;
+    fn store_slow(&mut self, proc: u8, spot: Spot, value: Token, cpu: usize) -> Result<(), OracleViolation> {
+        let (known, changes) = self.look(proc, spot, cpu)?;
         self.retired(proc, spot)?;
         self.blur(proc, spot);
         let mut reach = self.procs[usize::from(proc)].space.reachable(spot, &changes);
@@ -87,7 +104,7 @@ impl Oracle {
             }
             Some(set) => {
                 if !set.iter().any(|s| s.ends(&self.files, true).meets(Ends::WELL)) {
-                    return Err(broken(Rule::OracleAccess).known(known));
+                    return Err(broken(forbidden(set, true)).known(known));
                 }
                 if stored(set, &changes, &mut self.files, value).is_err() {
                     reach = None;
@@ -120,6 +137,8 @@ impl Oracle {
         let p = &self.procs[usize::from(proc)];
         let wanted = match (signal, by) {
             (Signal::OomKill, _) => return Ok(()),
+            (Signal::Kill, _) if p.exiting || !p.live => return Ok(()),
+            (Signal::Kill, _) => return Err(broken(Rule::OracleSignal).known(p.space.page(spot).known)),
             (_, Agent::Device(_)) if p.exiting || !p.live => return Ok(()),
             (_, Agent::Device(_)) => Ends::FAULT,
             (Signal::SegvMapErr, _) => Ends::MAP_ERR,
@@ -129,7 +148,8 @@ impl Oracle {
         if past.meets(wanted) {
             return Ok(());
         }
-        let (known, changes) = self.look(proc, spot).map_err(|v| OracleViolation { rule: Rule::OracleSignal, ..v })?;
+        let (known, changes) =
+            self.look(proc, spot, MAX_CPUS).map_err(|v| OracleViolation { rule: Rule::OracleSignal, ..v })?;
         let Some(mut set) = self.procs[usize::from(proc)].space.reachable(spot, &changes) else { return Ok(()) };
         if !set.iter().any(|s| s.ends(&self.files, write).meets(wanted)) {
             return Err(broken(Rule::OracleSignal).known(known));
@@ -143,12 +163,13 @@ impl Oracle {
 
     /// True when a load in this state, which agrees with it, has nothing to teach.
     #[inline]
-    fn calm(&self, state: State) -> bool {
+    fn settled_file(&self, state: State) -> bool {
         state.through().is_none_or(|cell| self.files.value(cell).is_some())
     }
 
     /// What is known of a page of a live process, and which calls in flight change it.
-    fn look(&self, proc: u8, spot: Spot) -> Result<(Known, Changes), OracleViolation> {
+    /// Of those, an access on CPU `cpu` does not count itself.
+    pub(super) fn look(&self, proc: u8, spot: Spot, cpu: usize) -> Result<(Known, Changes), OracleViolation> {
         let p = &self.procs[usize::from(proc)];
         let known = p.space.page(spot).known;
         if !p.live {
@@ -156,13 +177,14 @@ impl Oracle {
             violation.evidence.on = Some("no such process");
             return Err(violation);
         }
-        Ok((known, self.changes(proc, spot, None)))
+        Ok((known, self.changes_seen(proc, spot, cpu)))
     }
 
     /// Learns what a page is of which nothing was known, from an access that these protections permit. What was loaded
-    /// (`loaded`) may be about to be dropped.
+    /// (`loaded`) may be about to be dropped. Nothing is known of a page's registration either, so of a page that may be
+    /// registered nothing is learnt.
     fn settle(&mut self, proc: u8, spot: Spot, changes: &Changes, value: Token, perms: &[Perm], loaded: bool) {
-        if changes.is_empty() && !self.procs[usize::from(proc)].files {
+        if changes.is_empty() && !self.procs[usize::from(proc)].files && self.fresh == Traps::NONE {
             let mut set: Reach = perms.iter().map(|&p| State { value, ..State::mapped(p) }).collect();
             if loaded {
                 let lazy: Reach = set.iter().map(|s| State { lazy: true, ..*s }).collect();
@@ -205,4 +227,10 @@ impl Oracle {
         violation.evidence.on = Some(if written { "written since clear_refs" } else { "mapped since clear_refs" });
         Err(violation)
     }
+}
+
+/// The rule that an access breaks which none of these states lets pass.
+fn forbidden(set: &Reach, write: bool) -> Rule {
+    let allowed = set.iter().any(|s| s.allows(write) && !s.traps.passes(write));
+    if allowed { Rule::OracleUffdMissed } else { Rule::OracleAccess }
 }

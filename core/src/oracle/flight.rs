@@ -3,9 +3,25 @@
 use super::moves::Move;
 use super::page::{Base, Effect, Ends};
 use super::space::Spot;
+use super::traps::{Filling, Traps, Uffd};
 use crate::config::MAX_REGIONS;
-use crate::observe::{Backing, FILES};
+use crate::observe::{Backing, FILES, UffdFlags, Userfault, copy_token};
 use crate::program::{Actor, Case, OpCode, Perm, Shape};
+
+/// An access that waits for the monitor.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waiting {
+    /// Page.
+    pub(super) spot: Spot,
+    /// When the monitor was told.
+    pub(super) since: u32,
+    /// Why it waits.
+    pub(super) reason: Userfault,
+    /// Somebody has woken it since.
+    pub(super) woken: bool,
+    /// Somebody has changed the page, or woken it, or may have, since it began to wait.
+    pub(super) touched: bool,
+}
 
 /// A call between its start and its end.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +60,12 @@ pub(super) struct Flight {
     pub(super) past: Ends,
     /// Where its pages go, if it moves them. A move onto itself is none.
     pub(super) moves: Option<Move>,
+    /// What new memory is like; nothing when nobody keeps track of what is there.
+    pub(super) fresh: Traps,
+    /// The access of it that waits.
+    pub(super) waiting: Option<Waiting>,
+    /// How many pages it said it has dealt with.
+    pub(super) progress: u32,
 }
 
 impl Flight {
@@ -55,9 +77,13 @@ impl Flight {
         }
         let limit = if usize::from(op.region) < MAX_REGIONS { case.config.geometry.region_pages() } else { 0 };
         let (first, end) = match op.code.shape() {
-            Shape::Map | Shape::Range | Shape::RangeProt | Shape::RangeTo | Shape::KernelRange | Shape::DeviceRange => {
-                (op.page.min(limit), op.page.saturating_add(op.len).min(limit))
-            }
+            Shape::Map
+            | Shape::Range
+            | Shape::RangeFlags
+            | Shape::RangeProt
+            | Shape::RangeTo
+            | Shape::KernelRange
+            | Shape::DeviceRange => (op.page.min(limit), op.page.saturating_add(op.len).min(limit)),
             Shape::Page => (op.page.min(limit), op.page.saturating_add(1).min(limit)),
             Shape::Proc
             | Shape::ProcProc
@@ -90,6 +116,9 @@ impl Flight {
             disturbed: false,
             past: Ends::default(),
             moves: None,
+            fresh: Traps::NONE,
+            waiting: None,
+            progress: 0,
         };
         let mut flight = flight;
         if op.code.shape() == Shape::RangeTo {
@@ -100,25 +129,74 @@ impl Flight {
         Some((usize::from(op.cpu), flight))
     }
 
-    /// What it does to a page.
-    pub(super) fn effect_on(&self, spot: Spot) -> Option<Effect> {
-        if self.source_of(spot).is_some() { Some(Effect::Arrive) } else { self.effect() }
-    }
-
     /// What it does to each page of its range.
     pub(super) fn effect(&self) -> Option<Effect> {
         match self.code {
-            OpCode::Mmap => Some(Effect::Map(Perm::from_arg(self.arg), Base::of(self.backing, 0))),
+            OpCode::Mmap => Some(Effect::Map(Perm::from_arg(self.arg), Base::of(self.backing, 0), self.fresh)),
             OpCode::Munmap => Some(Effect::Unmap),
             OpCode::Mremap => self.moves.map(|_| Effect::Unmap),
             OpCode::MremapDontunmap => self.moves.map(|_| Effect::Empty),
-            OpCode::Dontneed => Some(Effect::Zero),
+            OpCode::Dontneed => Some(Effect::Zero(self.fresh)),
             OpCode::Free => Some(Effect::Free),
             OpCode::GuardInstall => Some(Effect::Guard),
             OpCode::GuardRemove => Some(Effect::Unguard),
             OpCode::Mprotect => Some(Effect::Protect(Perm::from_arg(self.arg))),
             OpCode::Truncate => Some(Effect::Cut(self.arg, self.size)),
-            _ => None,
+            _ => self.uffd().map(Effect::Uffd),
+        }
+    }
+
+    /// What it has to do with userfaultfd, by the first page of its range.
+    fn uffd(&self) -> Option<Uffd> {
+        let flag = |bit: u8| self.arg & bit != 0;
+        match self.code {
+            OpCode::UffdRegister => Some(Uffd::Register(UffdFlags(self.arg))),
+            OpCode::UffdUnregister | OpCode::UffdClose => Some(Uffd::Unregister),
+            OpCode::UffdCopy => {
+                let value = copy_token(self.op, self.first);
+                Some(Uffd::Fill(Filling::Copy { value, wp: flag(2) }, self.wakes()))
+            }
+            OpCode::UffdZeropage => Some(Uffd::Fill(Filling::Zero, self.wakes())),
+            OpCode::UffdPoison => Some(Uffd::Fill(Filling::Poison, self.wakes())),
+            OpCode::UffdWp => Some(Uffd::Protect(true)),
+            OpCode::UffdUnwp => Some(Uffd::Protect(false)),
+            OpCode::PagemapScan => Some(Uffd::Scan),
+            _ => self.touches().map(Uffd::Touch),
+        }
+    }
+
+    /// The kind of access that it tries, where somebody keeps track of what is there.
+    pub(super) fn touches(&self) -> Option<bool> {
+        if self.fresh == Traps::NONE {
+            return None;
+        }
+        match self.code {
+            OpCode::ToDevice | OpCode::HwPoison | OpCode::SoftOffline => Some(false),
+            _ => self.access(),
+        }
+    }
+
+    /// True when it wakes those who wait at its pages, once it has succeeded.
+    pub(super) fn wakes(&self) -> bool {
+        match self.code {
+            OpCode::UffdCopy | OpCode::UffdZeropage | OpCode::UffdPoison | OpCode::UffdUnwp => self.arg & 1 == 0,
+            OpCode::UffdWake | OpCode::UffdClose | OpCode::UffdUnregister => true,
+            _ => false,
+        }
+    }
+
+    /// True when it is about all memory of its process.
+    pub(super) fn everywhere(&self) -> bool {
+        self.code == OpCode::UffdClose
+    }
+
+    /// Another call begins: does it end the wait of this one's access, or might it?
+    pub(super) fn disturb_waiting(&mut self, other: &Flight) {
+        if let Some(waiting) = &mut self.waiting
+            && other.covers(self.proc, waiting.spot)
+            && (other.effect().is_some() || other.wakes())
+        {
+            waiting.touched = true;
         }
     }
 
@@ -150,15 +228,17 @@ impl Flight {
     #[inline]
     pub(super) fn covers(&self, proc: u8, spot: Spot) -> bool {
         let inside = self.region == spot.region && (self.first..self.end).contains(&spot.page);
-        self.proc == proc && (inside || self.source_of(spot).is_some())
+        self.proc == proc && (inside || self.everywhere() || self.source_of(spot).is_some())
     }
 
     /// True when the two have a page in common.
     pub(super) fn overlaps(&self, other: &Flight) -> bool {
-        self.proc == other.proc
-            && self
-                .ranges()
+        let everywhere = self.everywhere() || other.everywhere();
+        let meet = || {
+            self.ranges()
                 .any(|(region, first, end)| other.ranges().any(|(r, f, e)| region == r && first < e && f < end))
+        };
+        self.proc == other.proc && (everywhere || meet())
     }
 
     /// Its range, and the one that it moves it to.
@@ -171,6 +251,31 @@ impl Flight {
     pub(super) fn spots(&self) -> impl Iterator<Item = Spot> + use<> {
         let region = self.region;
         (self.first..self.end).map(move |page| Spot { region, page })
+    }
+
+    /// Pages that it is about, of windows that hold this many.
+    pub(super) fn spots_in(&self, held: [u32; MAX_REGIONS]) -> impl Iterator<Item = Spot> + use<> {
+        let (whole, region, first, end) = (self.everywhere(), self.region, self.first, self.end);
+        let windows = (0..MAX_REGIONS as u8).filter(move |r| whole || *r == region);
+        windows.flat_map(move |region| {
+            let held = held[usize::from(region)];
+            let (first, end) = if whole { (0, held) } else { (first, end.min(held)) };
+            (first..end).map(move |page| Spot { region, page })
+        })
+    }
+
+    /// What it does to this page.
+    pub(super) fn effect_on(&self, spot: Spot) -> Option<Effect> {
+        if self.source_of(spot).is_some() {
+            return Some(Effect::Arrive);
+        }
+        match self.effect()? {
+            Effect::Uffd(Uffd::Fill(Filling::Copy { wp, .. }, wakes)) => {
+                let copy = Filling::Copy { value: copy_token(self.op, spot.page), wp };
+                Some(Effect::Uffd(Uffd::Fill(copy, wakes)))
+            }
+            effect => Some(effect.at(spot.page)),
+        }
     }
 
     /// Pages in its range.

@@ -94,19 +94,23 @@ mod page;
 mod pins;
 mod result;
 mod space;
+mod traps;
+mod uffd;
 
 #[cfg(test)]
 mod tests;
 
 use crate::config::{MAX_CPUS, MAX_PROCS};
-use crate::observe::{Agent, Backing, FILES, Observation, Signal};
+use crate::observe::{Agent, Backing, FILES, Observation, Signal, UffdFlags};
+use crate::program::family::Family;
 use crate::program::{Case, OpCode};
 use crate::rule::{Evidence, Rule};
 use file::{CellId, FileChange, Files};
 use flight::Flight;
-use page::{Base, Changes, Effect, Ends, Known, Reach, insert, prune};
+use page::{Base, Changes, Effect, Ends, Known, Reach, State, insert, prune};
 use pins::Pin;
 use space::{Space, Spot};
+use traps::Traps;
 
 /// A broken rule of the oracle.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -159,8 +163,16 @@ pub struct Oracle {
     children: [Space; MAX_CPUS],
     /// CPUs with a call in flight that changes pages, for each process.
     changing: [u8; MAX_PROCS],
+    /// CPUs with a call in flight that tries accesses, for each process, where somebody keeps track of those.
+    touching: [u8; MAX_PROCS],
+    /// What new memory is like: [`Traps::FRESH`] in a case that registers memory with userfaultfd.
+    fresh: Traps,
+    /// Modes and features that memory can be registered with.
+    uffd_flags: UffdFlags,
     /// CPUs with a fork in flight, for each parent.
     forking: [u8; MAX_PROCS],
+    /// Guard pages have been asked for.
+    guarded: bool,
     /// Some page has moved to another address.
     moved: bool,
     /// Number of the observation.
@@ -185,8 +197,18 @@ impl Oracle {
         self.flights = [None; MAX_CPUS];
         self.changing = [0; MAX_PROCS];
         self.forking = [0; MAX_PROCS];
+        self.touching = [0; MAX_PROCS];
+        let registers = case.ops.iter().any(|op| op.code == OpCode::UffdRegister);
+        self.uffd_flags = case.config.uffd_flags();
+        let huge = case.ops.iter().any(|op| op.code.family() == Family::Thp);
+        self.fresh = match (registers, huge) {
+            (false, _) => Traps::NONE,
+            (true, false) => Traps::FRESH,
+            (true, true) => Traps::LOOSE,
+        };
         self.now = 1;
         self.files.clear();
+        self.guarded = false;
         self.region_pages = case.config.geometry.region_pages();
         self.moved = false;
         self.procs[0].live = true;
@@ -194,7 +216,7 @@ impl Oracle {
             if let Some(proc) = self.procs.get_mut(usize::from(map.proc)) {
                 proc.live = true;
                 proc.files |= map.backing != Backing::Anon;
-                proc.space.map(case.config.geometry, map, self.now);
+                proc.space.map(case.config.geometry, map, self.now, self.fresh);
             }
         }
     }
@@ -221,7 +243,7 @@ impl Oracle {
                 if by == Agent::Dma {
                     return self.dma_load(proc, spot, value).map_err(|v| v.at(proc, vpn, by, "DMA read"));
                 }
-                self.load(proc, spot, value).map_err(|v| v.at(proc, vpn, by, "load"))?;
+                self.load(proc, spot, value, Self::cpu_of(case, op)).map_err(|v| v.at(proc, vpn, by, "load"))?;
                 self.count(case, op, by, false);
                 Ok(())
             }
@@ -231,15 +253,16 @@ impl Oracle {
                     self.dma_store(proc, spot, value);
                     return Ok(());
                 }
-                self.store(proc, spot, value, by).map_err(|v| v.at(proc, vpn, by, "store"))?;
+                self.store(proc, spot, value, by, Self::cpu_of(case, op)).map_err(|v| v.at(proc, vpn, by, "store"))?;
                 self.count(case, op, by, false);
                 Ok(())
             }
             Observation::Signal { op, proc, vpn, by, write, signal } => {
                 if let Some(spot) = Self::spot(case, proc, vpn) {
                     let past = self.flight(case, op).map_or(Ends::default(), |f| f.past);
-                    // SIGBUS tells of lost memory, or that a file ends before the page.
-                    if signal != Signal::Bus || !self.sigbus(case, op, proc, spot) {
+                    // SIGBUS tells of lost memory, that a file ends before the page, or of what userfaultfd does there.
+                    let excused = signal == Signal::Bus && self.may_end_in_sigbus(proc, spot, by, write, past);
+                    if !excused && (signal != Signal::Bus || !self.sigbus(case, op, proc, spot)) {
                         self.signal(proc, spot, by, write, signal, past)
                             .map_err(|v| v.at(proc, vpn, by, signal.name()))?;
                     }
@@ -250,6 +273,28 @@ impl Oracle {
             Observation::SoftDirty { op, proc, vpn, dirty } => match Self::spot(case, proc, vpn) {
                 Some(spot) if !dirty => self.soft_clean(case, op, proc, spot, vpn),
                 _ => Ok(()),
+            },
+            Observation::Userfault { op, proc, vpn, write, reason } => match Self::spot(case, proc, vpn) {
+                Some(spot) => self.userfault(case, op, proc, spot, write, reason, vpn),
+                None => Ok(()),
+            },
+            Observation::Stuck { op, proc, vpn } => self.stuck(case, op, proc, vpn),
+            Observation::Released { proc } => {
+                if let Some(p) = self.procs.get_mut(usize::from(proc)) {
+                    p.space.released();
+                }
+                Ok(())
+            }
+            Observation::Progress { op, pages } => {
+                let cpu = Self::cpu_of(case, op);
+                if let Some(flight) = self.flights.get_mut(cpu).and_then(Option::as_mut).filter(|f| f.op == op) {
+                    flight.progress = pages;
+                }
+                Ok(())
+            }
+            Observation::UffdWp { op, proc, vpn, wp } => match Self::spot(case, proc, vpn) {
+                Some(spot) => self.pagemap_wp(case, op, proc, spot, wp, vpn),
+                None => Ok(()),
             },
             Observation::Gone { proc } => {
                 self.gone(proc);
@@ -263,6 +308,12 @@ impl Oracle {
     fn spot(case: &Case, proc: u8, vpn: u32) -> Option<Spot> {
         let (region, page) = case.config.geometry.region_of(vpn)?;
         (usize::from(proc) < MAX_PROCS).then_some(Spot { region, page })
+    }
+
+    /// The CPU that does an op; one that does not exist for an op that is not in the case.
+    #[inline]
+    fn cpu_of(case: &Case, op: u32) -> usize {
+        case.ops.get(op as usize).map_or(MAX_CPUS, |op| usize::from(op.cpu))
     }
 
     /// The call in flight that is op `index`.
@@ -281,6 +332,7 @@ impl Oracle {
             Agent::Device(by) => matches!(flight.code, OpCode::DevRead | OpCode::DevWrite) && flight.arg == by,
         };
         if own && flight.op == index {
+            flight.waiting = None;
             if signal { flight.signals += 1 } else { flight.retired += 1 }
         }
     }
@@ -288,7 +340,7 @@ impl Oracle {
     /// Calls in flight that change this page, except the one on CPU `but`.
     fn changes(&self, proc: u8, spot: Spot, but: Option<usize>) -> Changes {
         let mut changes = Changes::new();
-        if self.changing[usize::from(proc)] == 0 {
+        if self.changing[usize::from(proc)] | self.touching[usize::from(proc)] == 0 {
             return changes;
         }
         for (cpu, flight) in self.flights.iter().enumerate() {
@@ -297,15 +349,22 @@ impl Oracle {
                 && (flight.covers(proc, spot) || flight.cuts())
                 && let Some(effect) = flight.effect_on(spot)
             {
-                changes.push((1 << cpu, effect.at(spot.page)));
+                changes.push((1 << cpu, effect));
             }
         }
         changes
     }
 
+    /// The same for somebody who looks at what an access on this CPU saw: that the access was tried is no news.
+    fn changes_seen(&self, proc: u8, spot: Spot, cpu: usize) -> Changes {
+        let tries = self.touching[usize::from(proc)] & 1u8.checked_shl(cpu as u32).unwrap_or(0) != 0;
+        self.changes(proc, spot, tries.then_some(cpu))
+    }
+
     /// Begins an op.
     fn start(&mut self, case: &Case, op: u32) {
         let Some((cpu, mut flight)) = Flight::of(case, op, self.now) else { return };
+        flight.fresh = self.fresh;
         if usize::from(flight.proc) >= MAX_PROCS {
             return;
         }
@@ -318,6 +377,7 @@ impl Oracle {
                 flight.contended |= other.maps();
                 other.disturbed |= flight.effect().is_some();
                 flight.disturbed |= other.effect().is_some();
+                other.disturb_waiting(&flight);
             }
         }
         let bit = 1 << cpu;
@@ -335,13 +395,18 @@ impl Oracle {
         if let Some(Effect::Map(..)) = flight.effect() {
             self.procs[parent].space.reach(flight.region, flight.end);
         }
+        self.guarded |= flight.code == OpCode::GuardInstall;
         self.flights[cpu] = Some(flight);
         self.start_file_change(cpu, &flight);
+        if matches!(flight.code, OpCode::Truncate | OpCode::Remove) {
+            self.blur_protection();
+        }
         self.break_cow(&flight);
         self.begin_moves(cpu, &flight);
         self.begin_pins(cpu, &flight);
         if flight.effect().is_some() {
-            self.changing[parent] |= bit;
+            let kind = if flight.touches().is_some() { &mut self.touching } else { &mut self.changing };
+            kind[parent] |= bit;
             self.tell_children(&flight);
         } else if flight.code == OpCode::Fork {
             self.forking[parent] |= bit;
@@ -387,6 +452,30 @@ impl Oracle {
             }
             OpCode::Fork => self.note_cuts(),
             _ => {}
+        }
+    }
+
+    /// While a file gets shorter or a hole, the protection of what it showed there may go with its pages, or stay.
+    fn blur_protection(&mut self) {
+        let cutting = |f: &Flight| matches!(f.code, OpCode::Truncate | OpCode::Remove);
+        if self.fresh == Traps::NONE || !self.flights.iter().flatten().any(cutting) {
+            return;
+        }
+        for proc in 0..MAX_PROCS {
+            let mut at = None;
+            while let Some(spot) = self.procs[proc].space.after(at) {
+                at = Some(spot);
+                let Some(states) = self.procs[proc].space.states(spot) else { continue };
+                if states.iter().all(|s| !matches!(s.base, Base::Shared(_))) {
+                    continue;
+                }
+                let blurred = |s: &State| match s.base {
+                    Base::Shared(_) => State { traps: s.traps.perhaps_unprotected(), ..*s },
+                    _ => *s,
+                };
+                let set: Reach = states.iter().map(blurred).collect();
+                self.procs[proc].space.keep(spot, Some(&set));
+            }
         }
     }
 
@@ -459,6 +548,9 @@ impl Oracle {
     /// Begins the child of the fork on CPU `cpu` as a copy of its parent.
     fn copy_parent(&mut self, cpu: usize, parent: u8) {
         self.children[cpu].copy(&self.procs[usize::from(parent)].space);
+        if self.fresh != Traps::NONE {
+            self.children[cpu].become_child();
+        }
         for i in 0..MAX_CPUS {
             if let Some(flight) = self.flights[i].filter(|f| f.proc == parent && f.effect().is_some()) {
                 self.tell_children(&flight);
@@ -471,8 +563,8 @@ impl Oracle {
         if self.forking[usize::from(flight.proc)] == 0 {
             return;
         }
-        let held = self.procs[usize::from(flight.proc)].space.len(flight.region);
-        for spot in flight.spots().take_while(|s| s.page < held) {
+        let held = self.procs[usize::from(flight.proc)].space.lens();
+        for spot in flight.spots_in(held) {
             let changes = self.changes(flight.proc, spot, None);
             let reach = self.procs[usize::from(flight.proc)].space.reachable(spot, &changes);
             self.tell(flight.proc, spot, reach.as_ref());

@@ -13,6 +13,7 @@ use super::flight::Flight;
 use super::page::{Reach, State, dedup, insert};
 use super::result::Keep;
 use super::space::Spot;
+use super::traps::Traps;
 use crate::program::OpCode;
 
 /// The move that a call in flight makes.
@@ -62,7 +63,8 @@ impl Oracle {
         self.moved = true;
         self.procs[usize::from(proc)].space.reach(moves.to.region, moves.to.page + flight.len());
         self.procs[usize::from(proc)].merged = self.now;
-        if moves.confused {
+        // What userfaultfd knows of pages does not move with them.
+        if moves.confused || self.fresh != Traps::NONE {
             return self.confuse(cpu);
         }
         for spot in flight.spots() {

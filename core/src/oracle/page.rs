@@ -1,7 +1,8 @@
 //! One page as user space could see it: the states it may be in, and what calls in flight do to them.
 
 use super::file::{CellId, Files};
-use crate::observe::{Backing, FileId, Token};
+use super::traps::{Traps, Uffd};
+use crate::observe::{Backing, FileId, Token, Userfault};
 use crate::program::Perm;
 use arrayvec::ArrayVec;
 
@@ -34,6 +35,8 @@ pub(super) struct State {
     pub(super) lazy: bool,
     /// What lies under it.
     pub(super) base: Base,
+    /// What userfaultfd has to do with it, and whether anything is there at all.
+    pub(super) traps: Traps,
     /// Its content, if it is its own; 0 where nothing is mapped and where a file is read through.
     pub(super) value: Token,
 }
@@ -65,7 +68,7 @@ impl Base {
 impl State {
     /// Nothing is mapped.
     pub(super) const UNMAPPED: State =
-        State { perm: None, applied: 0, base: Base::Anon, guard: false, lazy: false, value: 0 };
+        State { perm: None, applied: 0, base: Base::Anon, guard: false, lazy: false, traps: Traps::NONE, value: 0 };
 
     /// A page of anonymous memory that holds zeroes.
     #[inline]
@@ -92,19 +95,20 @@ impl State {
         if self.lazy && value == 0 { State { value: 0, lazy: false, ..self } } else { self }
     }
 
-    /// True when the access is permitted.
+    /// True when the mapping permits the access.
     #[inline]
-    pub(super) fn permits(self, write: bool) -> bool {
-        !self.guard && self.allows(write)
-    }
-
-    /// True when the mapping allows the access.
-    fn allows(self, write: bool) -> bool {
+    pub(super) fn allows(self, write: bool) -> bool {
         match self.perm {
             Some(Perm::ReadWrite) => true,
             Some(Perm::Read) => !write,
             Some(Perm::None) | None => false,
         }
+    }
+
+    /// True when the access may retire: the mapping permits it and nothing is sure to stop it.
+    #[inline]
+    pub(super) fn permits(self, write: bool) -> bool {
+        self.allows(write) && self.traps.passes(write)
     }
 
     /// The page of a file that is seen through it.
@@ -138,11 +142,11 @@ impl State {
             (None, _) => Ends::MAP_ERR,
             (Some(_), _) if !self.allows(write) => Ends::ACC_ERR,
             (Some(_), _) if self.guard => Ends::MAP_ERR,
-            (Some(_), None) => Ends::WELL,
+            (Some(_), None) => self.traps.ends(write),
             (Some(_), Some(cell)) => {
                 let mut ends = Ends::default();
                 if files.may_read(cell) {
-                    ends.add(Ends::WELL);
+                    ends.add(self.traps.ends(write));
                 }
                 if files.may_fault(cell) {
                     ends.add(Ends::BUS);
@@ -150,6 +154,22 @@ impl State {
                 ends
             }
         }
+    }
+
+    /// The same page once an access has retired that found nothing in its way.
+    #[inline]
+    pub(super) fn touched(self, write: bool) -> State {
+        State { traps: self.traps.touched(write), ..self }
+    }
+
+    /// The same page once an access has been stopped for this reason.
+    pub(super) fn stopped(self, reason: Userfault) -> State {
+        State { traps: self.traps.stopped(reason), ..self }
+    }
+
+    /// The page of a child that was copied from this one.
+    pub(super) fn child(self) -> State {
+        State { applied: 0, traps: self.traps.child(), ..self }
     }
 }
 
@@ -166,10 +186,28 @@ impl Ends {
     pub(super) const ACC_ERR: Ends = Ends(4);
     /// `SIGBUS`.
     pub(super) const BUS: Ends = Ends(8);
-    /// Any fault.
-    pub(super) const FAULT: Ends = Ends(14);
+    /// It waits, because nothing is there.
+    pub(super) const MISSING: Ends = Ends(16);
+    /// It waits, because the page is write-protected.
+    pub(super) const WP: Ends = Ends(32);
+    /// It does not retire by itself.
+    pub(super) const FAULT: Ends = Ends(2 | 4 | 8 | 16 | 32);
     /// Any way at all.
-    pub(super) const ALL: Ends = Ends(15);
+    pub(super) const ALL: Ends = Ends(63);
+
+    /// The way of an access that is stopped for this reason.
+    pub(super) fn of(reason: Userfault) -> Ends {
+        match reason {
+            Userfault::Missing => Ends::MISSING,
+            Userfault::Wp => Ends::WP,
+        }
+    }
+
+    /// The ways of both.
+    #[inline]
+    pub(super) fn or(self, other: Ends) -> Ends {
+        Ends(self.0 | other.0)
+    }
 
     /// True when the two sets share a way.
     #[inline]
@@ -188,11 +226,11 @@ impl Ends {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Effect {
     /// `mmap`: whatever was there is gone, this is there with this protection.
-    Map(Perm, Base),
+    Map(Perm, Base, Traps),
     /// `munmap`: nothing is there.
     Unmap,
     /// `MADV_DONTNEED`: anonymous memory becomes zero, a copy of a file's page becomes the file's page again.
-    Zero,
+    Zero(Traps),
     /// `mprotect`: what is mapped gets this protection.
     Protect(Perm),
     /// Truncation: copies of the file's pages from this one on are lost.
@@ -207,17 +245,25 @@ pub(super) enum Effect {
     Empty,
     /// `mremap`, at the new address: what was mapped goes, and something else comes that is not told here.
     Arrive,
+    /// A call that has to do with userfaultfd.
+    Uffd(Uffd),
 }
 
 impl Effect {
-    /// The state after the call has taken effect in `state`.
+    /// The state after the call has taken effect in `state`; `None` where it cannot.
     #[inline]
-    pub(super) fn apply(self, state: State, bit: u8) -> State {
+    pub(super) fn apply(self, state: State, bit: u8) -> Option<State> {
         let applied = state.applied | bit;
-        match self {
-            Effect::Map(perm, base) => State { applied, base, ..State::mapped(perm) },
+        Some(match self {
+            Effect::Map(perm, base, traps) => State { applied, base, traps, ..State::mapped(perm) },
             Effect::Unmap => State { applied, ..State::UNMAPPED },
-            Effect::Zero => State { applied, ..state.zeroed() },
+            Effect::Zero(_) if state.perm.is_none() => State { applied, ..state.zeroed() },
+            Effect::Zero(fresh) => {
+                // A page of a shared file is not dropped, and userfaultfd remembers it.
+                let shared = matches!(state.base, Base::Shared(_));
+                let traps = if shared { state.traps } else { state.traps.dropped(fresh) };
+                State { applied, traps, ..state.zeroed() }
+            }
             Effect::Cut(..) => match state.base {
                 Base::Copied(cell) if self.cuts(cell) => {
                     State { applied, base: Base::Private(cell), value: 0, ..state }
@@ -225,12 +271,16 @@ impl Effect {
                 _ => state,
             },
             Effect::Protect(perm) => State { perm: state.perm.map(|_| perm), applied, ..state },
-            Effect::Free => State { applied, lazy: state.base == Base::Anon && state.value != 0, ..state },
+            Effect::Free => {
+                let traps = state.traps.perhaps_dropped();
+                State { applied, lazy: state.base == Base::Anon && state.value != 0, traps, ..state }
+            }
             Effect::Guard => State { applied, guard: state.perm.is_some(), ..state.zeroed() },
             Effect::Unguard => State { applied, guard: false, ..state },
             Effect::Empty => State { applied, guard: false, ..state.zeroed() },
             Effect::Arrive => state,
-        }
+            Effect::Uffd(call) => State { applied, ..call.apply(state)? },
+        })
     }
 
     /// What the page may be on the way, if the call has more than one step: what is to become a guard page is emptied
@@ -249,8 +299,8 @@ impl Effect {
     pub(super) fn at(self, page: u32) -> Effect {
         let moved = |cell: CellId| CellId::new(cell.file(), page);
         match self {
-            Effect::Map(perm, Base::Shared(cell)) => Effect::Map(perm, Base::Shared(moved(cell))),
-            Effect::Map(perm, Base::Private(cell)) => Effect::Map(perm, Base::Private(moved(cell))),
+            Effect::Map(perm, Base::Shared(cell), traps) => Effect::Map(perm, Base::Shared(moved(cell)), traps),
+            Effect::Map(perm, Base::Private(cell), traps) => Effect::Map(perm, Base::Private(moved(cell)), traps),
             effect => effect,
         }
     }
@@ -263,7 +313,11 @@ impl Effect {
     /// True when the memory cell behind the page is another one afterwards.
     #[inline]
     pub(super) fn replaces(self) -> bool {
-        !matches!(self, Effect::Protect(_) | Effect::Free | Effect::Unguard)
+        match self {
+            Effect::Protect(_) | Effect::Free | Effect::Unguard => false,
+            Effect::Uffd(call) => call.replaces(),
+            _ => true,
+        }
     }
 
     /// True when the content that the page has may be gone afterwards.
@@ -294,7 +348,9 @@ pub(super) fn close(set: &mut Reach, changes: &Changes) -> Result<(), Overflow> 
         let state = set[i];
         for &(bit, effect) in changes {
             if state.applied & bit == 0 {
-                insert(set, effect.apply(state, bit))?;
+                if let Some(next) = effect.apply(state, bit) {
+                    insert(set, next)?;
+                }
                 if let Some(halfway) = effect.halfway(state) {
                     insert(set, halfway)?;
                 }
@@ -313,7 +369,7 @@ pub(super) fn prune(set: &mut Reach, changes: &Changes) {
         let state = set[i];
         let found_again = set.iter().any(|&from| {
             changes.iter().any(|&(bit, effect)| {
-                let found = effect.apply(from, bit) == state || effect.halfway(from) == Some(state);
+                let found = effect.apply(from, bit) == Some(state) || effect.halfway(from) == Some(state);
                 from != state && from.applied & bit == 0 && found
             })
         });
@@ -390,6 +446,7 @@ impl Cells {
 pub(super) fn loaded(set: &mut Reach, changes: &Changes, files: &mut Files, value: Token) {
     if changes.is_empty() {
         set.retain(|s| s.shows(files, value));
+        set.iter_mut().for_each(|s| *s = s.touched(false));
         set.iter_mut().filter(|s| s.through().is_none()).for_each(|s| *s = s.after_load(value));
         return dedup(set);
     }
@@ -404,6 +461,8 @@ pub(super) fn loaded(set: &mut Reach, changes: &Changes, files: &mut Files, valu
         }
         None => {}
     }
+    set.iter_mut().for_each(|s| s.traps = s.traps.perhaps_touched(false));
+    dedup(set);
 }
 
 /// Makes of a closed set what it is after a store of `value`. The caller has checked that something permits it.
@@ -417,6 +476,11 @@ pub(super) fn stored(set: &mut Reach, changes: &Changes, files: &mut Files, valu
     let certain = cells.only(set, true, takes).is_some();
     for i in 0..set.len() {
         let memory = cells.behind(&set[i], true);
+        if changes.is_empty() {
+            set[i] = set[i].touched(true);
+        } else {
+            set[i].traps = set[i].traps.perhaps_touched(true);
+        }
         if set[i].perm.is_none() || beyond_end(&set[i], changes, files) || !may_hit.contains(&memory) {
             continue;
         }

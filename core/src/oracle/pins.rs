@@ -83,7 +83,8 @@ impl Oracle {
         let at = Spot { region: flight.region, page: flight.first };
         let doubt = self.changes(flight.proc, at, None).iter().any(|(_, e)| e.replaces()) || self.poisoning();
         let files = self.procs[usize::from(flight.proc)].files;
-        let sure = !doubt && !files && !flight.disturbed && !config.uses(Design::CowByCount);
+        let watched = self.fresh != super::traps::Traps::NONE;
+        let sure = !doubt && !files && !watched && !flight.disturbed && !config.uses(Design::CowByCount);
         let (now, pins) = (self.now, &mut self.procs[usize::from(flight.proc)].pins);
         if flight.pins() {
             pins.push(Pin { at, spot: at, since: now, sure, gone: false, doubt: 0 });

@@ -3,9 +3,11 @@
 use super::flight::Flight;
 use super::page::{Base, Changes, Effect, Ends, Known, Reach, State, dedup, insert};
 use super::space::Spot;
+use super::traps::Traps;
 use super::{Oracle, OracleViolation, broken};
 use crate::config::MAX_CPUS;
 use crate::observe::{FILES, Outcome};
+use crate::program::family::Family;
 use crate::program::{Case, OpCode};
 use crate::rule::Rule;
 
@@ -57,6 +59,9 @@ impl Oracle {
             violation.evidence.on = Some(on);
             violation
         })?;
+        if flight.wakes() {
+            self.wake(&flight, outcome);
+        }
         self.finish(cpu, keep);
         self.end_pins(&case.config, &flight, outcome);
         if outcome != Outcome::Skipped {
@@ -76,6 +81,9 @@ impl Oracle {
     fn judge(&self, flight: &Flight, outcome: Outcome) -> Result<Keep, &'static str> {
         if outcome == Outcome::Skipped {
             return Ok(Keep::NotApplied);
+        }
+        if self.refused_for_userfaultfd(flight, outcome) {
+            return Ok(Keep::Either);
         }
         match flight.code {
             OpCode::Mmap => match outcome {
@@ -117,8 +125,19 @@ impl Oracle {
             }
             OpCode::Pin | OpCode::PinFast | OpCode::Exclusive => self.judge_fault(flight, outcome, true),
             OpCode::PinRead => self.judge_fault(flight, outcome, false),
+            code if code.family() == Family::Uffd => self.judge_uffd(flight, outcome),
             _ => Ok(Keep::Either),
         }
+    }
+
+    /// Where memory may be registered with a userfaultfd, some calls are refused, and faults that cannot wait fail.
+    fn refused_for_userfaultfd(&self, flight: &Flight, outcome: Outcome) -> bool {
+        let refused = match flight.code {
+            OpCode::Free | OpCode::GuardInstall | OpCode::GuardRemove => Outcome::Invalid,
+            OpCode::PopulateRead | OpCode::PopulateWrite | OpCode::PinRead | OpCode::PinFast => Outcome::Fault,
+            _ => return false,
+        };
+        self.fresh != Traps::NONE && outcome == refused
     }
 
     /// Calls that skip holes and tell of them.
@@ -271,12 +290,18 @@ impl Oracle {
         let proc = usize::from(flight.proc);
         match flight.effect() {
             Some(effect @ Effect::Cut(..)) => self.finish_cut(cpu, effect),
-            Some(effect) => {
+            Some(_) => {
                 self.finish_pins(cpu, &flight, keep);
                 self.finish_moves(cpu, &flight, keep);
-                self.finish_pages(cpu, &flight, effect, keep);
+                // An access may always have been tried.
+                let keep = if flight.touches().is_some() { Keep::Applied } else { keep };
+                self.finish_pages(cpu, &flight, keep);
             }
             None => {}
+        }
+        let protects = matches!(flight.code, OpCode::UffdWp | OpCode::PagemapScan);
+        if protects || matches!(flight.code, OpCode::Truncate | OpCode::Remove) {
+            self.blur_protection();
         }
         if matches!(flight.code, OpCode::Truncate | OpCode::Remove) {
             let certain = flight.cuts() || keep == Keep::Applied && !flight.contended;
@@ -290,33 +315,36 @@ impl Oracle {
             self.condemn(&flight);
         }
         self.changing.iter_mut().for_each(|c| *c &= !bit);
+        self.touching[proc] &= !bit;
         self.forking[proc] &= !bit;
         self.flights[cpu] = None;
     }
 
     /// Lets a call have its effect on each page of its range.
-    fn finish_pages(&mut self, cpu: usize, flight: &Flight, effect: Effect, keep: Keep) {
+    fn finish_pages(&mut self, cpu: usize, flight: &Flight, keep: Keep) {
         let proc = usize::from(flight.proc);
         let alone = !self.flights.iter().enumerate().any(|(other, f)| {
             other != cpu && f.is_some_and(|f| f.overlaps(flight) && (f.effect().is_some() || f.access().is_some()))
         });
-        let held = self.procs[proc].space.len(flight.region);
-        for spot in flight.spots().take_while(|s| s.page < held) {
+        let held = self.procs[proc].space.lens();
+        for spot in flight.spots_in(held) {
+            let Some(effect) = flight.effect_on(spot) else { return };
             let keep = match keep {
                 Keep::UpTo { may, .. } if spot.page < may => Keep::Applied,
                 Keep::UpTo { must, .. } if spot.page >= must => Keep::NotApplied,
                 Keep::UpTo { .. } => Keep::Either,
                 keep => keep,
             };
-            let effect = effect.at(spot.page);
             if let Some(page) = self.procs[proc].space.page_mut(spot)
                 && alone
                 && let Known::One(state) = &mut page.known
                 && state.applied == 0
                 && matches!(keep, Keep::Applied | Keep::AppliedMapped | Keep::NotApplied)
             {
-                if keep != Keep::NotApplied {
-                    *state = State { applied: 0, ..effect.apply(*state, 0) };
+                if keep != Keep::NotApplied
+                    && let Some(after) = effect.apply(*state, 0)
+                {
+                    *state = State { applied: 0, ..after };
                 }
             } else {
                 self.finish_page(cpu, flight, effect, keep, spot);
@@ -338,7 +366,7 @@ impl Oracle {
         let Some(mut set) = reach else {
             let files = self.procs[usize::from(flight.proc)].files;
             let alone = !flight.disturbed && self.procs[usize::from(flight.proc)].space.states(spot).is_none();
-            let left = if alone { Self::replaced(effect, keep, &others, files) } else { None };
+            let left = if alone { self.replaced(effect, keep, &others, files) } else { None };
             return self.keep(flight.proc, spot, left, &others);
         };
         match keep {
@@ -400,10 +428,9 @@ impl Oracle {
             let Some(states) = space.states(spot) else { continue };
             let mut set: Reach = states.iter().copied().collect();
             let lost = |s: &State| {
-                (0u8..).zip(cut).find_map(|(file, from)| {
-                    let after = Effect::Cut(file, from).apply(*s, 0);
-                    (after != *s).then_some(after)
-                })
+                (0u8..)
+                    .zip(cut)
+                    .find_map(|(file, from)| Effect::Cut(file, from).apply(*s, 0).filter(|after| after != s))
             };
             let lost: Reach = set.iter().filter_map(lost).collect();
             let all = lost.into_iter().try_for_each(|s| insert(&mut set, s));
@@ -413,25 +440,24 @@ impl Oracle {
 
     /// What a page of which nothing was known is after a call during which no store was forgotten and no other
     /// call changed the page. `None`: still nothing.
-    fn replaced(effect: Effect, keep: Keep, others: &Changes, files: bool) -> Option<Reach> {
+    fn replaced(&self, effect: Effect, keep: Keep, others: &Changes, files: bool) -> Option<Reach> {
         if !others.is_empty() || !matches!(keep, Keep::Applied | Keep::AppliedMapped) {
             return None;
         }
         let unmapped = State::UNMAPPED;
         match effect {
-            Effect::Map(..) | Effect::Unmap => {
-                Some([State { applied: 0, ..effect.apply(unmapped, 0) }].into_iter().collect())
-            }
-            Effect::Zero if !files => {
+            Effect::Map(..) | Effect::Unmap => effect.apply(unmapped, 0).map(|s| [s].into_iter().collect()),
+            // Of what may be registered, the registration stays unknown.
+            Effect::Zero(fresh) if fresh == Traps::NONE && !files => {
                 let perms = crate::program::Perm::ALL.map(State::mapped);
                 let guards = perms.map(|state| State { guard: true, ..state });
                 Some(perms.into_iter().chain(guards).chain([unmapped]).collect())
             }
-            Effect::Guard if !files => {
+            Effect::Guard if self.fresh == Traps::NONE && !files => {
                 let guards = crate::program::Perm::ALL.map(|perm| State { guard: true, ..State::mapped(perm) });
                 Some(guards.into_iter().chain([unmapped]).collect())
             }
-            Effect::Zero | Effect::Guard | Effect::Protect(_) | Effect::Cut(..) => None,
+            Effect::Zero(_) | Effect::Guard | Effect::Protect(_) | Effect::Cut(..) | Effect::Uffd(_) => None,
             Effect::Free | Effect::Unguard | Effect::Empty | Effect::Arrive => None,
         }
     }

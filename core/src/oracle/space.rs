@@ -2,6 +2,7 @@
 
 use super::lost::Lost;
 use super::page::{Base, Changes, Effect, Known, Overflow, Page, Reach, Set, State, close, insert};
+use super::traps::Traps;
 use crate::config::{Geometry, MAX_REGIONS};
 use crate::observe::Token;
 use crate::program::Map;
@@ -96,12 +97,12 @@ impl Space {
     }
 
     /// Maps what a case has mapped from the start; `now` is when that was.
-    pub(super) fn map(&mut self, geometry: Geometry, map: &Map, now: u32) {
+    pub(super) fn map(&mut self, geometry: Geometry, map: &Map, now: u32, fresh: Traps) {
         let end = map.pages.min(geometry.region_pages());
         self.reach(map.region, end);
         if let Some(window) = self.windows.get_mut(usize::from(map.region)) {
             for (page, slot) in (0..end).zip(window) {
-                let state = State { base: Base::of(map.backing, page), ..State::mapped(map.perm) };
+                let state = State { base: Base::of(map.backing, page), traps: fresh, ..State::mapped(map.perm) };
                 *slot = Page { known: Known::One(state), stored: 0, mapped: now };
             }
         }
@@ -116,15 +117,44 @@ impl Space {
         }
     }
 
-    /// Pages that a window holds; those after are not mapped and never were.
-    pub(super) fn len(&self, region: u8) -> u32 {
-        self.windows.get(usize::from(region)).map_or(0, |w| w.len() as u32)
+    /// Pages that each window holds.
+    pub(super) fn lens(&self) -> [u32; MAX_REGIONS] {
+        std::array::from_fn(|r| self.windows[r].len() as u32)
+    }
+
+    /// Becomes what a child of this process begins with: see [`State::child`].
+    pub(super) fn become_child(&mut self) {
+        for page in self.windows.iter_mut().flatten() {
+            if let Known::One(state) = &mut page.known {
+                *state = state.child();
+            }
+        }
+        for set in &mut self.sets {
+            let mut children = Set::new();
+            set.iter().map(|s| s.child()).for_each(|s| {
+                if !children.contains(&s) {
+                    children.push(s);
+                }
+            });
+            *set = children;
+        }
+    }
+
+    /// Every page is unregistered: the userfaultfds are closed.
+    pub(super) fn released(&mut self) {
+        let release = |s: &mut State| s.traps = s.traps.unregistered();
+        for page in self.windows.iter_mut().flatten() {
+            if let Known::One(state) = &mut page.known {
+                release(state);
+            }
+        }
+        self.sets.iter_mut().flatten().for_each(release);
     }
 
     /// The page after `spot` among those that it holds, or the first.
     pub(super) fn after(&self, spot: Option<Spot>) -> Option<Spot> {
         let mut next = spot.map_or(Spot { region: 0, page: 0 }, |s| Spot { page: s.page + 1, ..s });
-        while next.page >= self.len(next.region) {
+        while next.page >= self.windows.get(usize::from(next.region)).map_or(0, |w| w.len() as u32) {
             next = Spot { region: next.region + 1, page: 0 };
             if usize::from(next.region) >= MAX_REGIONS {
                 return None;
@@ -205,7 +235,8 @@ impl Space {
         let mut set = Reach::new();
         let joined = match (self.states(spot), parent) {
             (Some(mine), Some(theirs)) => {
-                mine.iter().chain(theirs).try_for_each(|s| insert(&mut set, State { applied: 0, ..*s }))
+                let copies = theirs.iter().map(|s| s.child());
+                mine.iter().copied().chain(copies).try_for_each(|s| insert(&mut set, State { applied: 0, ..s }))
             }
             _ => Err(Overflow),
         };
@@ -218,8 +249,8 @@ impl Space {
         match effect {
             Effect::Map(..) => (page.stored, page.mapped) = (0, began),
             Effect::Unmap => (page.stored, page.mapped) = (0, 0),
-            Effect::Zero | Effect::Free | Effect::Guard | Effect::Empty => page.stored = 0,
-            Effect::Protect(_) | Effect::Cut(..) | Effect::Unguard | Effect::Arrive => {}
+            Effect::Zero(_) | Effect::Free | Effect::Guard | Effect::Empty => page.stored = 0,
+            Effect::Protect(_) | Effect::Cut(..) | Effect::Unguard | Effect::Arrive | Effect::Uffd(_) => {}
         }
     }
 }

@@ -8,7 +8,7 @@
 mod tests;
 
 use crate::config::{Config, Kernel, MAX_DEVICES, MAX_PROCS, MAX_REGIONS, MAX_SWAP_DEVICES};
-use crate::observe::{Backing, FILES};
+use crate::observe::{Backing, FILES, UffdFlags};
 use crate::phys::MAX_MEMCGS;
 use crate::program::case::{Action, Case, Interrupt, MAX_FUZZ_INTERRUPTS, MAX_FUZZ_OPS, Map};
 use crate::program::codec::normalize;
@@ -208,6 +208,8 @@ fn pick_arg(rng: &mut Rng, code: OpCode, proc: u8, config: &Config, file: bool) 
             Op::map_arg(perm, pick_backing(rng, file))
         }
         Shape::RangeProt => rng.below(3) as u8,
+        Shape::RangeFlags if code == OpCode::UffdRegister => pick_registration(rng),
+        Shape::RangeFlags if rng.percent(30) => rng.below(1 << code.flags().len()) as u8,
         Shape::ProcProc => {
             if rng.percent(75) {
                 proc + 1
@@ -233,6 +235,21 @@ fn pick_arg(rng: &mut Rng, code: OpCode, proc: u8, config: &Config, file: bool) 
             }
         }
         _ => 0,
+    }
+}
+
+/// Modes and features of a userfaultfd: mostly those of one of its uses.
+fn pick_registration(rng: &mut Rng) -> u8 {
+    let [missing, wp] = [UffdFlags::MISSING.0, UffdFlags::WP.0];
+    let [asynchronous, unpopulated] = [UffdFlags::ASYNC.0, UffdFlags::UNPOPULATED.0];
+    match rng.below(16) {
+        0..=3 => missing,
+        4..=7 => wp,
+        8..=9 => wp | missing,
+        10..=11 => wp | unpopulated,
+        12..=13 => wp | asynchronous | if rng.percent(60) { unpopulated } else { 0 },
+        14 => wp | missing | UffdFlags::EVENT_FORK.0,
+        _ => rng.below(1 << UffdFlags::WORDS.len()) as u8,
     }
 }
 

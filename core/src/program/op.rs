@@ -3,6 +3,7 @@
 //! One row gives an op its code, its name in text, its operands, its family, how often the generator picks it and
 //! the kernel function behind it. All ops share one fixed-size record, so decoding and mutation never allocate.
 
+use crate::observe::UffdFlags;
 pub use crate::observe::{Backing, FileId, Perm};
 
 use super::family::Family;
@@ -33,6 +34,8 @@ pub enum Shape {
     Range,
     /// `A mprotect heap[0..4] ro`: a range and a protection (in `arg`).
     RangeProt,
+    /// `A op heap[0..4] word word`: a range and any of the op's [`OpCode::flags`] (bits of `arg`).
+    RangeFlags,
     /// `A op heap[0]`: process, window, page.
     Page,
     /// `op A heap[0..4]`: a job of the kernel on what is mapped there.
@@ -151,10 +154,10 @@ ops! {
         "The device stores to each page, faulting it into its mirror when needed.";
     DevClose = "close", Device, DeviceProc, Device, weight 1, "lib/test_hmm.c: dmirror_fops_release()",
         "The device stops mirroring the process.";
-    UffdWp = "uffd-wp", User, Range, Uffd, weight 4, "mm/userfaultfd.c: mwriteprotect_range()",
-        "Write-protects a range with userfaultfd in asynchronous mode: a write clears the bit and goes on.";
-    UffdUnwp = "uffd-unwp", User, Range, Uffd, weight 2, "mm/userfaultfd.c: mwriteprotect_range()",
-        "Takes the write protection of userfaultfd away again.";
+    UffdWp = "uffd-wp", User, Range, Uffd, weight 6, "mm/userfaultfd.c: mwriteprotect_range()",
+        "The monitor write-protects a registered range: a write waits for it, or in asynchronous mode clears the bit.";
+    UffdUnwp = "uffd-unwp", User, RangeFlags, Uffd, weight 4, "mm/userfaultfd.c: mwriteprotect_range()",
+        "The monitor takes the write protection of userfaultfd away again and wakes who waits at it.";
     ToDevice = "to-device", Device, DeviceRange, Device, weight 8, "lib/test_hmm.c: dmirror_migrate_to_device()",
         "Moves pages into the device's own memory; a CPU access brings them back.";
     HwPoison = "hwpoison", User, Range, Poison, weight 3, "mm/madvise.c: madvise_inject_error()",
@@ -221,6 +224,34 @@ ops! {
         "A device reads the page that was pinned at an address last.";
     DmaWrite = "dma-write", User, Page, Gup, weight 6, "Documentation/core-api/pin_user_pages.rst",
         "A device writes the page that was pinned for writing at an address last.";
+    UffdRegister = "uffd-register", User, RangeFlags, Uffd, weight 8, "fs/userfaultfd.c: userfaultfd_register()",
+        "Registers a range with a userfaultfd: modes, and features of that userfaultfd.";
+    UffdUnregister = "uffd-unregister", User, Range, Uffd, weight 2, "fs/userfaultfd.c: userfaultfd_unregister()",
+        "Ends the registration of a range.";
+    UffdCopy = "uffd-copy", User, RangeFlags, Uffd, weight 6, "mm/userfaultfd.c: mfill_atomic_pte_copy()",
+        "The monitor puts pages of its own where nothing is, and wakes who waits for them.";
+    UffdZeropage = "uffd-zeropage", User, RangeFlags, Uffd, weight 3, "mm/userfaultfd.c: mfill_atomic_pte_zeropage()",
+        "The monitor maps the zero page where nothing is, and wakes who waits for it.";
+    UffdPoison = "uffd-poison", User, RangeFlags, Uffd, weight 2, "mm/userfaultfd.c: mfill_atomic_pte_poison()",
+        "The monitor poisons pages where nothing is: an access ends in SIGBUS.";
+    UffdWake = "uffd-wake", User, Range, Uffd, weight 2, "fs/userfaultfd.c: userfaultfd_wake()",
+        "The monitor wakes who waits at a range.";
+    UffdClose = "uffd-close", User, Proc, Uffd, weight 1, "fs/userfaultfd.c: userfaultfd_release()",
+        "The monitor closes every userfaultfd of the process: nothing is registered any more, and everybody wakes.";
+    PagemapScan = "pagemap-scan", User, Range, Uffd, weight 3, "fs/proc/task_mmu.c: do_pagemap_scan()",
+        "Asks which pages of a range were written since they were protected, and protects them again (PAGEMAP_SCAN).";
+}
+
+impl OpCode {
+    /// Words that may follow the range of an op of shape [`Shape::RangeFlags`]; the *n*th is bit *n* of `arg`.
+    pub const fn flags(self) -> &'static [&'static str] {
+        match self {
+            OpCode::UffdRegister => &UffdFlags::WORDS,
+            OpCode::UffdCopy => &["dontwake", "wp"],
+            OpCode::UffdZeropage | OpCode::UffdPoison | OpCode::UffdUnwp => &["dontwake"],
+            _ => &[],
+        }
+    }
 }
 
 /// Pages of a window, from its start, that a move can go to.
@@ -265,6 +296,11 @@ impl Op {
     /// The `arg` of a move to this window and page, which must be below [`TO_PAGES`].
     pub fn arg_to(region: u8, page: u32) -> u8 {
         (page as u8).wrapping_mul(crate::config::MAX_REGIONS as u8) | region
+    }
+
+    /// True when a word of [`OpCode::flags`] follows the range.
+    pub fn has_flag(&self, word: &str) -> bool {
+        self.code.flags().iter().position(|w| *w == word).is_some_and(|bit| self.arg & 1 << bit != 0)
     }
 
     /// Protection of `mmap` and `mprotect`.

@@ -2,11 +2,12 @@
 
 use crate::config::Geometry;
 use crate::mm::Thp;
-use crate::observe::{Observation, Outcome};
+use crate::observe::{Observation, Outcome, UffdFlags};
 use crate::ops::madvise::{Advice, madvise, madvise_hugepage, madvise_populate, madvise_remove};
+use crate::ops::uffd_fill::Fill;
 use crate::ops::{
     access, dmirror, fork, gup, gup_fast, hotplug, khugepaged, ksm, memcg, memory_failure, mmap, mprotect, mremap,
-    process, rmap, soft_offline, split, swapoff, task_mmu, truncate, vmscan, writeback,
+    process, rmap, soft_offline, split, swapoff, task_mmu, truncate, uffd, uffd_fill, uffd_scan, vmscan, writeback,
 };
 use crate::program::{Actor, Op, OpCode};
 use crate::sched::{Cpu, Site};
@@ -26,6 +27,7 @@ pub(super) fn budget(op: &Op, geometry: Geometry) -> u32 {
                 | OpCode::SwapOff
                 | OpCode::Attach
                 | OpCode::Truncate
+                | OpCode::UffdClose
         ) =>
         {
             geometry.frames() * 4
@@ -72,6 +74,25 @@ fn target(op: &Op, geometry: Geometry) -> u32 {
     geometry.region_base(region) + page
 }
 
+/// What the monitor asks of a userfaultfd.
+async fn call_uffd(k: &Cpu, op: &Op, start: u32, end: u32) -> Outcome {
+    let mm = op.proc;
+    let dontwake = op.has_flag("dontwake");
+    let fill = |what| uffd_fill::fill(k, mm, start, end, op.page, what, dontwake);
+    match op.code {
+        OpCode::UffdRegister => uffd::userfaultfd_register(k, mm, start, end, UffdFlags(op.arg)).await,
+        OpCode::UffdUnregister => uffd::userfaultfd_unregister(k, mm, start, end).await,
+        OpCode::UffdCopy => fill(Fill::Copy { wp: op.has_flag("wp") }).await,
+        OpCode::UffdZeropage => fill(Fill::Zeropage).await,
+        OpCode::UffdPoison => fill(Fill::Poison).await,
+        OpCode::UffdWp => uffd::userfaultfd_writeprotect(k, mm, start, end, true, false).await,
+        OpCode::UffdUnwp => uffd::userfaultfd_writeprotect(k, mm, start, end, false, dontwake).await,
+        OpCode::PagemapScan => uffd_scan::pagemap_scan(k, mm, start, end).await,
+        OpCode::UffdWake => uffd::userfaultfd_wake(k, mm, start, end).await,
+        _ => uffd::userfaultfd_release(k, mm).await,
+    }
+}
+
 async fn call(k: &Cpu, op: &Op) -> Outcome {
     let g = k.config().geometry;
     let mm = op.proc;
@@ -105,8 +126,16 @@ async fn call(k: &Cpu, op: &Op) -> Outcome {
         OpCode::Unpin => gup::unpin(k, mm, start).await,
         OpCode::ClearRefs => task_mmu::clear_refs(k, mm).await,
         OpCode::Pagemap => task_mmu::pagemap(k, mm, start, end).await,
-        OpCode::UffdWp => mprotect::mwriteprotect_range(k, mm, start, end, true).await,
-        OpCode::UffdUnwp => mprotect::mwriteprotect_range(k, mm, start, end, false).await,
+        OpCode::UffdWp
+        | OpCode::UffdUnwp
+        | OpCode::UffdRegister
+        | OpCode::UffdUnregister
+        | OpCode::UffdCopy
+        | OpCode::UffdZeropage
+        | OpCode::UffdPoison
+        | OpCode::UffdWake
+        | OpCode::UffdClose
+        | OpCode::PagemapScan => call_uffd(k, op, start, end).await,
         OpCode::ToDevice => dmirror::to_device(k, op.device(), mm, start, end).await,
         OpCode::Exclusive => dmirror::exclusive(k, op.device(), mm, start, end).await,
         OpCode::DevRead => dmirror::access(k, op.device(), mm, start, end, false).await,

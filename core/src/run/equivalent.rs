@@ -183,6 +183,25 @@ mod tests {
     }
 
     #[test]
+    fn the_three_ways_to_split_the_write_fault_cannot_be_told_apart() {
+        let splits = [Design::WpSplitCont, Design::WpSplitWrapper, Design::WpSplitHelper];
+        let config = crate::config::Config { cpus: 2, ..crate::config::Config::fixed(Kernel::NEWEST) };
+        let bias = Some(crate::program::family::Family::Uffd);
+        let mut rng = crate::program::rng::Rng::new(6);
+        let mut case = Case::empty();
+        let mut comparer = Comparer::new();
+        for round in 0..600 {
+            let sequential = round % 3 == 0;
+            let wanted = crate::program::generate::GenConfig { config, max_ops: 20, sequential, bias };
+            crate::program::generate::generate(&mut rng, &mut case, &wanted);
+            for other in &splits[1..] {
+                let designs = configs(case.config, [splits[0], *other]);
+                assert_eq!(comparer.compare(&case, designs), None, "{}: {case:?}", other.id());
+            }
+        }
+    }
+
+    #[test]
     fn a_defect_in_one_of_two_runs_is_a_difference_of_verdicts() {
         let case = case(
             "fixed\n\nprocess A\n  heap = mmap anon private rw 1\n\ncpu 0\n  A write heap[0]\n  migrate A heap[0]\n  A read heap[0]\n",

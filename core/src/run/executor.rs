@@ -10,6 +10,7 @@ use crate::ops::process::{exit_mmap, mm_alloc};
 use crate::ops::swap_cache::folio_free_swap;
 use crate::ops::truncate::evict_inode;
 use crate::oracle::Oracle;
+use crate::program::family::Family;
 use crate::program::{Case, Op};
 use crate::rule::{Evidence, Rule, Violation};
 use crate::sched::{Cpu, Lock, Run, Sim};
@@ -135,6 +136,9 @@ impl Machine {
         loop {
             let next = self.pick(current.take());
             let Some(cpu) = next else {
+                if !self.stopped() && self.play_monitor(case) {
+                    continue;
+                }
                 if self.stopped() || !self.start_teardown(case) {
                     break;
                 }
@@ -168,7 +172,7 @@ impl Machine {
         let runnable = |c: usize| match s.ctl.cpus[c].run {
             Run::Ready => true,
             Run::Idle => !self.queues[c].is_empty() || s.ctl.cpus[c].assigned.is_some(),
-            Run::Waiting(_) | Run::WaitingForSlot(_) | Run::WaitingForNotifier(_) => false,
+            Run::Waiting(_) | Run::WaitingForSlot(_) | Run::WaitingForNotifier(_) | Run::Userfault => false,
         };
         if let Some(c) = wanted.filter(|c| runnable(*c)) {
             return Some(c);
@@ -179,8 +183,8 @@ impl Machine {
         };
         let chosen = (0..MAX_CPUS).filter(|c| runnable(*c)).min_by_key(order);
         if chosen.is_none() {
-            let waiting = (0..MAX_CPUS).find(|c| s.ctl.cpus[*c].op.is_some());
-            if let Some(c) = waiting {
+            let waiting = |c: &usize| s.ctl.cpus[*c].op.is_some() && s.ctl.cpus[*c].run != Run::Userfault;
+            if let Some(c) = (0..MAX_CPUS).find(waiting) {
                 let what = match s.ctl.cpus[c].run {
                     Run::Waiting(lock) => lock.class().name(),
                     _ => "mmu_interval_read_begin",
@@ -189,6 +193,31 @@ impl Machine {
             }
         }
         chosen
+    }
+
+    /// When everybody waits for userfaults, asks one of those threads to close the userfaultfds in the monitor's stead;
+    /// but first the oracle is told who waits. False when nobody does.
+    #[cold]
+    fn play_monitor(&mut self, case: &Case) -> bool {
+        let s = &mut *self.sim.borrow_mut();
+        let Some(first) = (0..MAX_CPUS).find(|c| s.ctl.cpus[*c].run == Run::Userfault) else { return false };
+        for cpu in first..MAX_CPUS {
+            let (c, mms) = (&s.ctl.cpus[cpu], &s.w.mms);
+            let Some(op) = c.op.filter(|_| c.run == Run::Userfault) else { continue };
+            if case.ops.get(op as usize).is_some_and(|op| op.code.family() == Family::Uffd) {
+                s.violate(cpu as u8, Rule::ProgressUserfault, Evidence::default());
+                return true;
+            }
+            let waits = |mm: &usize| mms[*mm].userfaults.queue.iter().find(|w| usize::from(w.cpu) == cpu);
+            let at = (0..MAX_PROCS).find_map(|mm| waits(&mm).map(|w| (mm as u8, w.vpn)));
+            if let Some((proc, vpn)) = at {
+                s.observe(Observation::Stuck { op, proc, vpn });
+            }
+        }
+        judge(&mut self.oracle, case, s, first);
+        let c = &mut s.ctl.cpus[first];
+        (c.monitor, c.run, c.op_steps) = (true, Run::Ready, 0);
+        true
     }
 
     fn begin_op(&mut self, case: &Case, cpu: usize) {

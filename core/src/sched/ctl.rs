@@ -24,6 +24,8 @@ pub enum Run {
     WaitingForSlot(u32),
     /// In the middle of an op, waiting for interval notifiers of this address space to end.
     WaitingForNotifier(u8),
+    /// In the middle of an op, waiting in `handle_userfault()`.
+    Userfault,
 }
 
 /// Locks that a CPU can hold at once.
@@ -53,8 +55,12 @@ pub struct CpuCtl {
     pub cleared: Option<(PtePtr, EntryKind)>,
     /// Steps since the op began.
     pub op_steps: u32,
+    /// In lazy MMU mode (`arch_enter_lazy_mmu_mode()`).
+    pub lazy_mmu: bool,
     /// Steps the op may take.
     pub budget: u32,
+    /// It waits for a userfault, nobody else is left, and it is asked to play the monitor.
+    pub monitor: bool,
 }
 
 /// Pages whose entries now grant less than before, so that a cached translation could grant too much.

@@ -270,6 +270,9 @@ impl Sim {
     /// spinlocks are the last classes, that also finds who sleeps under one.
     #[inline]
     fn lockdep(&mut self, lock: Lock, cpu: u8) {
+        if self.ctl.cpus[cpu as usize].lazy_mmu && !lock.spins() {
+            self.violate(cpu, Rule::LazyMmu, Evidence { what: Some(lock.class().name()), ..Evidence::default() });
+        }
         if self.ctl.cpus[cpu as usize].held_classes >> lock.class() as u8 != 0 {
             self.lockdep_complains(lock, cpu);
         }
@@ -398,6 +401,26 @@ impl Cpu {
         if s.ctl.cpus[self.id as usize].held_classes >> LockClass::PageTable as u8 != 0 {
             let on = s.ctl.cpus[self.id as usize].held.last().map(|l| l.class().name());
             s.violate(self.id, Rule::SleepInAtomic, Evidence { what: Some(what), on, ..Evidence::default() });
+        }
+    }
+
+    /// `arch_enter_lazy_mmu_mode()`. It does not nest.
+    #[inline]
+    pub fn arch_enter_lazy_mmu_mode(&self) {
+        self.set_lazy_mmu(true, "entered twice");
+    }
+
+    /// `arch_leave_lazy_mmu_mode()`.
+    #[inline]
+    pub fn arch_leave_lazy_mmu_mode(&self) {
+        self.set_lazy_mmu(false, "left without having been entered");
+    }
+
+    #[inline]
+    fn set_lazy_mmu(&self, on: bool, wrong: &'static str) {
+        let s = &mut *self.s();
+        if std::mem::replace(&mut s.ctl.cpus[self.id as usize].lazy_mmu, on) == on {
+            s.violate(self.id, Rule::LazyMmu, Evidence { what: Some(wrong), ..Evidence::default() });
         }
     }
 

@@ -18,6 +18,7 @@ mod pmd;
 mod pte;
 mod sim;
 mod tlb;
+mod uffd;
 
 pub use crate::site::Site;
 pub use cpu::Cpu;

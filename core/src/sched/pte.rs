@@ -234,7 +234,7 @@ impl Sim {
         let private_file = !vma.shared() && !vma.anonymous();
         if private_file && self.w.mem.valid(pfn) && !self.folio(self.w.mem.page_folio(pfn as Pfn)).anon() {
             self.violate(cpu, Rule::WritablePageCache, Evidence { pfn: Some(pfn as Pfn), ..e });
-        } else if vma.uffd_wp && arch.pte_uffd_wp(new) {
+        } else if vma.uffd_wp() && arch.pte_uffd_wp(new) {
             self.violate(cpu, Rule::WritableUffdWp, e);
         } else if !vma.writable() {
             self.violate(cpu, Rule::WritableVma, e);

@@ -70,6 +70,15 @@ pub static THP: Target = Target {
     family: Some(Family::Thp),
 };
 
+/// userfaultfd.
+pub static UFFD: Target = Target {
+    name: "uffd",
+    doc: "userfaultfd: threads that wait, the monitor's calls, protected and missing pages",
+    input: Input::Case(as_it_is),
+    planted: None,
+    family: Some(Family::Uffd),
+};
+
 /// Entry encodings.
 pub static ENTRY: Target = Target {
     name: "entry",
@@ -116,7 +125,8 @@ pub static CANARY: Target = Target {
 };
 
 /// Every target.
-pub static TARGETS: [&Target; 9] = [&MACHINE, &SEQUENTIAL, &DEVICE, &FILE, &ENTRY, &TEXT, &DETERMINISM, &THP, &CANARY];
+pub static TARGETS: [&Target; 10] =
+    [&MACHINE, &SEQUENTIAL, &DEVICE, &FILE, &UFFD, &ENTRY, &TEXT, &DETERMINISM, &THP, &CANARY];
 
 /// The target with this name.
 pub fn by_name(name: &str) -> Option<&'static Target> {

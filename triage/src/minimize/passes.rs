@@ -261,7 +261,7 @@ fn plain_arg(op: &Op) -> u8 {
     match op.code.shape() {
         Shape::Map if op.code == OpCode::Mmap => Perm::ReadWrite as u8,
         Shape::ProcProc if op.arg != 0 => 1,
-        Shape::RangeProt | Shape::ProcProc => op.arg,
+        Shape::RangeProt | Shape::RangeFlags | Shape::ProcProc => op.arg,
         Shape::RangeTo => Op::arg_to(op.to().0, 0),
         _ => 0,
     }

@@ -44,6 +44,9 @@ pub(super) fn of(
             let page = case_names::page((proc, vpn), doc);
             Some((None, format!("{} at {page}: {}", agent(by), signal.name())))
         }
+        Event::Userfault { cpu, reason, .. } => {
+            Some((Some(cpu), format!("cpu{cpu} waits for userfaultfd: {}", reason.name())))
+        }
         Event::Wait { cpu, lock } => Some((Some(cpu), format!("cpu{cpu} waits for {lock}"))),
         Event::Note { cpu, note, pfn, a, b } if pfn.is_none() || focus.pfn.is_none() || pfn == focus.pfn => {
             Some((Some(cpu), words(note, pfn, a, b, names)))

@@ -120,14 +120,45 @@ fn templates(rule: Rule) -> (&'static str, &'static str) {
         | Rule::SleepInAtomic
         | Rule::Deadlock
         | Rule::NotOwner
+        | Rule::LazyMmu
         | Rule::HeldAtReturn => locks(rule),
         Rule::ProgressReclaim
         | Rule::ProgressMigrate
         | Rule::ProgressOffline
         | Rule::ProgressSwapoff
         | Rule::ProgressSteps => progress(rule),
+        Rule::OracleUffdMissed
+        | Rule::OracleUffdEvent
+        | Rule::OracleUffdWakeup
+        | Rule::OracleUffdPagemap
+        | Rule::ProgressUserfault => userfaults(rule),
         Rule::LeakFolio | Rule::LeakSwap | Rule::LeakTable | Rule::LeakAnonVma => leaks(rule),
         other => assertions(other),
+    }
+}
+
+fn userfaults(rule: Rule) -> (&'static str, &'static str) {
+    match rule {
+        Rule::OracleUffdMissed => (
+            "{who} goes on at {page} although userfaultfd is to stop it there",
+            "the monitor never hears of the access: it misses a write, or the thread sees memory that was not filled",
+        ),
+        Rule::OracleUffdEvent => (
+            "{who} waits for userfaultfd at {page}, where nothing is to stop it[: {on}]",
+            "the monitor gets an event that it cannot explain, and may resolve what needs no resolving",
+        ),
+        Rule::OracleUffdWakeup => (
+            "{who} still waits for userfaultfd at {page} after it was woken",
+            "the thread hangs until the userfaultfd is closed",
+        ),
+        Rule::OracleUffdPagemap => (
+            "pagemap says {found} where {expected} is right for the write protection of {page}",
+            "whoever tracks writes through pagemap copies too little, or everything",
+        ),
+        _ => (
+            "{who} resolves a userfault and waits for one itself",
+            "the monitor waits for the monitor: nothing goes on",
+        ),
     }
 }
 
@@ -267,6 +298,10 @@ fn cached(rule: Rule) -> (&'static str, &'static str) {
 
 fn locks(rule: Rule) -> (&'static str, &'static str) {
     match rule {
+        Rule::LazyMmu => (
+            "{who} does not keep lazy MMU mode in order: {what}",
+            "changes of entries stay queued where nobody expects it, or are queued while the thread sleeps",
+        ),
         Rule::EntryUnlocked => (
             "{who} changes the entry of {page} without the lock of its page table",
             "another CPU that holds the lock overwrites the change, or has its own overwritten",

@@ -1,10 +1,13 @@
 //! A small correct machine, run with random programs and random schedules: it must never be blamed.
 //!
 //! Calls take effect page by page at random moments, accesses retire at one, and a CPU may go on using a
-//! translation that a call has taken away until that call returns, as a TLB does before its flush.
+//! translation that a call has taken away until that call returns, as a TLB does before its flush. It knows nothing of
+//! userfaultfd.
 
 use super::*;
 use crate::config::{MAX_CPUS, MAX_PROCS};
+use crate::program::Actor;
+use crate::program::family::Family;
 
 const PAGES: usize = 6;
 const HISTORIES: u64 = 20_000;
@@ -121,7 +124,7 @@ impl Machine {
     /// Starts a random op on an idle CPU.
     fn start(&mut self, cpu: usize) {
         let codes: Vec<OpCode> =
-            OpCode::ALL.into_iter().filter(|c| c.actor() != crate::program::Actor::Kernel).collect();
+            OpCode::ALL.into_iter().filter(|c| c.actor() != Actor::Kernel && c.family() != Family::Uffd).collect();
         let code = codes[self.rng.below(codes.len())];
         let code = if self.rng.below(3) == 0 { [OpCode::Read, OpCode::Write][self.rng.below(2)] } else { code };
         let code = if self.rng.below(8) == 0 { OpCode::Fork } else { code };

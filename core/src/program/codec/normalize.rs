@@ -99,20 +99,21 @@ struct Operands {
 }
 
 const OPERANDS: [Operands; OpCode::ALL.len()] = {
-    let mut table = [operands(Shape::Proc); OpCode::ALL.len()];
+    let mut table = [operands(OpCode::ALL[0]); OpCode::ALL.len()];
     let mut i = 0;
     while i < table.len() {
-        table[i] = operands(OpCode::ALL[i].shape());
+        table[i] = operands(OpCode::ALL[i]);
         i += 1;
     }
     table
 };
 
-const fn operands(shape: Shape) -> Operands {
+const fn operands(code: OpCode) -> Operands {
     let none = Operands { proc: !0, region: 0, pages: 0, many: 0, args: 1, child: false, to: false };
     let range = Operands { region: !0, pages: !0, many: !0, ..none };
-    match shape {
+    match code.shape() {
         Shape::Proc => none,
+        Shape::RangeFlags => Operands { args: 1 << code.flags().len(), ..range },
         Shape::ProcProc => Operands { args: MAX_PROCS as u8, child: true, ..none },
         Shape::Map => Operands { args: (Perm::ALL.len() * Backing::ALL.len()) as u8, ..range },
         Shape::File => Operands { region: 0, many: 0, args: FILES as u8, ..range },

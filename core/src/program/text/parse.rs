@@ -386,7 +386,7 @@ impl Parser {
                 op.arg = Op::arg_to(region, page);
             }
             Shape::DeviceProc => op.proc = words.proc()?,
-            shape @ (Shape::Range | Shape::RangeProt | Shape::KernelRange | Shape::DeviceRange) => {
+            shape @ (Shape::Range | Shape::RangeFlags | Shape::RangeProt | Shape::KernelRange | Shape::DeviceRange) => {
                 if matches!(shape, Shape::KernelRange | Shape::DeviceRange) {
                     op.proc = words.proc()?;
                 }
@@ -394,6 +394,9 @@ impl Parser {
                 (op.page, op.len) = words.range(config)?;
                 if shape == Shape::RangeProt {
                     op.arg = perm(words)? as u8;
+                }
+                if shape == Shape::RangeFlags {
+                    op.arg = flags(op.code, words)?;
                 }
             }
         }
@@ -460,6 +463,17 @@ fn backing(words: &mut Words<'_, '_>) -> Result<Backing> {
     let name = words.lookup("kind of memory", named, || names)?;
     let known = || Backing::ALL.into_iter().filter(|b| b.name() == name).map(Backing::sharing).collect();
     words.lookup("kind of mapping", |w| Backing::from_words(name, w), known)
+}
+
+/// Words of [`OpCode::flags`] up to the end of the line.
+fn flags(code: OpCode, words: &mut Words<'_, '_>) -> Result<u8> {
+    let mut bits = 0;
+    while words.peek().is_some() {
+        let known = code.flags();
+        let bit = words.lookup("flag", |w| known.iter().position(|k| *k == w), || known.to_vec())?;
+        bits |= 1 << bit;
+    }
+    Ok(bits)
 }
 
 fn perm(words: &mut Words<'_, '_>) -> Result<Perm> {

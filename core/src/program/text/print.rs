@@ -274,6 +274,13 @@ fn push_operands(out: &mut String, op: &Op, names: &Names) {
             let (region, page) = op.to();
             let _ = write!(out, " {}[{page}]", names.get(region));
         }
+        Shape::RangeFlags => {
+            range(out);
+            for word in op.code.flags().iter().filter(|w| op.has_flag(w)) {
+                out.push(' ');
+                out.push_str(word);
+            }
+        }
         Shape::KernelRange | Shape::DeviceRange => {
             out.push_str(proc(op.proc));
             out.push(' ');

@@ -1,0 +1,153 @@
+//! `mm/userfaultfd.c: mfill_atomic()`: the monitor puts something where nothing is.
+
+use super::pgtable::pte_alloc;
+use super::rmap::anon_vma_prepare;
+use crate::arch::Pte;
+use crate::config::{Defect, Design};
+use crate::entry::PTE_MARKER_POISONED;
+use crate::mm::{PtePtr, VmaId};
+use crate::observe::{Observation, Outcome, copy_token};
+use crate::phys::{Flags, ZERO_PFN};
+use crate::sched::{Cpu, Lock, Site};
+
+/// `MFILL_ATOMIC_*`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fill {
+    /// `MFILL_ATOMIC_COPY`, with or without `MFILL_ATOMIC_WP`.
+    Copy {
+        /// The page comes write-protected.
+        wp: bool,
+    },
+    /// `MFILL_ATOMIC_ZEROPAGE`.
+    Zeropage,
+    /// `MFILL_ATOMIC_POISON`.
+    Poison,
+}
+
+/// `UFFDIO_COPY`, `UFFDIO_ZEROPAGE`, `UFFDIO_POISON`: `userfaultfd_copy()` and its like. `first` is the number of the first
+/// page in its window, by which the monitor's buffer is known.
+pub async fn fill(k: &Cpu, mm: u8, start: u32, end: u32, first: u32, what: Fill, dontwake: bool) -> Outcome {
+    // UFFDIO_POISON came with the marker that it needs.
+    if what == Fill::Poison && !k.uses(Design::PoisonMarker) {
+        return Outcome::Invalid;
+    }
+    k.lock(Lock::MmapRead(mm)).await;
+    let (filled, error) = mfill_atomic(k, mm, start, end, first, what).await;
+    k.unlock(Lock::MmapRead(mm));
+    let op = k.op();
+    if filled == 0 {
+        return error;
+    }
+    k.s().observe(Observation::Progress { op, pages: filled });
+    if !dontwake && !k.has(Defect::U2) {
+        k.wake_userfault(mm, start, start + filled).await;
+    }
+    if start + filled == end { Outcome::Done } else { Outcome::Partial }
+}
+
+/// `mfill_atomic()`: how many pages were filled, and the error that ended it. The source is never paged out, so the copy is
+/// made under the lock; the kernel holds the per-VMA lock instead of `mmap_lock`.
+async fn mfill_atomic(k: &Cpu, mm: u8, start: u32, end: u32, first: u32, what: Fill) -> (u32, Outcome) {
+    // uffd_mfill_lock(): the range lies in one registered VMA.
+    let Some(vma) = k.s().w.vma_lookup(mm, start) else { return (0, Outcome::NoEnt) };
+    let (within, wp, anonymous) = {
+        let s = k.s();
+        let v = &s.w.vmas[vma];
+        (end <= v.end && v.uffd.armed(), v.uffd_wp(), v.anonymous())
+    };
+    if !within {
+        return (0, Outcome::NoEnt);
+    }
+    // shmem_mfill_atomic_pte() is left out: files are registered for write protection only.
+    if !anonymous {
+        return (0, Outcome::Invalid);
+    }
+    anon_vma_prepare(k, vma).await;
+    if what == (Fill::Copy { wp: true }) && !wp {
+        return (0, Outcome::Invalid);
+    }
+    for vpn in start..end {
+        // A huge page is in the way.
+        if k.pmd_leaf(mm, vpn).is_some() {
+            return (vpn - start, Outcome::Exists);
+        }
+        pte_alloc(k, mm, vpn).await;
+        let result = match what {
+            Fill::Copy { wp } => mfill_atomic_pte_copy(k, vma, vpn, first + (vpn - start), wp).await,
+            Fill::Zeropage => mfill_atomic_pte_zeropage(k, vma, vpn).await,
+            Fill::Poison => mfill_atomic_pte_poison(k, vma, vpn).await,
+        };
+        if let Err(error) = result {
+            return (vpn - start, error);
+        }
+    }
+    (end - start, Outcome::Done)
+}
+
+/// `mfill_atomic_pte_copy()`.
+async fn mfill_atomic_pte_copy(k: &Cpu, vma: VmaId, vpn: u32, page: u32, wp: bool) -> Result<(), Outcome> {
+    k.site(Site::UserfaultFill).await;
+    let folio = k.folio_alloc().ok_or(Outcome::NoMem)?;
+    let data = copy_token(k.op(), page);
+    k.s().w.mem.folios[folio as usize].data = data;
+    k.folio_set(folio, Flags::UPTODATE);
+    let installed = mfill_atomic_install_pte(k, vma, vpn, folio, wp).await;
+    if installed.is_err() {
+        k.folio_put(folio);
+    }
+    installed
+}
+
+/// `mfill_atomic_install_pte()` of a new anonymous page.
+async fn mfill_atomic_install_pte(k: &Cpu, vma: VmaId, vpn: u32, folio: u32, wp: bool) -> Result<(), Outcome> {
+    let arch = k.arch();
+    let (mm, prot, writable) = {
+        let s = k.s();
+        let v = &s.w.vmas[vma];
+        (v.mm, s.w.page_prot(vma), v.writable())
+    };
+    let mut pte = arch.pte_mkdirty(arch.pfn_pte(u64::from(folio), prot));
+    if writable {
+        pte = arch.pte_mkwrite(pte);
+    }
+    if wp {
+        pte = arch.pte_mkuffd_wp(pte);
+    }
+    let p = k.pte_offset_map_lock(mm, vpn).await.ok_or(Outcome::Busy)?;
+    // A marker may be overwritten: a page that was protected before it was there, or one that is poisoned.
+    if !k.entries().pte_none_mostly(k.ptep_get(p)) {
+        k.pte_unmap_unlock(p);
+        return Err(Outcome::Exists);
+    }
+    k.folio_add_new_anon_rmap(folio, vma, vpn, true);
+    k.folio_add_lru(folio);
+    k.s().w.mms[mm as usize].anon_pages += 1;
+    k.set_pte_at(p, pte).await;
+    k.pte_unmap_unlock(p);
+    Ok(())
+}
+
+/// `mfill_atomic_pte_zeropage()`.
+async fn mfill_atomic_pte_zeropage(k: &Cpu, vma: VmaId, vpn: u32) -> Result<(), Outcome> {
+    let arch = k.arch();
+    let prot = k.s().w.page_prot(vma);
+    install_in_hole(k, vma, vpn, arch.pte_mkspecial(arch.pfn_pte(u64::from(ZERO_PFN), prot))).await
+}
+
+/// `mfill_atomic_pte_poison()`.
+async fn mfill_atomic_pte_poison(k: &Cpu, vma: VmaId, vpn: u32) -> Result<(), Outcome> {
+    install_in_hole(k, vma, vpn, k.entries().make_pte_marker(PTE_MARKER_POISONED)).await
+}
+
+/// Sets an entry where there is none at all, not even a marker.
+async fn install_in_hole(k: &Cpu, vma: VmaId, vpn: u32, pte: Pte) -> Result<(), Outcome> {
+    let mm = k.s().w.vmas[vma].mm;
+    k.site(Site::UserfaultFill).await;
+    let p: PtePtr = k.pte_offset_map_lock(mm, vpn).await.ok_or(Outcome::Busy)?;
+    let none = k.arch().pte_none(k.ptep_get(p));
+    if none {
+        k.set_pte_at(p, pte).await;
+    }
+    k.pte_unmap_unlock(p);
+    if none { Ok(()) } else { Err(Outcome::Exists) }
+}

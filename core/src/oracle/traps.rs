@@ -1,0 +1,304 @@
+//! What userfaultfd has to do with one page: registered or not, write-protected or not, poisoned or not, and whether
+//! anything is there at all.
+//!
+//! Three things can be unknown of a page that is in one state otherwise: whether it is there (a child's copy, or a
+//! page that a fault may have touched), whether it is write-protected, and both of them. So each has two bits, one for
+//! *certainly* and one for *certainly not* or *perhaps*. In a case that registers nothing all bits stay zero.
+
+use super::page::{Base, Ends, State};
+use crate::observe::{Token, UffdFlags, Userfault};
+
+/// See the module.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Traps(u16);
+
+impl Traps {
+    /// Nothing: not registered, and nobody keeps track.
+    pub(super) const NONE: Traps = Traps(0);
+    /// A page of new memory, where somebody keeps track.
+    pub(super) const FRESH: Traps = Traps(Traps::HOLE | Traps::TRACKED | Traps::EXACT);
+    /// The same where a fault may put pages beside the one that it is for: that nothing is there is never certain.
+    pub(super) const LOOSE: Traps = Traps(Traps::TRACKED);
+
+    const REGISTERED: u16 = 0x7f;
+    /// Certainly write-protected.
+    const WP: u16 = 1 << 7;
+    /// Perhaps write-protected.
+    const PERHAPS_WP: u16 = 1 << 8;
+    /// Poisoned: nothing is there, and an access ends in `SIGBUS`.
+    const POISON: u16 = 1 << 9;
+    /// A page is certainly there.
+    const THERE: u16 = 1 << 10;
+    /// Certainly no page is there.
+    const HOLE: u16 = 1 << 11;
+    /// Somebody keeps track of all this.
+    const TRACKED: u16 = 1 << 12;
+    /// What is there was put there by a call that wakes those who wait for it.
+    const AWAKE: u16 = 1 << 13;
+
+    /// That nothing is there can be certain.
+    const EXACT: u16 = 1 << 14;
+
+    const ANY_WP: u16 = Traps::WP | Traps::PERHAPS_WP;
+
+    #[inline]
+    fn is(self, bits: u16) -> bool {
+        self.0 & bits != 0
+    }
+
+    #[inline]
+    fn set(self, bits: u16) -> Traps {
+        Traps(self.0 | bits)
+    }
+
+    #[inline]
+    fn clear(self, bits: u16) -> Traps {
+        Traps(self.0 & !bits)
+    }
+
+    /// The bit that says that nothing is there, where that can be certain.
+    fn hole(self) -> u16 {
+        if self.is(Traps::EXACT) { Traps::HOLE } else { 0 }
+    }
+
+    /// Modes and features that the page is registered with.
+    pub(super) fn flags(self) -> UffdFlags {
+        UffdFlags((self.0 & Traps::REGISTERED) as u8)
+    }
+
+    fn registered(self) -> bool {
+        self.flags().modes() != UffdFlags::NONE
+    }
+
+    /// True when a store to a protected page waits.
+    fn traps_stores(self) -> bool {
+        self.flags().has(UffdFlags::WP) && !self.flags().has(UffdFlags::ASYNC)
+    }
+
+    /// True when nothing is sure to stop the access.
+    #[inline]
+    pub(super) fn passes(self, write: bool) -> bool {
+        const ANY: u16 = (UffdFlags::MISSING.0 | UffdFlags::WP.0) as u16 | Traps::POISON;
+        !self.is(ANY) || self.ends(write).meets(Ends::WELL)
+    }
+
+    /// The ways in which an access may end that the mapping permits.
+    pub(super) fn ends(self, write: bool) -> Ends {
+        if self.is(Traps::POISON) {
+            return Ends::BUS;
+        }
+        let stop = |way| if self.flags().has(UffdFlags::SIGBUS) { Ends::BUS } else { way };
+        let mut ends = Ends::default();
+        if self.flags().has(UffdFlags::MISSING) && !self.is(Traps::THERE) {
+            ends.add(stop(Ends::MISSING));
+            if self.is(Traps::HOLE) {
+                return ends;
+            }
+        }
+        if write && self.traps_stores() && self.is(Traps::ANY_WP) {
+            ends.add(stop(Ends::WP));
+            if self.is(Traps::WP) {
+                return ends;
+            }
+        }
+        ends.or(Ends::WELL)
+    }
+
+    /// After an access that retired, when nothing else can have happened meanwhile.
+    #[inline]
+    pub(super) fn touched(self, write: bool) -> Traps {
+        if self == Traps::NONE {
+            return self;
+        }
+        let there = if self.is(Traps::TRACKED) { self.clear(Traps::HOLE).set(Traps::THERE) } else { self };
+        if write && there.flags().has(UffdFlags::WP) { there.clear(Traps::ANY_WP) } else { there }
+    }
+
+    /// While or after an access is tried: its fault may have put something there, or taken an asynchronous protection
+    /// away.
+    pub(super) fn perhaps_touched(self, write: bool) -> Traps {
+        let mut after = self;
+        // A protected page is first put there, and then waited for.
+        if !self.is(Traps::POISON) && !self.flags().has(UffdFlags::MISSING) {
+            after = after.clear(Traps::HOLE);
+        }
+        let asynchronous = self.flags().has(UffdFlags::WP) && self.flags().has(UffdFlags::ASYNC);
+        if write && asynchronous && self.is(Traps::WP) {
+            after = after.clear(Traps::WP).set(Traps::PERHAPS_WP);
+        }
+        after
+    }
+
+    /// True when `PAGEMAP_SCAN` protects such a page.
+    fn scanned(self, file: bool) -> bool {
+        let wanted = [UffdFlags::WP, UffdFlags::ASYNC, UffdFlags::UNPOPULATED];
+        wanted.into_iter().all(|f| self.flags().has(f) || file && f == UffdFlags::UNPOPULATED)
+    }
+
+    /// A truncation or a hole may have taken the protection of a page of a file away with the page.
+    pub(super) fn perhaps_unprotected(self) -> Traps {
+        if self.is(Traps::WP) { self.clear(Traps::WP).set(Traps::PERHAPS_WP) } else { self }
+    }
+
+    /// After an access that was stopped for this reason.
+    pub(super) fn stopped(self, reason: Userfault) -> Traps {
+        match reason {
+            Userfault::Missing => self.clear(Traps::THERE).set(self.hole()),
+            Userfault::Wp => self.clear(Traps::PERHAPS_WP | Traps::HOLE).set(Traps::WP | Traps::THERE),
+        }
+    }
+
+    /// After the contents were dropped; `fresh` is what a new page has.
+    pub(super) fn dropped(self, fresh: Traps) -> Traps {
+        self.clear(Traps::ANY_WP | Traps::POISON | Traps::THERE | Traps::AWAKE).set(fresh.0)
+    }
+
+    /// `MADV_FREE`: what is there may go at any time.
+    pub(super) fn perhaps_dropped(self) -> Traps {
+        self.clear(Traps::THERE | Traps::AWAKE)
+    }
+
+    /// The page of a child. What was never written need not have been copied.
+    pub(super) fn child(self) -> Traps {
+        let kept = if self.flags().has(UffdFlags::EVENT_FORK) { Traps::REGISTERED | Traps::ANY_WP } else { 0 };
+        Traps(self.0 & (kept | Traps::POISON | Traps::HOLE | Traps::TRACKED | Traps::EXACT))
+    }
+
+    /// After the userfaultfd was closed, or the page unregistered.
+    pub(super) fn unregistered(self) -> Traps {
+        self.clear(Traps::REGISTERED | Traps::ANY_WP)
+    }
+
+    /// What `pagemap` may say of write protection: `(it may be set, it may be clear)`.
+    pub(super) fn shown(self) -> (bool, bool) {
+        (self.is(Traps::ANY_WP), !self.is(Traps::WP))
+    }
+}
+
+/// What the monitor puts where nothing is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Filling {
+    /// `UFFDIO_COPY` of pages that begin with this number in the monitor's buffer, perhaps write-protected.
+    Copy {
+        /// Token.
+        value: Token,
+        /// `UFFDIO_COPY_MODE_WP`.
+        wp: bool,
+    },
+    /// `UFFDIO_ZEROPAGE`.
+    Zero,
+    /// `UFFDIO_POISON`.
+    Poison,
+}
+
+/// What a call that has to do with userfaultfd does to a page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Uffd {
+    /// `UFFDIO_REGISTER`.
+    Register(UffdFlags),
+    /// `UFFDIO_UNREGISTER`, and closing.
+    Unregister,
+    /// Puts something there, and perhaps wakes those who wait for it.
+    Fill(Filling, bool),
+    /// `UFFDIO_WRITEPROTECT`.
+    Protect(bool),
+    /// `PAGEMAP_SCAN` with write protection.
+    Scan,
+    /// An access is tried: whether it was a store.
+    Touch(bool),
+}
+
+impl Uffd {
+    /// The state afterwards; `None` where the call cannot succeed.
+    pub(super) fn apply(self, state: State) -> Option<State> {
+        let old = state.traps;
+        if state.perm.is_none() {
+            return if matches!(self, Uffd::Fill(..)) { None } else { Some(state) };
+        }
+        let file = state.base != Base::Anon;
+        let traps = match self {
+            Uffd::Register(new) if file && !(matches!(state.base, Base::Shared(_)) && new.modes() == UffdFlags::WP) => {
+                return None;
+            }
+            Uffd::Register(new) => register(old, new)?,
+            Uffd::Unregister => old.unregistered(),
+            Uffd::Fill(..) if file => return None,
+            Uffd::Fill(what, wakes) => return fill(state, what, wakes),
+            Uffd::Protect(_) if !old.flags().has(UffdFlags::WP) => return None,
+            Uffd::Protect(true) => protect(old, file),
+            Uffd::Protect(false) => old.clear(Traps::ANY_WP),
+            Uffd::Scan if old.scanned(file) => protect(old, file),
+            Uffd::Scan => old,
+            Uffd::Touch(write) => old.perhaps_touched(write),
+        };
+        Some(State { traps, ..state })
+    }
+
+    /// True when the memory cell behind the page is another one afterwards.
+    pub(super) fn replaces(self) -> bool {
+        matches!(self, Uffd::Fill(..))
+    }
+}
+
+/// Memory of another userfaultfd is refused; what is registered with these modes already, and more, stays as it is.
+fn register(old: Traps, new: UffdFlags) -> Option<Traps> {
+    let flags = old.flags();
+    if !old.registered() {
+        return Some(old.set(u16::from(new.0)));
+    }
+    if flags.features() != new.features() {
+        return None;
+    }
+    if flags.0 & new.modes().0 == new.modes().0 {
+        return Some(old);
+    }
+    let kept = if new.has(UffdFlags::WP) { old } else { old.clear(Traps::ANY_WP) };
+    Some(kept.clear(Traps::REGISTERED).set(u16::from(new.0)))
+}
+
+/// A page of a file may be behind an empty entry, so that is protected as well.
+fn protect(old: Traps, file: bool) -> Traps {
+    let certain = file || old.is(Traps::THERE) || old.flags().has(UffdFlags::UNPOPULATED);
+    if old.is(Traps::POISON) || old.is(Traps::WP) || old.is(Traps::HOLE) && !certain {
+        old
+    } else if certain {
+        old.clear(Traps::PERHAPS_WP).set(Traps::WP)
+    } else {
+        old.set(Traps::PERHAPS_WP)
+    }
+}
+
+fn fill(state: State, what: Filling, wakes: bool) -> Option<State> {
+    let old = state.traps;
+    let marked = old.is(Traps::WP | Traps::POISON);
+    if !old.registered() || old.is(Traps::THERE) || marked && !matches!(what, Filling::Copy { .. }) {
+        return None;
+    }
+    let empty = old.clear(Traps::ANY_WP | Traps::POISON | Traps::HOLE).set(if wakes { Traps::AWAKE } else { 0 });
+    match what {
+        Filling::Copy { wp: true, .. } if !old.flags().has(UffdFlags::WP) => None,
+        Filling::Copy { value, wp } => {
+            let traps = empty.set(Traps::THERE | if wp { Traps::WP } else { 0 });
+            Some(State { traps, value, ..state })
+        }
+        Filling::Zero => Some(State { traps: empty.set(Traps::THERE), value: 0, ..state }),
+        Filling::Poison => Some(State { traps: empty.set(Traps::POISON | old.hole()), value: 0, ..state }),
+    }
+}
+
+impl Traps {
+    /// True when filling must succeed: no page, and for what is not a copy no mark either.
+    pub(super) fn must_take(self, copy: bool) -> bool {
+        self.is(Traps::HOLE) && (copy || !self.is(Traps::ANY_WP | Traps::POISON))
+    }
+
+    /// True when nobody can wait for this page any more: it is there, and whoever put it there has woken everybody.
+    pub(super) fn settled(self) -> bool {
+        self.is(Traps::THERE) && self.is(Traps::AWAKE)
+    }
+
+    /// True when the page is registered in some mode.
+    pub(super) fn armed(self) -> bool {
+        self.registered()
+    }
+}
