@@ -7,7 +7,7 @@ use super::swap::restore_exclusive_pte;
 use super::vmf::{maybe_mkwrite, userfaultfd_pte_wp};
 use crate::arch::Pte;
 use crate::config::Defect;
-use crate::entry::{MigrationKind, PTE_MARKER_POISONED, PTE_MARKER_UFFD_WP};
+use crate::entry::{MigrationKind, PTE_MARKER_GUARD, PTE_MARKER_POISONED, PTE_MARKER_UFFD_WP};
 use crate::mm::{Life, NewVma, PtePtr, UffdCtx, VmaId};
 use crate::observe::{Outcome, UffdFlags};
 use crate::phys::{Pfn, ZERO_PFN};
@@ -266,8 +266,6 @@ async fn copy_nonpresent_pte(k: &Cpu, src: VmaId, dst: VmaId, s: PtePtr, d: PteP
             pte = k.carry_from_swap(orig, arch.swp_entry_to_pte(readable));
             k.set_pte_at(s, pte).await;
         }
-    } else if ec.is_pte_marker_entry(entry) {
-        // copy_pte_marker(): a guard is always copied.
     } else if ec.is_device_private_entry(entry) {
         let folio = k.swp_offset_pfn(entry);
         k.folio_get(folio);
@@ -303,11 +301,11 @@ async fn copy_nonpresent_pte(k: &Cpu, src: VmaId, dst: VmaId, s: PtePtr, d: PteP
     Copied::Done
 }
 
-/// `copy_pte_marker()`: poison goes to the child, write protection only where the child is registered for it.
+/// `copy_pte_marker()`: poison and guards go to the child, write protection only where the child is registered for it.
 async fn copy_pte_marker(k: &Cpu, dst: VmaId, d: PtePtr, orig: Pte) {
     let ec = k.entries();
     let marker = ec.pte_marker_get(k.pte_to_swp_entry(orig));
-    let mut copied = marker & PTE_MARKER_POISONED;
+    let mut copied = marker & (PTE_MARKER_GUARD | PTE_MARKER_POISONED);
     if k.s().w.vmas[dst].uffd_wp() || k.has(Defect::U3) {
         copied |= marker & PTE_MARKER_UFFD_WP;
     }

@@ -17,7 +17,7 @@
 //! A page state is `(protection or unmapped, guard, lazy, value, applied)`. *Guard*: every access is a fault
 //! (`MADV_GUARD_INSTALL`). *Lazy*: a load may give the value or zero, and once zero always zero, until the next store
 //! (`MADV_FREE`). *Applied* has a bit for each CPU whose call in flight has taken effect.
-//! Almost every page is in exactly one state (24 bytes, no set); a page in doubt has up to six. States that calls in flight could make of those are not stored: they are worked out
+//! Almost every page is in exactly one state (28 bytes, no set); a page in doubt has up to six. States that calls in flight could make of those are not stored: they are worked out
 //! when somebody looks ("closing" the set) and dropped again afterwards ("pruning").
 //!
 //! A state also belongs to a *cell*: the memory behind the page. `mmap`, `munmap` and `MADV_DONTNEED` replace

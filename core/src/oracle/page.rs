@@ -108,7 +108,7 @@ impl State {
     /// True when the access may retire: the mapping permits it and nothing is sure to stop it.
     #[inline]
     pub(super) fn permits(self, write: bool) -> bool {
-        self.allows(write) && self.traps.passes(write)
+        !self.guard && self.allows(write) && self.traps.passes(write)
     }
 
     /// The page of a file that is seen through it.

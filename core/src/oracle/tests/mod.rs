@@ -134,5 +134,5 @@ fn the_oracle_imports_nothing_that_it_judges() {
 
 #[test]
 fn a_page_of_which_all_is_known_takes_little_room() {
-    assert_eq!(size_of::<super::page::Page>(), 24);
+    assert_eq!(size_of::<super::page::Page>(), 28);
 }
