@@ -142,6 +142,9 @@ defects! {
     N7 = "N7", fixed None, "replace_page",
         "KSM drops soft-dirty and uffd-wp of the entry that it replaces",
         "found here; mm/ksm.c: replace_page() of 6.12 makes the new entry of mk_pte() alone; not tried";
+    N8 = "N8", fixed None, "madvise_free_pte_range",
+        "MADV_FREE of a KSM page that one process maps makes it lazily freed; a page that is merged into it later goes with it",
+        "found here; 6.12: folio_mark_lazyfree() does not know KSM, try_to_merge_one_page() marks only a new KSM page dirty";
     F1 = "F1", fixed None, "zap_pte_range",
         "a dirty page of a shared file leaves the reverse map before the TLB is flushed: writeback does not find who still writes",
         "\"mm: delay page_remove_rmap() until after the TLB has been flushed\" (5df397dec7c4, in 6.2)";

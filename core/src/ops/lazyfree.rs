@@ -62,6 +62,10 @@ async fn free_present_pte(k: &Cpu, tlb: &mut MmuGather, p: PtePtr) {
     if folio == ZERO_PFN || k.folio_test_large(folio) {
         return;
     }
+    // Here we differ from the kernel: a page that is merged into this one later would be lost with it (N8).
+    if k.folio_test(folio, Flags::KSM) && !k.has(Defect::N8) {
+        return;
+    }
     if k.folio_test(folio, Flags::SWAPCACHE) || k.folio_test(folio, Flags::DIRTY) {
         if !k.trylock(Lock::Folio(folio)).await {
             return;
