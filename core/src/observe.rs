@@ -88,6 +88,7 @@ backings! {
     ShmemPrivate = Some(SHMEM), "shmem", "private", "The file of `tmpfs`, copied on write.";
     FileShared = Some(REGULAR), "file", "shared", "The regular file, shared.";
     FilePrivate = Some(REGULAR), "file", "private", "The regular file, copied on write.";
+    Hugetlb = None, "hugetlb", "private", "Private anonymous memory of hugetlb pages.";
 }
 
 impl Backing {

@@ -239,6 +239,12 @@ rules! {
         "Documentation/admin-guide/mm/pagemap.rst";
     LazyMmu = "lock.lazy-mmu", Always,
         "lazy MMU mode is entered and left in turns, and left before anything sleeps", "include/linux/pgtable.h: arch_enter_lazy_mmu_mode()";
+    BugHugetlbSplit = "bug.hugetlb-split", Always,
+        "the PMD of a hugetlb page is never split",
+        "mm/gup.c: check_vma_flags() since 6.15; the split ends in mm/page_table_check.c: BUG_ON in page_table_check_set()";
+    BugHugetlbPte = "bug.hugetlb-pte", Always,
+        "a hugetlb page is never mapped by PTEs, nor by what is meant for one",
+        "mm/rmap.c: make_device_exclusive() since 6.15; mm/hugetlb.c: BUG_ON in huge_pte_alloc()";
 }
 
 impl Rule {

@@ -120,7 +120,7 @@ impl World {
     /// What a mapping at this page with this backing shows there (`vm_pgoff`).
     pub fn pgoff(&self, backing: Backing, vpn: u32) -> u32 {
         match (backing, self.geometry().region_of(vpn)) {
-            (Backing::Anon, _) | (_, None) => vpn,
+            (Backing::Anon | Backing::Hugetlb, _) | (_, None) => vpn,
             (_, Some((_, page))) => page,
         }
     }

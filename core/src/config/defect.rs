@@ -233,6 +233,12 @@ defects! {
         "uffd-wp series of 2021: pte_has_swap_entry() instead of is_swap_pte()";
     A12 = "A12", fixed None, "zap_pte_range",
         "MADV_DONTNEED and truncation forget that a page of a file was write-protected", "seeded";
+    D1 = "D1", fixed SERIES, "check_vma_flags",
+        "a device-exclusive request splits the PMD of a hugetlb page, as FOLL_SPLIT_PMD is not refused there",
+        "\"mm/gup: reject FOLL_SPLIT_PMD with hugetlb VMAs\"; the generic walk of 6.10 made it a mistake";
+    D2 = "D2", fixed SERIES, "folio_make_device_exclusive",
+        "a hugetlb folio that GUP has returned is made device-exclusive",
+        "\"mm/rmap: reject hugetlb folios in folio_make_device_exclusive()\"";
 }
 
 const _: () = assert!(Defect::ALL.len() < 128, "a DefectSet has one bit for each row");

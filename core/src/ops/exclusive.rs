@@ -1,12 +1,14 @@
 //! `mm/rmap.c`: making pages device-exclusive, in the old way and in the new.
 
 use super::gup::{Grab, GupError, get_user_page};
+use super::hugetlb::folio_test_hugetlb;
 use super::pvmw::{Mapped, PageVmaWalk};
 use super::rmap::{AnonLock, Pvmw, RmapWalk};
 use crate::arch::Pte;
 use crate::config::{Defect, Design};
 use crate::mm::{PtePtr, VmaId};
 use crate::phys::Pfn;
+use crate::rule::{Evidence, Rule};
 use crate::sched::{Cpu, Lock, NotifyEvent, Site};
 use crate::trace::Note;
 
@@ -37,7 +39,7 @@ async fn make_device_exclusive_by_walk(k: &Cpu, mm: u8, vpn: u32, device: u8) ->
         k.site(Site::ExclusiveGup).await;
         let (page, _) = get_user_page(k, mm, vpn, Grab::GetSplitPmd).await.map_err(ExclusiveError::Gup)?;
         let folio = k.page_folio(page);
-        if !k.folio(folio).anon() {
+        if !k.folio(folio).anon() || folio_test_hugetlb(k, folio) && !k.has(Defect::D2) {
             k.folio_put(folio);
             return Err(ExclusiveError::NotSupported);
         }
@@ -91,7 +93,7 @@ async fn make_device_exclusive_by_rmap(k: &Cpu, mm: u8, vpn: u32, device: u8) ->
 /// those releases could give: with D12 repaired that part cannot be kept.
 async fn folio_make_device_exclusive(k: &Cpu, folio: Pfn, mm: u8, vpn: u32, device: u8) -> bool {
     // Restricted to anonymous folios, to stay clear of writeback.
-    if !k.folio(folio).anon() {
+    if !k.folio(folio).anon() || folio_test_hugetlb(k, folio) && !k.has(Defect::D2) {
         return false;
     }
     let Some(mut walk) = RmapWalk::start(k, folio, AnonLock::IfMapped).await else { return false };
@@ -136,6 +138,9 @@ async fn page_make_device_exclusive_one(
     let (mut valid, mut stop) = (false, false);
     while let Some(at) = walk.next(k).await {
         let Mapped::Pte(p) = at else {
+            // Of a hugetlb folio the walk gives the PMD for a PTE.
+            let evidence = Evidence { pfn: Some(folio), proc: Some(mm), vpn: Some(vpn), ..Evidence::default() };
+            k.bug_on(folio_test_hugetlb(k, folio), Rule::BugHugetlbPte, evidence);
             // GUP has split the PMD; one that is there again is no PTE to convert.
             walk.done(k);
             stop = true;

@@ -2,6 +2,7 @@
 
 use super::file_fault::do_fault;
 use super::huge::{handle_pmd_fault, thp_vma_suitable_order};
+use super::hugetlb::{hugetlb_fault, is_vm_hugetlb_page};
 use super::pgtable::pte_alloc;
 use super::rmap::anon_vma_prepare;
 use super::swap::do_swap_page;
@@ -30,6 +31,9 @@ pub async fn handle_mm_fault_retry(k: &Cpu, vma: VmaId, vpn: u32, write: bool) -
 
 /// `__handle_mm_fault()`.
 async fn fault(k: &Cpu, mut vmf: VmFault) -> FaultResult {
+    if is_vm_hugetlb_page(k, vmf.vma) {
+        return hugetlb_fault(k, &vmf).await;
+    }
     let huge = {
         let s = k.s();
         s.w.tables.pmd_leaves != 0 || s.w.vmas[vmf.vma].thp == Thp::Huge

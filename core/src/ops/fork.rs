@@ -1,6 +1,7 @@
 //! `kernel/fork.c: dup_mmap()` and `mm/memory.c: copy_page_range()`.
 
 use super::huge::{Copied as CopiedPmd, copy_huge_pmd};
+use super::hugetlb::{copy_hugetlb_page_range, is_vm_hugetlb_page};
 use super::pgtable::pte_alloc;
 use super::process::{exit_mmap, mm_alloc};
 use super::swap::restore_exclusive_pte;
@@ -146,6 +147,9 @@ async fn copy_tables(
         let s = k.s();
         (s.w.vmas[src].mm, s.w.vmas[dst].mm)
     };
+    if is_vm_hugetlb_page(k, src) {
+        return copy_hugetlb_page_range(k, src, dst, start, end).await.then_some(()).ok_or(NoMem);
+    }
     let ptrs = k.config().geometry.ptrs();
     let mut vpn = start;
     while vpn < end {

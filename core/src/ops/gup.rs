@@ -3,10 +3,11 @@
 use super::access::find_vma;
 use super::fault::{handle_mm_fault, handle_mm_fault_retry, handle_unshare_fault};
 use super::huge::follow_huge_pmd;
+use super::hugetlb::is_vm_hugetlb_page;
 use super::split::{split_huge_pmd, split_huge_pmd_address};
 use super::uffd::userfault_retry;
 use super::vmf::FaultResult;
-use crate::config::{Defect, Design};
+use crate::config::{Defect, Design, Kernel};
 use crate::mm::{Pinned, VmaId};
 use crate::observe::Outcome;
 use crate::phys::{Flags, Pfn};
@@ -36,6 +37,8 @@ pub enum GupError {
     NoMem,
     /// `-EINTR`: a fatal signal came while `mmap_lock` was dropped.
     Killed,
+    /// `-EOPNOTSUPP`.
+    NotSupported,
 }
 
 impl GupError {
@@ -45,6 +48,7 @@ impl GupError {
             GupError::Fault => Outcome::Fault,
             GupError::NoMem => Outcome::NoMem,
             GupError::Killed => Outcome::Busy,
+            GupError::NotSupported => Outcome::Invalid,
         }
     }
 }
@@ -54,6 +58,10 @@ impl GupError {
 /// not, as `make_device_exclusive()` asks, and so cannot wait for a userfault.
 pub async fn get_user_page(k: &Cpu, mm: u8, vpn: u32, grab: Grab) -> Result<(Pfn, VmaId), GupError> {
     let mut vma = find_vma(k, mm, vpn, true).map_err(|_| GupError::Fault)?;
+    // check_vma_flags()
+    if grab == Grab::GetSplitPmd && splits_hugetlb(k, vma) && !k.has(Defect::D1) {
+        return Err(GupError::NotSupported);
+    }
     loop {
         k.site(Site::PinLookup).await;
         if let Some(page) = follow_page(k, vma, vpn, grab).await {
@@ -66,11 +74,17 @@ pub async fn get_user_page(k: &Cpu, mm: u8, vpn: u32, grab: Grab) -> Result<(Pfn
     }
 }
 
+/// Would `FOLL_SPLIT_PMD` split a hugetlb page? Since "mm/gup: handle hugetlb in the generic follow_page_mask code" (6.10)
+/// one PMD is like another; `hugetlb_follow_page_mask()` before did not know the flag, and returned the page.
+fn splits_hugetlb(k: &Cpu, vma: VmaId) -> bool {
+    is_vm_hugetlb_page(k, vma) && k.config().kernel >= Kernel::V6_12
+}
+
 /// `follow_page_mask()` from `follow_pmd_mask()` on.
 async fn follow_page(k: &Cpu, vma: VmaId, vpn: u32, grab: Grab) -> Option<Pfn> {
     let mm = k.s().w.vmas[vma].mm;
     if let Some(p) = k.pmd_leaf(mm, vpn) {
-        if grab == Grab::GetSplitPmd {
+        if grab == Grab::GetSplitPmd && (!is_vm_hugetlb_page(k, vma) || splits_hugetlb(k, vma)) {
             split_huge_pmd(k, vma, p, None).await;
         } else {
             k.pmd_lock(p).await;
@@ -210,6 +224,10 @@ pub async fn pin_read(k: &Cpu, mm: u8, vpn: u32) -> Outcome {
 
 async fn pin_read_locked(k: &Cpu, mm: u8, vpn: u32) -> Result<Pfn, GupError> {
     let vma = find_vma(k, mm, vpn, false).map_err(|_| GupError::Fault)?;
+    // Of hugetlb memory only pins for writing are modelled: hugetlb_wp() does not know FAULT_FLAG_UNSHARE here.
+    if is_vm_hugetlb_page(k, vma) {
+        return Err(GupError::NotSupported);
+    }
     loop {
         k.site(Site::PinLookup).await;
         // A huge page is split first, so that its pages can be looked at one by one.

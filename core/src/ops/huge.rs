@@ -3,6 +3,7 @@
 //! Left out: the huge zero page (as with `use_zero_page` 0: a read fault gets a huge page of its own), NUMA hinting,
 //! huge pages of files and of devices.
 
+use super::hugetlb::folio_test_hugetlb;
 use super::pgtable::{pmd_alloc, pte_alloc_one};
 use super::rmap::anon_vma_prepare;
 use super::split::split_huge_pmd;
@@ -280,7 +281,10 @@ pub async fn zap_huge_pmd(k: &Cpu, mm: u8, vpn: u32) -> Option<Option<Pfn>> {
     if let Some(folio) = folio {
         k.folio_remove_rmap_pmd(folio);
     }
-    zap_deposited_table(k, p);
+    // __unmap_hugepage_range() does the same otherwise.
+    if folio.is_none_or(|folio| !folio_test_hugetlb(k, folio)) {
+        zap_deposited_table(k, p);
+    }
     {
         let s = &mut *k.s();
         s.w.mms[mm as usize].anon_pages -= s.w.geometry().ptrs() as i32;

@@ -6,6 +6,7 @@
 //! leaves that to the next scan.
 
 use super::fault::handle_unshare_fault;
+use super::hugetlb::may_split;
 use super::mmap::{split_at_bounds, vmas_in};
 use super::pvmw::{Mapped, PageVmaWalk};
 use super::rmap::Pvmw;
@@ -14,7 +15,7 @@ use super::vmf::FaultResult;
 use crate::arch::Pte;
 use crate::config::Defect;
 use crate::mm::{AnonVmaId, Life, RmapItem, VmaId};
-use crate::observe::Outcome;
+use crate::observe::{Backing, Outcome};
 use crate::phys::{Flags, Pfn};
 use crate::sched::{Cpu, Lock, NotifyEvent, Site};
 use crate::trace::Note;
@@ -24,6 +25,10 @@ pub async fn ksm_madvise(k: &Cpu, mm: u8, start: u32, end: u32, merge: bool) -> 
     k.lock(Lock::MmapWrite(mm)).await;
     let mut covered = 0;
     let mut result = Ok(());
+    if !may_split(k, mm, start, end) {
+        k.unlock(Lock::MmapWrite(mm));
+        return Outcome::Invalid;
+    }
     split_at_bounds(k, mm, start, end).await;
     for vma in vmas_in(k, mm, start, end) {
         let (from, to, was) = {
@@ -38,9 +43,9 @@ pub async fn ksm_madvise(k: &Cpu, mm: u8, start: u32, end: u32, merge: bool) -> 
                 break;
             }
         }
-        // vma_ksm_compatible(): nothing is merged in shared mappings.
+        // vma_ksm_compatible(): nothing is merged in shared mappings, nor hugetlb pages.
         let v = &mut k.s().w.vmas[vma];
-        v.mergeable = merge && !v.shared();
+        v.mergeable = merge && !v.shared() && v.backing != Backing::Hugetlb;
     }
     k.unlock(Lock::MmapWrite(mm));
     if result.is_err() || covered < end - start { Outcome::NoMem } else { Outcome::Done }

@@ -4,6 +4,7 @@
 use super::guard::{madvise_guard_install, madvise_guard_remove};
 use super::gup::faultin_page;
 use super::huge::pmd_folio;
+use super::hugetlb::{aligned, is_vm_hugetlb_page, may_split};
 use super::lazyfree::madvise_free_single_vma;
 use super::mmap::{split_at_bounds, vmas_in};
 use super::split::split_folio;
@@ -117,6 +118,10 @@ pub async fn madvise_hugepage(k: &Cpu, mm: u8, start: u32, end: u32, thp: Thp) -
             (v.start.max(at), v.end.min(end), v.thp == thp)
         };
         covered += to - from;
+        if !same && !may_split(k, mm, from, to) {
+            k.unlock(Lock::MmapWrite(mm));
+            return Outcome::Invalid;
+        }
         if !same {
             split_at_bounds(k, mm, from, to).await;
             for vma in vmas_in(k, mm, from, to) {
@@ -139,6 +144,10 @@ async fn madvise_vma_behavior(
     end: u32,
     advice: Advice,
 ) -> Result<(), Outcome> {
+    // Hugetlb memory can be dropped; anything else that is refused or does nothing there is refused here.
+    if is_vm_hugetlb_page(k, vma) && (advice != Advice::DontNeed || !aligned(k, start, end)) {
+        return Err(Outcome::Invalid);
+    }
     let (anonymous, armed) = {
         let s = k.s();
         (s.w.vmas[vma].anonymous(), s.w.vmas[vma].uffd.armed())

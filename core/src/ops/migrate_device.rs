@@ -2,6 +2,7 @@
 
 use super::access::find_vma;
 use super::huge::pmd_folio;
+use super::hugetlb::is_vm_hugetlb_page;
 use super::migrate::{move_to_new_folio, remove_migration_ptes, replace_by_migration_entry, try_to_migrate};
 use super::pgtable::pte_alloc;
 use super::rmap::anon_vma_prepare;
@@ -49,6 +50,10 @@ impl Select {
 /// stores, and programs the device at its first access, where the sequence tells whether the page is still there.
 pub async fn migrate_to_device(k: &Cpu, device: u8, mm: u8, vpn: u32) -> Result<(), Outcome> {
     let vma = find_vma(k, mm, vpn, false).map_err(|_| Outcome::Fault)?;
+    // migrate_vma_setup()
+    if is_vm_hugetlb_page(k, vma) {
+        return Err(Outcome::Invalid);
+    }
     match collect(k, mm, vpn, Select::System).await {
         Collected::Nothing => {}
         Collected::Hole => {

@@ -1,5 +1,6 @@
 //! `mm/mmap.c` and `mm/vma.c`: mappings made and taken away.
 
+use super::hugetlb::{aligned, may_split};
 use super::pgtable::free_pte_tables;
 use super::split::split_huge_pmd_if_needed;
 use super::zap::{MmuGather, unlink_anon_vmas, unlink_file_vma, zap_range};
@@ -11,6 +12,10 @@ use arrayvec::ArrayVec;
 /// `mmap_region()` with `MAP_FIXED`: what was mapped in the range goes, the new mapping comes.
 pub async fn mmap(k: &Cpu, mm: u8, start: u32, end: u32, perm: Perm, backing: Backing) -> Outcome {
     k.lock(Lock::MmapWrite(mm)).await;
+    if !may_split(k, mm, start, end) || backing == Backing::Hugetlb && !aligned(k, start, end) {
+        k.unlock(Lock::MmapWrite(mm));
+        return Outcome::Invalid;
+    }
     let detached = detach_range(k, mm, start, end).await;
     unmap_region(k, mm, &detached).await;
     // vma_link_file()
@@ -35,6 +40,10 @@ pub async fn mmap(k: &Cpu, mm: u8, start: u32, end: u32, perm: Perm, backing: Ba
 /// `do_vmi_align_munmap()`: splits, detaches, and zaps with `mmap_lock` downgraded to a read lock.
 pub async fn munmap(k: &Cpu, mm: u8, start: u32, end: u32) -> Outcome {
     k.lock(Lock::MmapWrite(mm)).await;
+    if !may_split(k, mm, start, end) {
+        k.unlock(Lock::MmapWrite(mm));
+        return Outcome::Invalid;
+    }
     let detached = detach_range(k, mm, start, end).await;
     if detached.is_empty() {
         k.unlock(Lock::MmapWrite(mm));

@@ -1,6 +1,7 @@
 //! `mm/mprotect.c`: what `mprotect()` does, and the write-protection of userfaultfd that goes through the same loop.
 
 use super::huge_protect::change_huge_pmd;
+use super::hugetlb::{hugetlb_change_protection, is_vm_hugetlb_page, may_split};
 use super::mmap::{split_at_bounds, vmas_in};
 use super::pgtable::pte_alloc;
 use super::split::split_huge_pmd;
@@ -21,27 +22,34 @@ pub async fn mprotect(k: &Cpu, mm: u8, start: u32, end: u32, perm: Perm) -> Outc
     while at < end {
         let Some(vma) = k.s().w.vma_lookup(mm, at) else { break };
         let next = k.s().w.vmas[vma].end.min(end);
-        mprotect_fixup(k, mm, at, next, perm).await;
+        if !mprotect_fixup(k, mm, at, next, perm).await {
+            k.unlock(Lock::MmapWrite(mm));
+            return Outcome::Invalid;
+        }
         at = next;
     }
     k.unlock(Lock::MmapWrite(mm));
     if at < end { Outcome::NoMem } else { Outcome::Done }
 }
 
-/// `mprotect_fixup()` of a range inside one VMA.
-async fn mprotect_fixup(k: &Cpu, mm: u8, start: u32, end: u32, perm: Perm) {
+/// `mprotect_fixup()` of a range inside one VMA. False when the VMA cannot be split there.
+async fn mprotect_fixup(k: &Cpu, mm: u8, start: u32, end: u32, perm: Perm) -> bool {
     let same = {
         let s = k.s();
         s.w.vma_lookup(mm, start).is_some_and(|v| s.w.vmas[v].perm == perm)
     };
     if same {
-        return;
+        return true;
+    }
+    if !may_split(k, mm, start, end) {
+        return false;
     }
     split_at_bounds(k, mm, start, end).await;
     for vma in vmas_in(k, mm, start, end) {
         k.s().w.vmas[vma].perm = perm;
         change_protection(k, vma, start, end, Change::Protection).await;
     }
+    true
 }
 
 /// `mm/userfaultfd.c: uffd_wp_range()`: protects a part of one VMA for userfaultfd, or resolves that again.
@@ -67,6 +75,10 @@ async fn change_protection(k: &Cpu, vma: VmaId, start: u32, end: u32, change: Ch
     let mut flush = false;
     k.mmu_notifier_invalidate_range_start(mm, start, end, NotifyEvent::Clear).await;
     let mut at = start;
+    if is_vm_hugetlb_page(k, vma) {
+        flush = hugetlb_change_protection(k, vma, start, end).await;
+        at = end;
+    }
     while at < end {
         let next = ((at / ptrs + 1) * ptrs).min(end);
         flush |= change_pmd_range(k, vma, at, next, change).await;

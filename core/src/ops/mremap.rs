@@ -6,6 +6,7 @@
 //! `mmap_lock`, look at the old VMA first and at the new one next, as those joined the `anon_vma`; who finds nothing at
 //! the old address finds it at the new one.
 
+use super::hugetlb::may_split;
 use super::ksm::unmerge_ksm_pages;
 use super::mmap::{detach_range, insert, unmap_region};
 use super::pgtable::{pmd_alloc, pte_alloc};
@@ -30,8 +31,9 @@ pub async fn mremap(k: &Cpu, mm: u8, start: u32, end: u32, to: u32, dontunmap: b
     let overlap = end > to && to + len > start;
     let outcome = match anonymous {
         None => Outcome::Fault,
-        // Mappings of files are not moved here.
+        // Mappings of files and hugetlb memory are not moved here.
         Some(anonymous) if overlap || !anonymous => Outcome::Invalid,
+        Some(_) if !may_split(k, mm, to, to + len) => Outcome::Invalid,
         Some(_) => {
             do_munmap(k, mm, to, to + len).await;
             move_vma(k, mm, start, end, to, dontunmap).await

@@ -190,7 +190,8 @@ pub fn mapped_folio(k: &Cpu, mm: u8, vpn: u32) -> Option<Pfn> {
         return None;
     }
     let folio = s.w.mem.page_folio(pfn as Pfn);
-    (s.folio(folio).refcount > 0).then_some(folio)
+    // Jobs of the kernel that begin with a page leave hugetlb alone.
+    (s.folio(folio).refcount > 0 && !s.folio(folio).flags.has(Flags::HUGETLB)).then_some(folio)
 }
 
 /// The folio of the page cache that a mapping shows at an address.

@@ -1,11 +1,13 @@
 //! `mm/huge_memory.c`: one PMD becomes a table of PTEs; one large folio becomes small ones.
 
 use super::huge::pmd_folio;
+use super::hugetlb::is_vm_hugetlb_page;
 use super::migrate::{get_anon_vma, put_anon_vma, remove_migration_ptes_locked, try_to_split_and_migrate};
 use crate::config::Defect;
 use crate::entry::{MigrationKind, PmdKind};
 use crate::mm::{PmdPtr, VmaId};
 use crate::phys::{Flags, Pfn};
+use crate::rule::{Evidence, Rule};
 use crate::sched::{Cpu, Lock, NotifyEvent, Site};
 use crate::trace::Note;
 
@@ -15,6 +17,8 @@ pub async fn split_huge_pmd(k: &Cpu, vma: VmaId, p: PmdPtr, freeze: Option<Pfn>)
     let pages = k.config().geometry.ptrs();
     k.mmu_notifier_invalidate_range_start(p.mm, p.vpn, p.vpn + pages, NotifyEvent::Clear).await;
     k.pmd_lock(p).await;
+    let hugetlb = is_vm_hugetlb_page(k, vma);
+    k.bug_on(hugetlb, Rule::BugHugetlbSplit, Evidence { proc: Some(p.mm), vpn: Some(p.vpn), ..Evidence::default() });
     split_huge_pmd_locked(k, vma, p, freeze).await;
     k.pmd_unlock(p);
     k.mmu_notifier_invalidate_range_end(p.mm).await;

@@ -1,11 +1,12 @@
 //! `fs/proc/task_mmu.c`: soft-dirty tracking.
 
 use super::huge_protect::clear_soft_dirty_pmd;
+use super::hugetlb::is_vm_hugetlb_page;
 use crate::arch::Pte;
 use crate::config::Defect;
 use crate::entry::{EntryKind, MigrationKind};
 use crate::mm::{PtePtr, VmaId};
-use crate::observe::{Observation, Outcome};
+use crate::observe::{Backing, Observation, Outcome};
 use crate::phys::ZERO_PFN;
 use crate::sched::{Cpu, Lock, NotifyEvent, Site};
 
@@ -35,6 +36,10 @@ pub async fn clear_refs(k: &Cpu, mm: u8) -> Outcome {
 
 /// `clear_refs_pte_range()` of a whole VMA.
 async fn clear_vma(k: &Cpu, mm: u8, vma: VmaId) {
+    // clear_refs_walk_ops has no hugetlb_entry().
+    if is_vm_hugetlb_page(k, vma) {
+        return;
+    }
     let (start, end) = {
         let s = k.s();
         (s.w.vmas[vma].start, s.w.vmas[vma].end)
@@ -130,8 +135,9 @@ pub async fn pagemap(k: &Cpu, mm: u8, start: u32, end: u32) -> Outcome {
         {
             let s = &mut *k.s();
             s.observe(Observation::UffdWp { op, proc: mm, vpn, wp });
-            // Where the architecture has no such bit, it reads 0 and means nothing.
-            if let Some(vma) = s.w.vma_lookup(mm, vpn).filter(|_| arch.has_soft_dirty()) {
+            // Where the architecture has no such bit, it reads 0 and means nothing. Of hugetlb pages none is kept.
+            let tracked = |v: &VmaId| arch.has_soft_dirty() && s.w.vmas[*v].backing != Backing::Hugetlb;
+            if let Some(vma) = s.w.vma_lookup(mm, vpn).filter(tracked) {
                 let dirty = bit || s.w.vmas[vma].soft_dirty;
                 s.observe(Observation::SoftDirty { op, proc: mm, vpn, dirty });
             }

@@ -148,6 +148,16 @@ struct Proc {
     lent: bool,
     /// It has, or its ancestors had, mapped a file.
     files: bool,
+    /// The same of hugetlb memory: calls that would cut a huge page give `EINVAL`.
+    hugetlb: bool,
+}
+
+impl Proc {
+    /// It has a mapping of this kind, or is about to.
+    fn maps(&mut self, backing: Backing) {
+        self.files |= backing.file().is_some();
+        self.hugetlb |= backing == Backing::Hugetlb;
+    }
 }
 
 /// The judge of one history of observations at a time.
@@ -215,7 +225,7 @@ impl Oracle {
         for map in &case.maps {
             if let Some(proc) = self.procs.get_mut(usize::from(map.proc)) {
                 proc.live = true;
-                proc.files |= map.backing != Backing::Anon;
+                proc.maps(map.backing);
                 proc.space.map(case.config.geometry, map, self.now, self.fresh);
             }
         }
@@ -391,7 +401,7 @@ impl Oracle {
             OpCode::Truncate | OpCode::Remove => self.doubt_losses(),
             _ => {}
         }
-        self.procs[parent].files |= flight.backing != Backing::Anon;
+        self.procs[parent].maps(flight.backing);
         if let Some(Effect::Map(..)) = flight.effect() {
             self.procs[parent].space.reach(flight.region, flight.end);
         }

@@ -85,6 +85,24 @@ impl Oracle {
         if self.refused_for_userfaultfd(flight, outcome) {
             return Ok(Keep::Either);
         }
+        if outcome == Outcome::Invalid && self.procs[usize::from(flight.proc)].hugetlb {
+            // The call would have cut a huge page. mprotect and madvise come to that VMA by VMA.
+            match flight.code {
+                OpCode::Mmap | OpCode::Munmap | OpCode::Mremap | OpCode::MremapDontunmap => {
+                    return Ok(Keep::NotApplied);
+                }
+                OpCode::Mprotect
+                | OpCode::Dontneed
+                | OpCode::Pageout
+                | OpCode::Mergeable
+                | OpCode::Free
+                | OpCode::Cold
+                | OpCode::WillNeed
+                | OpCode::GuardInstall
+                | OpCode::GuardRemove => return Ok(Keep::Either),
+                _ => {}
+            }
+        }
         match flight.code {
             OpCode::Mmap => match outcome {
                 Outcome::Done => Ok(Keep::Applied),
@@ -260,11 +278,12 @@ impl Oracle {
         let merging = self.flights.iter().flatten().any(|f| f.proc == flight.proc && f.code == OpCode::Mprotect);
         let (cleared, merged) =
             (if cleared_meanwhile { self.now } else { from.cleared }, if merging { self.now } else { from.merged });
-        let (remapped, lent, files) = (from.remapped, from.lent, from.files);
+        let (remapped, lent, files, hugetlb) = (from.remapped, from.lent, from.files, from.hugetlb);
         let to = &mut self.procs[child];
         std::mem::swap(&mut to.space, &mut self.children[cpu]);
         (to.live, to.exiting) = (true, false);
         (to.cleared, to.remapped, to.merged, to.lent, to.files) = (cleared, remapped, merged, lent, files);
+        to.hugetlb = hugetlb;
         self.cut_child(child as u8, flight.cut);
         self.catch_up(child as u8);
         Ok(Keep::Either)

@@ -39,6 +39,8 @@ impl Flags {
     pub const HWPOISON: Flags = Flags(1 << 11);
     /// `folio_test_ksm()`: [`Folio::stable`] takes the place of [`Folio::anon_vma`].
     pub const KSM: Flags = Flags(1 << 12);
+    /// `folio_test_hugetlb()`: a page of `mm/hugetlb.c`, which no other part of the kernel splits, moves or reclaims.
+    pub const HUGETLB: Flags = Flags(1 << 14);
 
     /// True when every flag of `f` is set.
     #[inline]

@@ -15,15 +15,29 @@ impl Memory {
         }
         let n = 1u32 << order;
         let normal = self.geometry.normal_blocks() * self.geometry.block_frames();
-        let movable = (normal + 1..=self.frames() + 1 - n).step_by(n as usize);
-        let head = movable.chain((1..=normal + 1 - n).step_by(n as usize)).find(|head| self.run_is_free(*head, n))?;
+        let mut movable = (normal + 1..=self.frames() + 1 - n).step_by(n as usize);
+        let head = movable.find(|head| self.run_is_free(*head, n));
+        let Some(head) = head else { return self.alloc_unmovable(order) };
+        Some(self.take_run(head, order))
+    }
+
+    /// The same for what cannot be migrated: only in `ZONE_NORMAL`.
+    pub fn alloc_unmovable(&mut self, order: u8) -> Option<Pfn> {
+        let n = 1u32 << order;
+        let normal = self.geometry.normal_blocks() * self.geometry.block_frames();
+        let head = (1..=normal + 1 - n).step_by(n as usize).find(|head| self.run_is_free(*head, n))?;
+        Some(self.take_run(head, order))
+    }
+
+    fn take_run(&mut self, head: Pfn, order: u8) -> Pfn {
+        let n = 1u32 << order;
         self.list(head).retain(|p| !(head..head + n).contains(p));
         for i in 0..n {
             self.take(head + i);
             self.folios[(head + i) as usize].tail = i as u16;
         }
         self.folios[head as usize].order = order;
-        Some(head)
+        head
     }
 
     fn run_is_free(&self, head: Pfn, n: u32) -> bool {

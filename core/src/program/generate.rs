@@ -60,6 +60,9 @@ pub fn generate(rng: &mut Rng, case: &mut Case, cfg: &GenConfig) {
         let ptrs = case.config.geometry.ptrs();
         case.maps[0].pages = case.maps[0].pages.max(ptrs * (1 + rng.below(2)));
     }
+    if focus.families.contains(Family::Thp) && rng.percent(6) {
+        case.maps[0].backing = Backing::Hugetlb;
+    }
     for _ in 0..n {
         let op = generate_op(rng, case, &mut focus);
         case.ops.push(op);
@@ -97,7 +100,8 @@ fn generate_maps(rng: &mut Rng, case: &mut Case, families: FamilySet) {
 
 /// What a mapping shows: mostly private anonymous memory, unless the case is about files.
 fn pick_backing(rng: &mut Rng, file: bool) -> Backing {
-    if file && rng.percent(75) { rng.pick(&Backing::ALL).unwrap_or_default() } else { Backing::Anon }
+    let any = if file && rng.percent(75) { rng.pick(&Backing::ALL) } else { None };
+    any.filter(|b| *b != Backing::Hugetlb).unwrap_or_default()
 }
 
 /// What ops that are generated one after another have in common.
@@ -170,6 +174,10 @@ pub(super) fn generate_op(rng: &mut Rng, case: &Case, focus: &mut Focus) -> Op {
     op.arg = pick_arg(rng, op.code, op.proc, config, focus.families.contains(Family::File));
     if op.code == OpCode::Mmap && rng.percent(60) {
         (op.page, op.len) = (0, NEAR_PAGES + rng.below(5));
+    }
+    if op.code == OpCode::Mmap && focus.families.contains(Family::Thp) && rng.percent(4) {
+        op.arg = Op::map_arg(op.perm(), Backing::Hugetlb);
+        (op.page, op.len) = (0, config.geometry.ptrs() * (1 + rng.below(2)));
     }
     if op.code.family() == Family::Thp && rng.percent(70) {
         let ptrs = config.geometry.ptrs();

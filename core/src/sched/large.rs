@@ -170,8 +170,19 @@ impl Cpu {
 
     /// Allocates a movable folio of this order with one reference. `None` when no such run of frames is free.
     pub fn folio_alloc_order(&self, order: u8) -> Option<Pfn> {
+        let folio = self.s().w.mem.alloc_order(order);
+        self.new_large_folio(folio)
+    }
+
+    /// The same of memory that is never migrated.
+    pub fn folio_alloc_unmovable(&self, order: u8) -> Option<Pfn> {
+        let folio = self.s().w.mem.alloc_unmovable(order);
+        self.new_large_folio(folio)
+    }
+
+    fn new_large_folio(&self, folio: Option<Pfn>) -> Option<Pfn> {
         let s = &mut *self.s();
-        let Some(folio) = s.w.mem.alloc_order(order) else {
+        let Some(folio) = folio else {
             s.note(self.id, Note::OutOfMemory, None, 0, 0);
             return None;
         };

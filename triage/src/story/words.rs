@@ -100,7 +100,7 @@ fn templates(rule: Rule) -> (&'static str, &'static str) {
         Rule::Mapcount | Rule::Refcount | Rule::FreedInUse | Rule::AnonExclusive | Rule::SwapMap | Rule::Rss => {
             counts(rule)
         }
-        Rule::DeferredSplit | Rule::BugUnpin => large(rule),
+        Rule::DeferredSplit | Rule::BugUnpin | Rule::BugHugetlbSplit | Rule::BugHugetlbPte => large(rule),
         Rule::Accessor
         | Rule::Transition
         | Rule::BadPfn
@@ -196,6 +196,14 @@ fn large(rule: Rule) -> (&'static str, &'static str) {
         Rule::DeferredSplit => (
             "{folio} is a large folio of which {found} of {expected} pages are mapped, and nobody has queued it to be split",
             "the pages that nothing maps stay in use for as long as one of the others is mapped",
+        ),
+        Rule::BugHugetlbSplit => (
+            "the PMD of a hugetlb page is split[ at {page}]",
+            "hugetlb keeps no page table for that, and nothing in it knows of PTEs: the kernel's own checks end in a BUG",
+        ),
+        Rule::BugHugetlbPte => (
+            "a hugetlb page is given an entry that is meant for a PTE[ at {page}]",
+            "hugetlb maps its pages whole, and would misread the entry at the next fault, fork or unmap",
         ),
         _ => (
             "{folio} is unpinned and is not exclusive to the mapping through which it was pinned",

@@ -23,7 +23,7 @@ pub const MAX_MAPS: usize = MAX_PROCS * MAX_REGIONS;
 ///   one page long, a child is not its own parent, `arg` names an existing protection, block or device;
 /// - interruptions name an existing CPU, `nth` is at least 1, and a switch goes to another CPU (on a machine
 ///   with one CPU there is none: such interruptions are dropped);
-/// - a process maps a window once (the first map counts);
+/// - a process maps a window once (the first map counts), hugetlb memory in whole huge pages;
 /// - there are at most [`MAX_OPS`] ops and [`MAX_INTERRUPTS`] interruptions.
 pub fn normalize(case: &mut Case) {
     repair_config(&mut case.config);
@@ -76,6 +76,9 @@ fn repair_map(map: &mut Map, config: &Config) {
     map.proc %= MAX_PROCS as u8;
     map.region %= MAX_REGIONS as u8;
     (_, map.pages) = fit(0, map.pages, config);
+    if map.backing == Backing::Hugetlb {
+        map.pages = map.pages.next_multiple_of(config.geometry.ptrs());
+    }
 }
 
 /// What the operands of an op may be, by its shape. As masks, because a branch on the shape of ops in random
