@@ -86,9 +86,9 @@ impl Oracle {
             return Ok(Keep::Either);
         }
         if outcome == Outcome::Invalid && self.procs[usize::from(flight.proc)].hugetlb {
-            // The call would have cut a huge page. mprotect and madvise come to that VMA by VMA.
+            // The call would have cut a huge page, or is not for hugetlb. mprotect and madvise go VMA by VMA.
             match flight.code {
-                OpCode::Mmap | OpCode::Munmap | OpCode::Mremap | OpCode::MremapDontunmap => {
+                OpCode::Mmap | OpCode::Munmap | OpCode::Mremap | OpCode::MremapDontunmap | OpCode::UffdRegister => {
                     return Ok(Keep::NotApplied);
                 }
                 OpCode::Mprotect
