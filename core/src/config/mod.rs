@@ -73,7 +73,7 @@ impl Config {
     /// came with 6.4 and needs markers, `UFFD_FEATURE_WP_ASYNC` with 6.7; minor faults need a page cache.
     pub fn uffd_flags(&self) -> UffdFlags {
         let mut flags = UffdFlags::MISSING.0 | UffdFlags::WP.0 | UffdFlags::EVENT_FORK.0 | UffdFlags::SIGBUS.0;
-        if self.kernel >= Kernel::V6_6 && self.uses(Design::UffdWpMarker) {
+        if self.kernel >= Kernel::V6_6 && !self.uses(Design::UffdWpAnonOnly) {
             flags |= UffdFlags::UNPOPULATED.0;
         }
         if self.kernel >= Kernel::V6_12 {

@@ -568,7 +568,7 @@ impl EntryConfig {
     #[inline]
     #[must_use]
     pub fn is_pte_marker(&self, pte: Pte) -> bool {
-        self.is_swap_pte(pte) && self.is_pte_marker_entry(self.arch.pte_to_swp_entry(pte))
+        self.pte_has_swap_entry(pte) && self.is_pte_marker_entry(self.arch.pte_to_swp_entry(pte))
     }
 
     /// `pte_none_mostly`: none, or a marker (or the special entry, where that is in use).
