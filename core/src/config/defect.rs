@@ -1,16 +1,11 @@
 //! Defects: injected mistakes, each behind a switch that is off unless a release had it or a case asks for it.
 //!
 //! Ids beginning with `D` are rows of the device-exclusive repair series of 2025, with `A` and `B` those of the
-//! userfaultfd threads of 2021 and 2019; `U` stands for userfaultfd: real mistakes with their source, or seeded ones. Ids beginning with `S` are
-//! *seeded*: no kernel had them; they exist so that each check of the judge can be seen to fail. Ids beginning
-//! with `N` are *new*: this harness found them in the sources of current releases. They belong to no release's
-//! set, so that a hunt on a release looks for what is not known yet. `P`: failed memory (hwpoison). `W`: swap. `K`: KSM. `M`: control groups.
-//! set, so that a hunt on a release looks for what is not known yet. `P`: failed memory (hwpoison). `W`: swap. `K`: KSM.
-//! set, so that a hunt on a release looks for what is not known yet. `P`: failed memory (hwpoison). `W`: swap.
-//! set, so that a hunt on a release looks for what is not known yet. `P`: failed memory (hwpoison).
-//! set, so that a hunt on a release looks for what is not known yet. Ids beginning with `T` are about huge pages: from
-//! before the modelled releases, or seeded.
-//! `V`: system calls on private memory (madvise, mremap, GUP, NUMA hinting).
+//! userfaultfd threads of 2021 and 2019. Ids beginning with `S` are *seeded*: no kernel had them; they exist so that
+//! each check of the judge can be seen to fail. Ids beginning with `N` are *new*: this harness found them in the
+//! sources of current releases. They belong to no release's set, so that a hunt on a release looks for what is not
+//! known yet. The others are about one subject each, real mistakes with their source or seeded ones: `F` files, `K` KSM,
+//! `M` memory control groups, `P` failed memory, `T` huge pages, `U` userfaultfd, `V` mremap, madvise and pins, `W` swap.
 
 use super::Kernel;
 
@@ -144,7 +139,7 @@ defects! {
         "found here; mm/ksm.c: replace_page() of 6.12 makes the new entry of mk_pte() alone; not tried";
     N8 = "N8", fixed None, "madvise_free_pte_range",
         "MADV_FREE of a KSM page that one process maps makes it lazily freed; a page that is merged into it later goes with it",
-        "found here; 6.12: folio_mark_lazyfree() does not know KSM, try_to_merge_one_page() marks only a new KSM page dirty";
+        "found here; seen on real 6.12.117, 6.18 and 7.3.4 kernels: docs/found/N8-madv-free-of-a-ksm-page.md";
     F1 = "F1", fixed None, "zap_pte_range",
         "a dirty page of a shared file leaves the reverse map before the TLB is flushed: writeback does not find who still writes",
         "\"mm: delay page_remove_rmap() until after the TLB has been flushed\" (5df397dec7c4, in 6.2)";

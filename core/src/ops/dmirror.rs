@@ -198,7 +198,7 @@ async fn hmm_range_fault(k: &Cpu, device: u8, mm: u8, vpn: u32, write: bool) -> 
         let pfn = k.pte_pfn(pte);
         return Ok(Some(Mapping { pfn, write: k.pte_write(pte), exclusive: false, written: false }));
     }
-    let swap = ec.is_swap_pte(pte).then(|| ec.arch.pte_to_swp_entry(pte));
+    let swap = ec.pte_has_swap_entry(pte).then(|| ec.arch.pte_to_swp_entry(pte));
     if let Some(entry) = swap.filter(|e| ec.is_device_private_entry(*e)) {
         // Of its own memory the device needs no copy; of another device's it does.
         let pfn = k.swp_offset_pfn(entry);
@@ -207,7 +207,7 @@ async fn hmm_range_fault(k: &Cpu, device: u8, mm: u8, vpn: u32, write: bool) -> 
             return Ok(Some(Mapping { pfn, write, exclusive: false, written: false }));
         }
     }
-    if ec.is_swap_pte(pte) && ec.is_migration_entry(ec.arch.pte_to_swp_entry(pte)) {
+    if ec.pte_has_swap_entry(pte) && ec.is_migration_entry(ec.arch.pte_to_swp_entry(pte)) {
         migration_entry_wait(k, mm, vpn).await;
         return Ok(None);
     }

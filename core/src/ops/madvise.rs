@@ -319,7 +319,7 @@ async fn madvise_willneed(k: &Cpu, mm: u8, start: u32, end: u32) {
     for vpn in start..end {
         let Some(p) = k.pte_offset_map_lock(mm, vpn).await else { continue };
         let pte = k.ptep_get(p);
-        let entry = ec.is_swap_pte(pte).then(|| k.pte_to_swp_entry(pte));
+        let entry = ec.pte_has_swap_entry(pte).then(|| k.pte_to_swp_entry(pte));
         k.pte_unmap_unlock(p);
         let Some(entry) = entry.filter(|e| !ec.non_swap_entry(*e)) else { continue };
         if let Some(folio) = read_swap_cache_async(k, k.swp_slot(entry)).await {

@@ -123,7 +123,7 @@ fn neighbour(k: &Cpu, vmf: &VmFault) -> Option<u32> {
         return None;
     }
     let pte = k.ptep_get(k.pte_offset(vmf.mm, vpn)?);
-    if !ec.is_swap_pte(pte) {
+    if !ec.pte_has_swap_entry(pte) {
         return None;
     }
     let entry = ec.arch.pte_to_swp_entry(pte);

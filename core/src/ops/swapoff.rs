@@ -116,7 +116,7 @@ async fn unuse_vma(k: &Cpu, vma: VmaId, ty: u8) -> Result<(), Outcome> {
     };
     for vpn in start..end {
         let pte = k.pte_offset(mm, vpn).map(|p| k.ptep_get(p)).unwrap_or_default();
-        if !ec.is_swap_pte(pte) || ec.arch.pte_to_swp_entry(pte).ty != ty {
+        if !ec.pte_has_swap_entry(pte) || ec.arch.pte_to_swp_entry(pte).ty != ty {
             continue;
         }
         let slot = k.swp_slot(ec.arch.pte_to_swp_entry(pte));
@@ -155,7 +155,7 @@ async fn unuse_pte(k: &Cpu, vma: VmaId, vpn: u32, slot: u32, folio: Pfn, copied:
     let mm = k.s().w.vmas[vma].mm;
     let Some(p) = k.pte_offset_map_lock(mm, vpn).await else { return };
     let old = k.ptep_get(p);
-    let same = ec.is_swap_pte(old) && {
+    let same = ec.pte_has_swap_entry(old) && {
         // pte_same_as_swp(): whatever bits are carried beside it.
         let entry = arch.pte_to_swp_entry(old);
         !ec.non_swap_entry(entry) && k.s().w.swap.slot_of(entry.ty, entry.offset) == Some(slot)
@@ -209,7 +209,7 @@ fn map_unused(k: &Cpu, vma: VmaId, p: PtePtr, folio: Pfn, old: Pte, copied: bool
 pub fn lose_slot(k: &Cpu, mm: u8, vpn: u32) -> Outcome {
     let ec = k.entries();
     let pte = k.pte_offset(mm, vpn).map(|p| k.ptep_get(p)).unwrap_or_default();
-    if !ec.is_swap_pte(pte) || ec.non_swap_entry(ec.arch.pte_to_swp_entry(pte)) {
+    if !ec.pte_has_swap_entry(pte) || ec.non_swap_entry(ec.arch.pte_to_swp_entry(pte)) {
         return Outcome::Invalid;
     }
     let slot = k.swp_slot(ec.arch.pte_to_swp_entry(pte));
