@@ -12,8 +12,8 @@
 //! 2. [`arch`]: entry layouts of x86-64 and arm64, bit for bit
 //! 3. [`entry`]: what an entry means; which accessor and which change is legal on it; [`trace`]: what happened, [`change`]: what
 //!    became of entries
-//! 4. [`phys`]: frames, folios, zones and memory blocks, the swap device
-//! 5. [`mm`]: address spaces, VMAs, page tables, the reverse map
+//! 4. [`phys`]: frames, folios, zones and memory blocks, the page cache, swap devices, memory control groups
+//! 5. [`mm`]: address spaces, VMAs, page tables, the reverse maps, KSM, userfaultfd contexts
 //! 6. [`hw`]: TLBs and devices' own tables; [`world`]: all of it as one value
 //! 7. [`invariant`]: what must hold inside, as pure functions of the world
 //! 8. [`sched`]: CPUs, sites, locks, and the primitives that others can observe

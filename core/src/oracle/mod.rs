@@ -87,6 +87,7 @@
 
 mod access;
 mod file;
+mod file_calls;
 mod flight;
 mod lost;
 mod moves;
@@ -105,9 +106,9 @@ use crate::observe::{Agent, Backing, FILES, Observation, Signal, UffdFlags};
 use crate::program::family::Family;
 use crate::program::{Case, OpCode};
 use crate::rule::{Evidence, Rule};
-use file::{CellId, FileChange, Files};
+use file::Files;
 use flight::Flight;
-use page::{Base, Changes, Effect, Ends, Known, Reach, State, insert, prune};
+use page::{Changes, Effect, Ends, Known, Reach, prune};
 use pins::Pin;
 use space::{Space, Spot};
 use traps::Traps;
@@ -423,135 +424,6 @@ impl Oracle {
             self.copy_parent(cpu, flight.proc);
         } else if flight.poisons() {
             self.condemn(&flight);
-        }
-    }
-
-    /// Begins what a call does to files: truncation, a hole, or a mapping of what may be about to get a hole.
-    fn start_file_change(&mut self, cpu: usize, flight: &Flight) {
-        match flight.code {
-            OpCode::Truncate => {
-                for page in 0..self.region_pages {
-                    let change = if page < flight.size { FileChange::Grow } else { FileChange::Cut };
-                    self.files.begin(CellId::new(flight.arg, page), 1 << cpu, change);
-                }
-                self.changing.iter_mut().for_each(|c| *c |= 1 << cpu);
-                self.note_cuts();
-                self.break_cow_again();
-            }
-            OpCode::Remove => {
-                for spot in flight.spots() {
-                    let changes = self.changes(flight.proc, spot, None);
-                    let Some(set) = self.procs[usize::from(flight.proc)].space.reachable(spot, &changes) else {
-                        FILE_IDS.for_each(|f| self.files.begin(CellId::new(f, spot.page), 1 << cpu, FileChange::Erase));
-                        continue;
-                    };
-                    for cell in set.iter().filter_map(|s| s.through()) {
-                        self.files.begin(cell, 1 << cpu, FileChange::Erase);
-                    }
-                }
-                self.break_cow_again();
-            }
-            OpCode::Mmap if flight.backing.shared() => {
-                let Some(file) = flight.backing.file() else { return };
-                for other in 0..MAX_CPUS {
-                    let remove = self.flights[other].filter(|f| f.code == OpCode::Remove && f.overlaps(flight));
-                    for spot in remove.iter().flat_map(Flight::spots) {
-                        self.files.begin(CellId::new(file, spot.page), 1 << other, FileChange::Erase);
-                    }
-                }
-            }
-            OpCode::Fork => self.note_cuts(),
-            _ => {}
-        }
-    }
-
-    /// While a file gets shorter or a hole, the protection of what it showed there may go with its pages, or stay.
-    fn blur_protection(&mut self) {
-        let cutting = |f: &Flight| matches!(f.code, OpCode::Truncate | OpCode::Remove);
-        if self.fresh == Traps::NONE || !self.flights.iter().flatten().any(cutting) {
-            return;
-        }
-        for proc in 0..MAX_PROCS {
-            let mut at = None;
-            while let Some(spot) = self.procs[proc].space.after(at) {
-                at = Some(spot);
-                let Some(states) = self.procs[proc].space.states(spot) else { continue };
-                if states.iter().all(|s| !matches!(s.base, Base::Shared(_))) {
-                    continue;
-                }
-                let blurred = |s: &State| match s.base {
-                    Base::Shared(_) => State { traps: s.traps.perhaps_unprotected(), ..*s },
-                    _ => *s,
-                };
-                let set: Reach = states.iter().map(blurred).collect();
-                self.procs[proc].space.keep(spot, Some(&set));
-            }
-        }
-    }
-
-    /// A write fault copies the page of a file before its store retires, and some are not followed by a store at all
-    /// (a pin): while a call that faults for writing is in flight, a private page may be a copy of whatever the
-    /// file's page holds.
-    fn break_cow(&mut self, flight: &Flight) {
-        // A pin for reading takes a page out of the sharing, too.
-        let breaks = flight.access() == Some(true) || flight.code == OpCode::PinRead;
-        if !breaks || !self.procs[usize::from(flight.proc)].files {
-            return;
-        }
-        for spot in flight.spots() {
-            self.may_be_copied(flight.proc, spot);
-        }
-    }
-
-    /// The same for every call in flight, because a page of a file has changed.
-    fn break_cow_again(&mut self) {
-        for cpu in 0..MAX_CPUS {
-            if let Some(flight) = self.flights[cpu] {
-                self.break_cow(&flight);
-            }
-        }
-    }
-
-    /// Adds the copies of a file's page that a private page may be.
-    fn may_be_copied(&mut self, proc: u8, spot: Spot) {
-        let space = &mut self.procs[usize::from(proc)].space;
-        let Some(states) = space.states(spot) else { return };
-        if !states.iter().any(|s| matches!(s.base, Base::Private(_)) && s.permits(false)) {
-            return;
-        }
-        let mut set: Reach = states.iter().copied().collect();
-        let mut fits = true;
-        for state in set.clone() {
-            let Base::Private(cell) = state.base else { continue };
-            match self.files.values(cell) {
-                Some(values) if fits => {
-                    fits = values.into_iter().try_for_each(|v| insert(&mut set, state.written(v))).is_ok();
-                }
-                _ => fits = false,
-            }
-        }
-        let changes = self.changes(proc, spot, None);
-        self.keep(proc, spot, fits.then_some(set.clone()), &changes);
-        if self.forking[usize::from(proc)] != 0 {
-            self.tell(proc, spot, fits.then_some(&set));
-        }
-    }
-
-    /// Notes with every fork in flight which files are being truncated, and with every access that it may find the
-    /// page as it was or as it will be.
-    fn note_cuts(&mut self) {
-        let mut cut = [u32::MAX; FILES];
-        for flight in self.flights.iter().flatten().filter(|f| f.cuts()) {
-            let from = &mut cut[usize::from(flight.arg) % FILES];
-            *from = flight.size.min(*from);
-        }
-        if cut == [u32::MAX; FILES] {
-            return;
-        }
-        for flight in self.flights.iter_mut().flatten() {
-            for (mine, from) in flight.cut.iter_mut().zip(cut) {
-                *mine = from.min(*mine);
-            }
         }
     }
 

@@ -1,12 +1,12 @@
 //! Ends of calls: whether the result is one that the manual page promises, and what holds from then on.
 
 use super::flight::Flight;
-use super::page::{Base, Changes, Effect, Ends, Known, Reach, State, dedup, insert};
+use super::page::{Changes, Effect, Ends, Known, Reach, State, dedup, insert};
 use super::space::Spot;
 use super::traps::Traps;
 use super::{Oracle, OracleViolation, broken};
 use crate::config::MAX_CPUS;
-use crate::observe::{FILES, Outcome};
+use crate::observe::Outcome;
 use crate::program::family::Family;
 use crate::program::{Case, OpCode};
 use crate::rule::Rule;
@@ -408,53 +408,6 @@ impl Oracle {
             self.tell(flight.proc, spot, Some(&set));
         }
         self.keep(flight.proc, spot, Some(set), &others);
-    }
-
-    /// Lets a truncation take private copies away, wherever they are.
-    fn finish_cut(&mut self, cpu: usize, effect: Effect) {
-        let bit = 1u8 << cpu;
-        for proc in 0..self.procs.len() as u8 {
-            if !self.procs[usize::from(proc)].files {
-                continue;
-            }
-            let mut at = None;
-            while let Some(spot) = self.procs[usize::from(proc)].space.after(at) {
-                at = Some(spot);
-                let changes = self.changes(proc, spot, None);
-                let others = self.changes(proc, spot, Some(cpu));
-                let Some(mut set) = self.procs[usize::from(proc)].space.reachable(spot, &changes) else { continue };
-                self.remember(cpu, proc, spot, Some(&set));
-                set.retain(|s| s.applied & bit != 0 || !matches!(s.base, Base::Copied(cell) if effect.cuts(cell)));
-                set.iter_mut().for_each(|s| s.applied &= !bit);
-                dedup(&mut set);
-                if self.forking[usize::from(proc)] != 0 {
-                    self.tell(proc, spot, Some(&set));
-                }
-                self.keep(proc, spot, Some(set), &others);
-            }
-        }
-    }
-
-    /// A child that was born during truncations may have lost its copies to them, or not.
-    fn cut_child(&mut self, child: u8, cut: [u32; FILES]) {
-        if cut == [u32::MAX; FILES] {
-            return;
-        }
-        let space = &mut self.procs[usize::from(child)].space;
-        let mut at = None;
-        while let Some(spot) = space.after(at) {
-            at = Some(spot);
-            let Some(states) = space.states(spot) else { continue };
-            let mut set: Reach = states.iter().copied().collect();
-            let lost = |s: &State| {
-                (0u8..)
-                    .zip(cut)
-                    .find_map(|(file, from)| Effect::Cut(file, from).apply(*s, 0).filter(|after| after != s))
-            };
-            let lost: Reach = set.iter().filter_map(lost).collect();
-            let all = lost.into_iter().try_for_each(|s| insert(&mut set, s));
-            space.keep(spot, all.is_ok().then_some(&set));
-        }
     }
 
     /// What a page of which nothing was known is after a call during which no store was forgotten and no other

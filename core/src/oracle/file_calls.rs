@@ -1,0 +1,189 @@
+//! Calls that change files: truncation, holes, and the copies that write faults make of a file's pages.
+
+use super::file::{CellId, FileChange};
+use super::flight::Flight;
+use super::page::{Base, Effect, Reach, State, dedup, insert};
+use super::space::Spot;
+use super::traps::Traps;
+use super::{FILE_IDS, Oracle};
+use crate::config::{MAX_CPUS, MAX_PROCS};
+use crate::observe::FILES;
+use crate::program::OpCode;
+
+impl Oracle {
+    /// Begins what a call does to files: truncation, a hole, or a mapping of what may be about to get a hole.
+    pub(super) fn start_file_change(&mut self, cpu: usize, flight: &Flight) {
+        match flight.code {
+            OpCode::Truncate => {
+                for page in 0..self.region_pages {
+                    let change = if page < flight.size { FileChange::Grow } else { FileChange::Cut };
+                    self.files.begin(CellId::new(flight.arg, page), 1 << cpu, change);
+                }
+                self.changing.iter_mut().for_each(|c| *c |= 1 << cpu);
+                self.note_cuts();
+                self.break_cow_again();
+            }
+            OpCode::Remove => {
+                for spot in flight.spots() {
+                    let changes = self.changes(flight.proc, spot, None);
+                    let Some(set) = self.procs[usize::from(flight.proc)].space.reachable(spot, &changes) else {
+                        FILE_IDS.for_each(|f| self.files.begin(CellId::new(f, spot.page), 1 << cpu, FileChange::Erase));
+                        continue;
+                    };
+                    for cell in set.iter().filter_map(|s| s.through()) {
+                        self.files.begin(cell, 1 << cpu, FileChange::Erase);
+                    }
+                }
+                self.break_cow_again();
+            }
+            OpCode::Mmap if flight.backing.shared() => {
+                let Some(file) = flight.backing.file() else { return };
+                for other in 0..MAX_CPUS {
+                    let remove = self.flights[other].filter(|f| f.code == OpCode::Remove && f.overlaps(flight));
+                    for spot in remove.iter().flat_map(Flight::spots) {
+                        self.files.begin(CellId::new(file, spot.page), 1 << other, FileChange::Erase);
+                    }
+                }
+            }
+            OpCode::Fork => self.note_cuts(),
+            _ => {}
+        }
+    }
+
+    /// While a file gets shorter or a hole, the protection of what it showed there may go with its pages, or stay.
+    pub(super) fn blur_protection(&mut self) {
+        let cutting = |f: &Flight| matches!(f.code, OpCode::Truncate | OpCode::Remove);
+        if self.fresh == Traps::NONE || !self.flights.iter().flatten().any(cutting) {
+            return;
+        }
+        for proc in 0..MAX_PROCS {
+            let mut at = None;
+            while let Some(spot) = self.procs[proc].space.after(at) {
+                at = Some(spot);
+                let Some(states) = self.procs[proc].space.states(spot) else { continue };
+                if states.iter().all(|s| !matches!(s.base, Base::Shared(_))) {
+                    continue;
+                }
+                let blurred = |s: &State| match s.base {
+                    Base::Shared(_) => State { traps: s.traps.perhaps_unprotected(), ..*s },
+                    _ => *s,
+                };
+                let set: Reach = states.iter().map(blurred).collect();
+                self.procs[proc].space.keep(spot, Some(&set));
+            }
+        }
+    }
+
+    /// A write fault copies the page of a file before its store retires, and some are not followed by a store at all
+    /// (a pin): while a call that faults for writing is in flight, a private page may be a copy of whatever the
+    /// file's page holds.
+    pub(super) fn break_cow(&mut self, flight: &Flight) {
+        // A pin for reading takes a page out of the sharing, too.
+        let breaks = flight.access() == Some(true) || flight.code == OpCode::PinRead;
+        if !breaks || !self.procs[usize::from(flight.proc)].files {
+            return;
+        }
+        for spot in flight.spots() {
+            self.may_be_copied(flight.proc, spot);
+        }
+    }
+
+    /// The same for every call in flight, because a page of a file has changed.
+    pub(super) fn break_cow_again(&mut self) {
+        for cpu in 0..MAX_CPUS {
+            if let Some(flight) = self.flights[cpu] {
+                self.break_cow(&flight);
+            }
+        }
+    }
+
+    /// Adds the copies of a file's page that a private page may be.
+    pub(super) fn may_be_copied(&mut self, proc: u8, spot: Spot) {
+        let space = &mut self.procs[usize::from(proc)].space;
+        let Some(states) = space.states(spot) else { return };
+        if !states.iter().any(|s| matches!(s.base, Base::Private(_)) && s.permits(false)) {
+            return;
+        }
+        let mut set: Reach = states.iter().copied().collect();
+        let mut fits = true;
+        for state in set.clone() {
+            let Base::Private(cell) = state.base else { continue };
+            match self.files.values(cell) {
+                Some(values) if fits => {
+                    fits = values.into_iter().try_for_each(|v| insert(&mut set, state.written(v))).is_ok();
+                }
+                _ => fits = false,
+            }
+        }
+        let changes = self.changes(proc, spot, None);
+        self.keep(proc, spot, fits.then_some(set.clone()), &changes);
+        if self.forking[usize::from(proc)] != 0 {
+            self.tell(proc, spot, fits.then_some(&set));
+        }
+    }
+
+    /// Notes with every fork in flight which files are being truncated, and with every access that it may find the
+    /// page as it was or as it will be.
+    pub(super) fn note_cuts(&mut self) {
+        let mut cut = [u32::MAX; FILES];
+        for flight in self.flights.iter().flatten().filter(|f| f.cuts()) {
+            let from = &mut cut[usize::from(flight.arg) % FILES];
+            *from = flight.size.min(*from);
+        }
+        if cut == [u32::MAX; FILES] {
+            return;
+        }
+        for flight in self.flights.iter_mut().flatten() {
+            for (mine, from) in flight.cut.iter_mut().zip(cut) {
+                *mine = from.min(*mine);
+            }
+        }
+    }
+
+    /// Lets a truncation take private copies away, wherever they are.
+    pub(super) fn finish_cut(&mut self, cpu: usize, effect: Effect) {
+        let bit = 1u8 << cpu;
+        for proc in 0..self.procs.len() as u8 {
+            if !self.procs[usize::from(proc)].files {
+                continue;
+            }
+            let mut at = None;
+            while let Some(spot) = self.procs[usize::from(proc)].space.after(at) {
+                at = Some(spot);
+                let changes = self.changes(proc, spot, None);
+                let others = self.changes(proc, spot, Some(cpu));
+                let Some(mut set) = self.procs[usize::from(proc)].space.reachable(spot, &changes) else { continue };
+                self.remember(cpu, proc, spot, Some(&set));
+                set.retain(|s| s.applied & bit != 0 || !matches!(s.base, Base::Copied(cell) if effect.cuts(cell)));
+                set.iter_mut().for_each(|s| s.applied &= !bit);
+                dedup(&mut set);
+                if self.forking[usize::from(proc)] != 0 {
+                    self.tell(proc, spot, Some(&set));
+                }
+                self.keep(proc, spot, Some(set), &others);
+            }
+        }
+    }
+
+    /// A child that was born during truncations may have lost its copies to them, or not.
+    pub(super) fn cut_child(&mut self, child: u8, cut: [u32; FILES]) {
+        if cut == [u32::MAX; FILES] {
+            return;
+        }
+        let space = &mut self.procs[usize::from(child)].space;
+        let mut at = None;
+        while let Some(spot) = space.after(at) {
+            at = Some(spot);
+            let Some(states) = space.states(spot) else { continue };
+            let mut set: Reach = states.iter().copied().collect();
+            let lost = |s: &State| {
+                (0u8..)
+                    .zip(cut)
+                    .find_map(|(file, from)| Effect::Cut(file, from).apply(*s, 0).filter(|after| after != s))
+            };
+            let lost: Reach = set.iter().filter_map(lost).collect();
+            let all = lost.into_iter().try_for_each(|s| insert(&mut set, s));
+            space.keep(spot, all.is_ok().then_some(&set));
+        }
+    }
+}
