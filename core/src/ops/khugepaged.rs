@@ -1,7 +1,7 @@
 //! `mm/khugepaged.c`: small pages of anonymous memory become one huge page.
 //!
 //! Left out: the scan over all address spaces that decides when `khugepaged` comes by, NUMA nodes, memory errors while
-//! the pages are copied. A range of a file or of shmem would leave [`collapse_pmd()`] for `hpage_collapse_scan_file()`.
+//! the pages are copied. A range of a file or of shmem would leave `collapse_pmd()` for `hpage_collapse_scan_file()`.
 
 use super::process::{mmget, mmput};
 use super::swap::do_swap_page;
