@@ -159,7 +159,10 @@ impl State {
     /// The same page once an access has retired that found nothing in its way.
     #[inline]
     pub(super) fn touched(self, write: bool) -> State {
-        State { traps: self.traps.touched(write), ..self }
+        let traps = self.traps.touched(write);
+        // What is lazily freed may go again.
+        let traps = if self.lazy && !write { traps.perhaps_dropped() } else { traps };
+        State { traps, ..self }
     }
 
     /// The same page once an access has been stopped for this reason.

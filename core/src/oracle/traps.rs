@@ -153,9 +153,9 @@ impl Traps {
         self.clear(Traps::ANY_WP | Traps::POISON | Traps::THERE | Traps::AWAKE).set(fresh.0)
     }
 
-    /// `MADV_FREE`: what is there may go at any time.
+    /// `MADV_FREE`: what is there may go at any time; the note that it was lost goes at once.
     pub(super) fn perhaps_dropped(self) -> Traps {
-        self.clear(Traps::THERE | Traps::AWAKE)
+        self.clear(Traps::THERE | Traps::AWAKE | Traps::POISON)
     }
 
     /// The page of a child. What was never written need not have been copied.
