@@ -138,7 +138,7 @@ impl Flight {
             OpCode::MremapDontunmap => self.moves.map(|_| Effect::Empty),
             OpCode::Dontneed => Some(Effect::Zero(self.fresh)),
             OpCode::Free => Some(Effect::Free),
-            OpCode::GuardInstall => Some(Effect::Guard),
+            OpCode::GuardInstall => Some(Effect::Guard(self.fresh)),
             OpCode::GuardRemove => Some(Effect::Unguard),
             OpCode::Mprotect => Some(Effect::Protect(Perm::from_arg(self.arg))),
             OpCode::Truncate => Some(Effect::Cut(self.arg, self.size)),

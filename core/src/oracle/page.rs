@@ -83,6 +83,12 @@ impl State {
         State { base, value: 0, lazy: false, ..self }
     }
 
+    /// The same page with nothing in it; `fresh` is what new memory is like.
+    pub(super) fn emptied(self, fresh: Traps) -> State {
+        let zeroed = self.zeroed();
+        State { traps: zeroed.traps.dropped(fresh), ..zeroed }
+    }
+
     /// True when a load can give `value`.
     #[inline]
     pub(super) fn holds(self, value: Token) -> bool {
@@ -240,8 +246,8 @@ pub(super) enum Effect {
     Cut(FileId, u32),
     /// `MADV_FREE`: what is mapped may become zero at any time, until the next store.
     Free,
-    /// `MADV_GUARD_INSTALL`: what is mapped becomes a guard page.
-    Guard,
+    /// `MADV_GUARD_INSTALL`: what is mapped becomes a guard page; what was there goes, notes included.
+    Guard(Traps),
     /// `MADV_GUARD_REMOVE`: guard pages become empty.
     Unguard,
     /// `mremap`, at the old address, with `MREMAP_DONTUNMAP`: what is mapped is empty.
@@ -278,7 +284,8 @@ impl Effect {
                 let traps = state.traps.perhaps_dropped();
                 State { applied, lazy: state.base == Base::Anon && state.value != 0, traps, ..state }
             }
-            Effect::Guard => State { applied, guard: state.perm.is_some(), ..state.zeroed() },
+            Effect::Guard(_) if state.perm.is_none() => State { applied, ..state.zeroed() },
+            Effect::Guard(fresh) => State { applied, guard: true, ..state.emptied(fresh) },
             Effect::Unguard => State { applied, guard: false, ..state },
             Effect::Empty => State { applied, guard: false, ..state.zeroed() },
             Effect::Arrive => state,
@@ -291,7 +298,10 @@ impl Effect {
     #[inline]
     fn halfway(self, state: State) -> Option<State> {
         match self {
-            Effect::Guard => (state.value != 0).then(|| state.zeroed()),
+            Effect::Guard(fresh) => {
+                let empty = state.emptied(fresh);
+                (state.perm.is_some() && (state.value != 0 || empty.traps != state.traps)).then_some(empty)
+            }
             Effect::Arrive => Some(State { applied: state.applied, ..State::UNMAPPED }),
             _ => None,
         }
@@ -415,7 +425,7 @@ impl Cells {
     fn of(changes: &Changes) -> Cells {
         Cells {
             replacing: changes.iter().filter(|(_, e)| e.replaces()).fold(0, |mask, (bit, _)| mask | bit),
-            unnamed: changes.iter().any(|(_, e)| *e == Effect::Guard),
+            unnamed: changes.iter().any(|(_, e)| matches!(e, Effect::Guard(_))),
         }
     }
 

@@ -425,11 +425,11 @@ impl Oracle {
                 let guards = perms.map(|state| State { guard: true, ..state });
                 Some(perms.into_iter().chain(guards).chain([unmapped]).collect())
             }
-            Effect::Guard if self.fresh == Traps::NONE && !files => {
+            Effect::Guard(_) if self.fresh == Traps::NONE && !files => {
                 let guards = crate::program::Perm::ALL.map(|perm| State { guard: true, ..State::mapped(perm) });
                 Some(guards.into_iter().chain([unmapped]).collect())
             }
-            Effect::Zero(_) | Effect::Guard | Effect::Protect(_) | Effect::Cut(..) | Effect::Uffd(_) => None,
+            Effect::Zero(_) | Effect::Guard(_) | Effect::Protect(_) | Effect::Cut(..) | Effect::Uffd(_) => None,
             Effect::Free | Effect::Unguard | Effect::Empty | Effect::Arrive => None,
         }
     }
