@@ -125,6 +125,9 @@ rules! {
         "mm/memory.c: do_cow_fault(), do_wp_page()";
     WritableVma = "entry.writable-vma", Always,
         "an entry is writable only in a VMA that may be written", "mm/memory.c: maybe_mkwrite()";
+    NoteVma = "entry.note-vma", Always,
+        "an entry that only notes uffd-wp stands where a page of a file may be behind it, or where it was asked for",
+        "mm/userfaultfd.c, include/linux/userfaultfd_k.h: userfaultfd_wp_use_markers()";
 
     // Cached translations.
     StaleTlb = "tlb.stale-after-flush", AfterFlush,

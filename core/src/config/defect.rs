@@ -228,6 +228,8 @@ defects! {
         "uffd-wp series of 2021: pte_has_swap_entry() instead of is_swap_pte()";
     A12 = "A12", fixed None, "zap_pte_range",
         "MADV_DONTNEED and truncation forget that a page of a file was write-protected", "seeded";
+    A10 = "A10", fixed None, "change_pte_range",
+        "a hole of anonymous memory that is write-protected gets a note, though nobody asked for notes there", "seeded";
     D1 = "D1", fixed SERIES, "check_vma_flags",
         "a device-exclusive request splits the PMD of a hugetlb page, as FOLL_SPLIT_PMD is not refused there",
         "\"mm/gup: reject FOLL_SPLIT_PMD with hugetlb VMAs\"; the generic walk of 6.10 made it a mistake";

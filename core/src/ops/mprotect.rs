@@ -107,10 +107,11 @@ async fn change_pmd_range(k: &Cpu, vma: VmaId, start: u32, end: u32, change: Cha
 /// `change_pte_range()`: true when a cached translation may have to go.
 async fn change_pte_range(k: &Cpu, vma: VmaId, start: u32, end: u32, change: Change) -> bool {
     let arch = k.arch();
+    let forced = k.has(Defect::A10);
     let (mm, markers) = {
         let s = k.s();
         let v = &s.w.vmas[vma];
-        (v.mm, change == Change::UffdWp && v.uffd_wp_use_markers())
+        (v.mm, change == Change::UffdWp && (v.uffd_wp_use_markers() || v.uffd_wp() && forced))
     };
     // change_pmd_prepare()
     if markers {

@@ -6,6 +6,7 @@ use crate::arch::{Arch, Pte, SwpEntry};
 use crate::entry::{Accessor, EntryConfig, EntryKind, transition_legal};
 use crate::invariant::page_table_check;
 use crate::mm::{PtePtr, TableId};
+use crate::observe::UffdFlags;
 use crate::phys::{Flags, Pfn, ZERO_PFN};
 use crate::rule::{Evidence, Rule};
 use crate::trace::Event;
@@ -168,6 +169,8 @@ impl Sim {
         }
         if to == EntryKind::Present && ec.arch.pte_write(new) {
             self.check_writable(cpu, ec.arch, p, new);
+        } else if matches!(to, EntryKind::MarkerUffdWp | EntryKind::SwapSpecial) {
+            self.check_note(cpu, p);
         }
         if let Some(mut f) = page_table_check(&self.w, ec, new) {
             f.evidence = Evidence { proc: Some(p.mm), vpn: Some(p.vpn), ..f.evidence };
@@ -240,6 +243,16 @@ impl Sim {
             self.violate(cpu, Rule::WritableVma, e);
         } else if arch.has_soft_dirty() && !vma.soft_dirty && !arch.pte_soft_dirty(new) {
             self.violate(cpu, Rule::WritableSoftDirty, e);
+        }
+    }
+
+    /// A note that a page is write-protected stands where a page of a file may be behind it, or where the monitor has
+    /// asked for notes in anonymous memory as well.
+    fn check_note(&mut self, cpu: u8, p: PtePtr) {
+        let Some(vma) = self.w.vma_lookup(p.mm, p.vpn).map(|v| &self.w.vmas[v]) else { return };
+        if vma.anonymous() && !vma.uffd.flags.has(UffdFlags::UNPOPULATED) {
+            let e = Evidence { proc: Some(p.mm), vpn: Some(p.vpn), ..Evidence::default() };
+            self.violate(cpu, Rule::NoteVma, e);
         }
     }
 

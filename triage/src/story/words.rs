@@ -108,7 +108,8 @@ fn templates(rule: Rule) -> (&'static str, &'static str) {
         | Rule::WritableSoftDirty
         | Rule::WritableUffdWp
         | Rule::WritablePageCache
-        | Rule::WritableVma => entries(rule),
+        | Rule::WritableVma
+        | Rule::NoteVma => entries(rule),
         Rule::StaleTlb
         | Rule::TlbFreedFrame
         | Rule::StaleDevice
@@ -262,6 +263,10 @@ fn entries(rule: Rule) -> (&'static str, &'static str) {
         Rule::WritableSoftDirty => (
             "{page} waits for its first write, and its entry is writable",
             "the write goes through without a fault: soft-dirty tracking never hears of it",
+        ),
+        Rule::NoteVma => (
+            "{page} is anonymous memory, and its entry becomes a note that it is write-protected",
+            "no page of a file is behind the note: who meets it looks for one",
         ),
         Rule::WritablePageCache => (
             "{page} is a private mapping, and its entry lets stores through to {folio} of the page cache",
