@@ -236,6 +236,8 @@ defects! {
     D2 = "D2", fixed SERIES, "folio_make_device_exclusive",
         "a hugetlb folio that GUP has returned is made device-exclusive",
         "\"mm/rmap: reject hugetlb folios in folio_make_device_exclusive()\"";
+    T8 = "T8", fixed None, "copy_huge_pmd",
+        "fork takes no reference to the huge zero page for the child: the shrinker frees it while the child maps it", "seeded";
 }
 
 const _: () = assert!(Defect::ALL.len() < 128, "a DefectSet has one bit for each row");

@@ -49,6 +49,8 @@ groups! {
     UffdWpResolve = "uffd-wp-resolve";
     /// Where a write fault asks userfaultfd.
     UffdWpSplit = "uffd-wp-split";
+    /// What a store to the huge zero page gets.
+    HugeZeroWrite = "huge-zero-write";
 }
 
 macro_rules! designs {
@@ -181,6 +183,12 @@ designs! {
     /// The callers of `do_wp_page()` call a helper `do_userfaultfd_wp()` first. No release did it.
     WpSplitHelper = "wp-split-helper", UffdWpSplit, since V5_14, until Some(Kernel::V5_14),
         "proposed as do_userfaultfd_wp() in April 2019";
+    /// The huge zero page is split, and one small page copied.
+    HugeZeroSplit = "huge-zero-split", HugeZeroWrite, since V5_14, until Some(Kernel::V6_15),
+        "mm/huge_memory.c of 6.12: do_huge_pmd_wp_page() falls back for is_huge_zero_pmd()";
+    /// A huge page of its own, if there is one.
+    HugeZeroAlloc = "huge-zero-alloc", HugeZeroWrite, since V6_15, until None,
+        "mm/huge_memory.c of 6.14: do_huge_zero_wp_pmd()";
 }
 
 impl Design {

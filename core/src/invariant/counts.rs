@@ -28,6 +28,9 @@ pub fn mapcount(w: &World, pfn: Pfn) -> Option<Finding> {
 /// The same of a large folio: each page's own count, the PMDs', their sum, and the number of pages that PTEs map.
 #[cold]
 fn large_mapcount(w: &World, head: Pfn, d12: bool) -> Option<Finding> {
+    if w.mem.huge_zero == Some(head) {
+        return None;
+    }
     let f = &w.mem.folios[head as usize];
     let (mut total, mut mapped) = (i64::from(f.ghost.pmds), 0);
     for (page, p) in (head..).zip(w.mem.pages(head)) {
@@ -106,7 +109,8 @@ pub fn refcount(w: &World, pfn: Pfn) -> Option<Finding> {
         return None;
     }
     let pin = if f.order == 0 { i64::from(GUP_PIN_COUNTING_BIAS) } else { 1 };
-    let refs = w.mem.mappings(pfn) + w.mem.cache_refs(pfn);
+    let zero = w.mem.huge_zero == Some(pfn);
+    let refs = if zero { 1 } else { w.mem.mappings(pfn) + w.mem.cache_refs(pfn) };
     let expected = i64::from(refs) + i64::from(f.ghost.held) + i64::from(f.ghost.pins) * pin;
     (i64::from(f.refcount) != expected).then(|| count(Rule::Refcount, pfn, expected, i64::from(f.refcount)))
 }

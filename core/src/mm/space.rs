@@ -76,6 +76,8 @@ pub struct Mm {
     pub write_protect_seq: u32,
     /// Pins held.
     pub pins: Vec<Pinned>,
+    /// `MMF_HUGE_ZERO_PAGE`: it holds a reference to the huge zero page.
+    pub huge_zero: bool,
     /// Userfaultfds and who waits at them.
     pub userfaults: Userfaults,
 }

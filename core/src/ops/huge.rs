@@ -1,8 +1,8 @@
 //! `mm/huge_memory.c`: huge pages of private anonymous memory, mapped by one PMD.
 //!
-//! Left out: the huge zero page (as with `use_zero_page` 0: a read fault gets a huge page of its own), NUMA hinting,
-//! huge pages of files and of devices.
+//! The huge zero page is in [`super::huge_zero`]. Left out: NUMA hinting, huge pages of files and of devices.
 
+use super::huge_zero::{do_huge_zero_page, do_huge_zero_wp_pmd, dup_huge_zero_page, is_huge_zero_pmd};
 use super::hugetlb::folio_test_hugetlb;
 use super::pgtable::{pmd_alloc, pte_alloc_one};
 use super::rmap::anon_vma_prepare;
@@ -66,8 +66,10 @@ pub async fn handle_pmd_fault(k: &Cpu, vmf: &VmFault) -> Option<FaultResult> {
 
 /// `do_huge_pmd_anonymous_page()`.
 async fn do_huge_pmd_anonymous_page(k: &Cpu, vmf: &VmFault, p: PmdPtr) -> Option<FaultResult> {
-    let arch = k.arch();
     anon_vma_prepare(k, vmf.vma).await;
+    if !vmf.write {
+        return do_huge_zero_page(k, vmf, p).await;
+    }
     k.site(Site::HugeFault).await;
     let order = k.s().pmd_order();
     let folio = k.folio_alloc_order(order)?;
@@ -86,24 +88,27 @@ async fn do_huge_pmd_anonymous_page(k: &Cpu, vmf: &VmFault, p: PmdPtr) -> Option
         k.folio_put(folio);
         return Some(handle_userfault(k, vmf, Userfault::Missing).await);
     }
+    k.s().w.tables.deposit(p.table, pgtable);
+    map_anon_folio_pmd(k, vmf.vma, p, folio).await;
+    k.pmd_unlock(p);
+    Some(FaultResult::Done)
+}
+
+/// `map_anon_folio_pmd()`, with the PMD locked.
+pub(super) async fn map_anon_folio_pmd(k: &Cpu, vma: VmaId, p: PmdPtr, folio: Pfn) {
+    let arch = k.arch();
     let (prot, writable, pages) = {
         let s = k.s();
-        (s.w.page_prot(vmf.vma), s.w.vmas[vmf.vma].writable(), s.w.geometry().ptrs())
+        (s.w.page_prot(vma), s.w.vmas[vma].writable(), s.w.geometry().ptrs())
     };
     let mut entry = arch.pte_mkdirty(arch.pfn_pte(u64::from(folio), prot));
     if writable {
         entry = arch.pte_mkwrite(entry);
     }
-    k.folio_add_new_anon_rmap(folio, vmf.vma, p.vpn, true);
+    k.folio_add_new_anon_rmap(folio, vma, p.vpn, true);
     k.folio_add_lru(folio);
-    {
-        let s = &mut *k.s();
-        s.w.tables.deposit(p.table, pgtable);
-        s.w.mms[vmf.mm as usize].anon_pages += pages as i32;
-    }
+    k.s().w.mms[p.mm as usize].anon_pages += pages as i32;
     k.set_pmd_at(p, arch.pte_mkhuge(entry)).await;
-    k.pmd_unlock(p);
-    Some(FaultResult::Done)
 }
 
 /// `huge_pmd_set_accessed()` and `touch_pmd()`.
@@ -132,6 +137,15 @@ async fn wp_huge_pmd(k: &Cpu, vmf: &VmFault, p: PmdPtr, orig_pmd: Pmd) -> Option
 /// `do_huge_pmd_wp_page()`: the folio is reused when nobody else refers to it; else the PMD is split, and the fault
 /// copies one page.
 async fn do_huge_pmd_wp_page(k: &Cpu, vmf: &VmFault, p: PmdPtr, orig_pmd: Pmd) -> Option<FaultResult> {
+    if is_huge_zero_pmd(k, orig_pmd) {
+        if k.uses(Design::HugeZeroAlloc)
+            && let Some(result) = do_huge_zero_wp_pmd(k, vmf, p, orig_pmd).await
+        {
+            return Some(result);
+        }
+        split_huge_pmd(k, vmf.vma, p, None).await;
+        return None;
+    }
     k.pmd_lock(p).await;
     if k.pmdp_get(p) != orig_pmd || k.pmd_kind(p) != PmdKind::Huge {
         k.pmd_unlock(p);
@@ -229,6 +243,7 @@ pub async fn copy_huge_pmd(k: &Cpu, src_vma: VmaId, child: u8, src: PmdPtr) -> C
         k.pmd_unlock(dst);
     };
     let pmd = k.pmdp_get(src);
+    let mut counted = k.config().geometry.ptrs() as i32;
     let copy = match ec.pmd_kind(pmd) {
         PmdKind::Migration(kind) => {
             let mut pte = ec.pmd_as_pte(pmd);
@@ -238,6 +253,11 @@ pub async fn copy_huge_pmd(k: &Cpu, src_vma: VmaId, child: u8, src: PmdPtr) -> C
                 k.set_pmd_at(src, Pmd(pte.0)).await;
             }
             Pmd(arch.pte_swp_clear_uffd_wp(pte).0)
+        }
+        PmdKind::Huge if is_huge_zero_pmd(k, pmd) => {
+            dup_huge_zero_page(k, child);
+            counted = 0;
+            share_pmd(k, src, pmd).await
         }
         PmdKind::Huge => {
             let folio = pmd_folio(k, pmd);
@@ -250,9 +270,7 @@ pub async fn copy_huge_pmd(k: &Cpu, src_vma: VmaId, child: u8, src: PmdPtr) -> C
                 split_huge_pmd(k, src_vma, src, None).await;
                 return Copied::Again;
             }
-            k.pmdp_update(src, |pte| arch.pte_wrprotect(pte)).await;
-            let leaf = arch.pte_wrprotect(arch.pmd_leaf(pmd));
-            arch.pte_mkhuge(arch.pte_mkold(arch.pte_clear_uffd_wp(leaf)))
+            share_pmd(k, src, pmd).await
         }
         _ => {
             k.s().w.tables.free(pgtable);
@@ -262,7 +280,7 @@ pub async fn copy_huge_pmd(k: &Cpu, src_vma: VmaId, child: u8, src: PmdPtr) -> C
     };
     {
         let s = &mut *k.s();
-        s.w.mms[child as usize].anon_pages += s.w.geometry().ptrs() as i32;
+        s.w.mms[child as usize].anon_pages += counted;
         s.w.tables.deposit(dst.table, pgtable);
     }
     k.set_pmd_at(dst, copy).await;
@@ -270,12 +288,35 @@ pub async fn copy_huge_pmd(k: &Cpu, src_vma: VmaId, child: u8, src: PmdPtr) -> C
     Copied::Done
 }
 
-/// `zap_huge_pmd()`. `None` when there is no huge page any more; else the folio whose reference the caller has to give
-/// up after the flush, if the PMD held one.
-pub async fn zap_huge_pmd(k: &Cpu, mm: u8, vpn: u32) -> Option<Option<Pfn>> {
+/// The end of `copy_huge_pmd()` for a present huge page: write-protected in the parent, and what the child gets.
+async fn share_pmd(k: &Cpu, src: PmdPtr, pmd: Pmd) -> Pmd {
+    let arch = k.arch();
+    k.pmdp_update(src, |pte| arch.pte_wrprotect(pte)).await;
+    let leaf = arch.pte_wrprotect(arch.pmd_leaf(pmd));
+    arch.pte_mkhuge(arch.pte_mkold(arch.pte_clear_uffd_wp(leaf)))
+}
+
+/// What `zap_huge_pmd()` has taken away.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Zapped {
+    /// A migration entry: nothing can have cached a translation.
+    Migration,
+    /// The huge zero page.
+    Zero,
+    /// A folio whose reference the caller has to give up after the flush.
+    Folio(Pfn),
+}
+
+/// `zap_huge_pmd()`. `None` when there is no huge page any more.
+pub async fn zap_huge_pmd(k: &Cpu, mm: u8, vpn: u32) -> Option<Zapped> {
     k.site(Site::HugeZap).await;
     let p = k.pmd_trans_huge_lock(mm, vpn).await?;
     let orig = k.pmdp_huge_get_and_clear(p).await;
+    if is_huge_zero_pmd(k, orig) {
+        zap_deposited_table(k, p);
+        k.pmd_unlock(p);
+        return Some(Zapped::Zero);
+    }
     let kind = k.entries().pmd_kind(orig);
     let folio = matches!(kind, PmdKind::Huge | PmdKind::Invalid).then(|| pmd_folio(k, orig));
     if let Some(folio) = folio {
@@ -290,7 +331,7 @@ pub async fn zap_huge_pmd(k: &Cpu, mm: u8, vpn: u32) -> Option<Option<Pfn>> {
         s.w.mms[mm as usize].anon_pages -= s.w.geometry().ptrs() as i32;
     }
     k.pmd_unlock(p);
-    Some(folio)
+    Some(folio.map_or(Zapped::Migration, Zapped::Folio))
 }
 
 /// `zap_deposited_table()`.

@@ -4,6 +4,7 @@
 use super::guard::{madvise_guard_install, madvise_guard_remove};
 use super::gup::faultin_page;
 use super::huge::pmd_folio;
+use super::huge_zero::is_huge_zero_pmd;
 use super::hugetlb::{aligned, is_vm_hugetlb_page, may_split};
 use super::lazyfree::madvise_free_single_vma;
 use super::mmap::{split_at_bounds, vmas_in};
@@ -208,7 +209,7 @@ async fn madvise_pageout(k: &Cpu, mm: u8, start: u32, end: u32) {
 async fn pageout_huge(k: &Cpu, mm: u8, start: u32, end: u32, folios: &mut ArrayVec<Pfn, BATCH>) -> bool {
     let Some(p) = k.pmd_trans_huge_lock(mm, start).await else { return true };
     let pmd = k.pmdp_get(p);
-    if k.entries().pmd_kind(pmd) != PmdKind::Huge {
+    if k.entries().pmd_kind(pmd) != PmdKind::Huge || is_huge_zero_pmd(k, pmd) {
         k.pmd_unlock(p);
         return false;
     }

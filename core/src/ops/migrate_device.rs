@@ -2,11 +2,12 @@
 
 use super::access::find_vma;
 use super::huge::pmd_folio;
+use super::huge_zero::is_huge_zero_pmd;
 use super::hugetlb::is_vm_hugetlb_page;
 use super::migrate::{move_to_new_folio, remove_migration_ptes, replace_by_migration_entry, try_to_migrate};
 use super::pgtable::pte_alloc;
 use super::rmap::anon_vma_prepare;
-use super::split::split_folio;
+use super::split::{split_folio, split_huge_pmd};
 use super::swap_cache::folio_free_swap;
 use super::vmf::{FaultResult, VmFault};
 use crate::config::Defect;
@@ -164,6 +165,14 @@ async fn split_for_device(k: &Cpu, mm: u8, vpn: u32) -> bool {
         // A migration entry: migrate_vma_collect_skip().
         k.pmd_unlock(p);
         return false;
+    }
+    if is_huge_zero_pmd(k, pmd) {
+        k.pmd_unlock(p);
+        let vma = k.s().w.vma_lookup(mm, vpn);
+        if let Some(vma) = vma {
+            split_huge_pmd(k, vma, p, None).await;
+        }
+        return true;
     }
     let folio = pmd_folio(k, pmd);
     k.folio_get(folio);

@@ -19,6 +19,7 @@ pub mod hotplug;
 pub mod huge;
 pub mod huge_migrate;
 pub mod huge_protect;
+pub mod huge_zero;
 pub mod hugetlb;
 pub mod khugepaged;
 pub mod ksm;

@@ -1,6 +1,7 @@
 //! `kernel/fork.c`, `kernel/exit.c`, `mm/mmap.c: exit_mmap()`: address spaces that begin and end.
 
 use super::gup::unpin_all;
+use super::huge_zero::mm_put_huge_zero_folio;
 use super::ksm::ksm_exit;
 use super::zap::{MmuGather, unlink_anon_vmas, unlink_file_vma, zap_range};
 use crate::config::{Defect, MAX_CPUS, MAX_DEVICES};
@@ -94,6 +95,7 @@ pub async fn exit_mmap(k: &Cpu, mm: u8) {
     k.unlock(Lock::MmapWrite(mm));
     ksm_exit(k, mm).await;
     unpin_all(k, mm).await;
+    mm_put_huge_zero_folio(k, mm);
     let s = &mut *k.s();
     for cpu in 0..MAX_CPUS as u8 {
         if s.w.tlbs[cpu as usize].loaded_mm == Some(mm) {

@@ -190,6 +190,9 @@ pub fn mapped_folio(k: &Cpu, mm: u8, vpn: u32) -> Option<Pfn> {
         return None;
     }
     let folio = s.w.mem.page_folio(pfn as Pfn);
+    if s.w.mem.huge_zero == Some(folio) {
+        return None;
+    }
     // Jobs of the kernel that begin with a page leave hugetlb alone.
     (s.folio(folio).refcount > 0 && !s.folio(folio).flags.has(Flags::HUGETLB)).then_some(folio)
 }

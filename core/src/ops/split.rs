@@ -1,6 +1,7 @@
 //! `mm/huge_memory.c`: one PMD becomes a table of PTEs; one large folio becomes small ones.
 
 use super::huge::pmd_folio;
+use super::huge_zero::{is_huge_zero_pmd, split_huge_zero_page_pmd};
 use super::hugetlb::is_vm_hugetlb_page;
 use super::migrate::{get_anon_vma, put_anon_vma, remove_migration_ptes_locked, try_to_split_and_migrate};
 use crate::config::Defect;
@@ -55,6 +56,7 @@ struct Bits {
 async fn split_huge_pmd_locked(k: &Cpu, vma: VmaId, p: PmdPtr, freeze: Option<Pfn>) {
     let pmd = k.pmdp_get(p);
     match k.entries().pmd_kind(pmd) {
+        PmdKind::Huge if freeze.is_none() && is_huge_zero_pmd(k, pmd) => split_huge_zero_page_pmd(k, vma, p).await,
         PmdKind::Migration(_) if freeze.is_none() => split_migration(k, p).await,
         PmdKind::Huge if freeze.is_none_or(|folio| folio == pmd_folio(k, pmd)) => {
             split_present(k, vma, p, freeze.is_some()).await;
@@ -141,7 +143,7 @@ async fn split_present(k: &Cpu, vma: VmaId, p: PmdPtr, mut freeze: bool) {
 }
 
 /// `pgtable_trans_huge_withdraw()`. There always is one: whoever sets a huge PMD leaves a table.
-fn withdraw(s: &mut crate::sched::Sim, p: PmdPtr) -> u32 {
+pub(super) fn withdraw(s: &mut crate::sched::Sim, p: PmdPtr) -> u32 {
     s.w.tables.withdraw(p.table).unwrap_or_else(|| s.w.tables.alloc(p.mm, 0))
 }
 

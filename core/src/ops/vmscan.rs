@@ -1,5 +1,6 @@
 //! `mm/vmscan.c`: reclaim of one folio at a time.
 
+use super::huge_zero::shrink_huge_zero_page;
 use super::memcg::mem_cgroup_swapout;
 use super::rmap::{folio_referenced, mapped_folio};
 use super::shmem::shmem_writepage;
@@ -19,6 +20,8 @@ const PASSES: u32 = 3;
 /// or three passes are over. `progress.reclaim` is judged here: nothing that is held by its mappings alone may
 /// withstand an undisturbed reclaim with room on the swap device.
 pub async fn reclaim(k: &Cpu, mm: u8, vpn: u32) {
+    // shrink_slab()
+    shrink_huge_zero_page(k);
     let Some(folio) = mapped_folio(k, mm, vpn) else {
         k.note(Note::NoFolio, None, 0, 0);
         return;

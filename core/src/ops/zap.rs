@@ -1,7 +1,7 @@
 //! Entries taken away: `mm/memory.c: zap_pte_range()` and `mm/mmu_gather.c`; `mm/rmap.c: unlink_anon_vmas()`.
 
 use super::guard::is_guard_pte_marker;
-use super::huge::zap_huge_pmd;
+use super::huge::{Zapped, zap_huge_pmd};
 use super::split::split_huge_pmd;
 use super::swap_cache::{folio_free_swap, free_swap_cache};
 use crate::arch::Pte;
@@ -121,10 +121,12 @@ async fn zap_pmd(k: &Cpu, tlb: &mut MmuGather, p: PmdPtr, pages: u32) -> bool {
         tlb.flush(k).await;
     }
     let Some(zapped) = zap_huge_pmd(k, tlb.mm, p.vpn).await else { return false };
-    if let Some(folio) = zapped {
+    if zapped != Zapped::Migration {
         tlb.range(p.vpn);
         tlb.range(p.vpn + pages - 1);
-        tlb.pages.push(Gathered { pfn: folio, delay_rmap: false });
+    }
+    if let Zapped::Folio(pfn) = zapped {
+        tlb.pages.push(Gathered { pfn, delay_rmap: false });
     }
     true
 }

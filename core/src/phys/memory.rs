@@ -16,6 +16,10 @@ pub struct Memory {
     pub folios: Vec<Folio>,
     /// `deferred_split_queue`: large folios that are mapped in part, in order of queueing.
     pub deferred_split: Vec<Pfn>,
+    /// `huge_zero_folio`.
+    pub huge_zero: Option<Pfn>,
+    /// `huge_zero_refcount`: address spaces that may map it, and one for the shrinker.
+    pub huge_zero_refs: u32,
     pub(super) free_movable: Vec<Pfn>,
     pub(super) free_normal: Vec<Pfn>,
     free_device: [Vec<Pfn>; MAX_DEVICES],
@@ -30,6 +34,8 @@ impl Memory {
         let mut m = Memory {
             folios: Vec::new(),
             deferred_split: Vec::new(),
+            huge_zero: None,
+            huge_zero_refs: 0,
             free_movable: Vec::new(),
             free_normal: Vec::new(),
             free_device: Default::default(),
@@ -47,6 +53,7 @@ impl Memory {
         self.offline = 0;
         self.allocated = 0;
         self.deferred_split.clear();
+        (self.huge_zero, self.huge_zero_refs) = (None, 0);
         let frames = geometry.frames();
         self.folios.clear();
         let device = geometry.device_frames();

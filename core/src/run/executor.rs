@@ -6,6 +6,7 @@ use crate::config::{Config, MAX_CPUS, MAX_PROCS};
 use crate::invariant;
 use crate::mm::{Life, NewVma};
 use crate::observe::{FILES, FileId, Observation};
+use crate::ops::huge_zero::shrink_huge_zero_page;
 use crate::ops::process::{exit_mmap, mm_alloc};
 use crate::ops::swap_cache::folio_free_swap;
 use crate::ops::truncate::evict_inode;
@@ -269,7 +270,7 @@ impl Machine {
         let s = &mut *self.sim.borrow_mut();
         let alive = s.w.mms.iter().any(|m| m.life == Life::Alive);
         let cached = s.w.files.iter().any(|f| !f.indices().is_empty());
-        if !alive && !cached && s.w.swap.orphan(0).is_none() {
+        if !alive && !cached && s.w.swap.orphan(0).is_none() && s.w.mem.huge_zero_refs != 1 {
             if let Some(f) = invariant::leaks(&s.w) {
                 s.ctl.violation = Some(Violation {
                     rule: f.rule,
@@ -340,6 +341,7 @@ async fn teardown(k: &Cpu) {
         k.s().w.files[file as usize].reset(size);
     }
     drain_swap_cache(k).await;
+    shrink_huge_zero_page(k);
 }
 
 /// Folios that stayed in the swap cache because their lock was taken when their last entry went are no leak: the

@@ -19,6 +19,8 @@ enum Target {
         folio: Pfn,
         write: bool,
     },
+    /// The huge zero page, which has no reverse map and no count of its mappings.
+    Zero(Pfn),
     /// Migration entry.
     Migrating(Pfn),
     /// A frame that does not exist.
@@ -41,6 +43,8 @@ impl Sim {
         let folio = self.w.mem.page_folio(pfn as Pfn);
         if matches!(kind, PmdKind::Migration(_)) {
             Target::Migrating(folio)
+        } else if self.w.mem.huge_zero == Some(folio) {
+            Target::Zero(folio)
         } else {
             Target::Folio { folio, write: ec.arch.pte_write(pte) }
         }
@@ -52,6 +56,10 @@ impl Sim {
         let folio = match target {
             Target::Nothing => return,
             Target::Folio { folio, .. } | Target::Migrating(folio) => folio,
+            Target::Zero(folio) => {
+                bump(&mut self.w.mem.folios[folio as usize].ghost.pmds);
+                return;
+            }
             Target::Bad(n) => {
                 let e = Evidence { proc: Some(mm), found: Some(n), ..Evidence::default() };
                 self.violate(cpu, Rule::BadPfn, e);
@@ -123,6 +131,10 @@ impl Sim {
         }
         let first = PtePtr { table: p.table, index: p.index, mm: p.mm, vpn: p.vpn };
         self.check_writable(cpu, ec.arch, first, leaf);
+        if matches!(self.pmd_target(ec, new), Target::Zero(_)) {
+            let e = Evidence { proc: Some(p.mm), vpn: Some(p.vpn), ..Evidence::default() };
+            self.violate(cpu, Rule::BugWritableZero, e);
+        }
         let e = Evidence { proc: Some(p.mm), vpn: Some(p.vpn), ..Evidence::default() };
         if ec.arch.pte_uffd_wp(leaf) {
             self.violate(cpu, Rule::BugPageTableCheck, Evidence { what: Some("uffd-wp and writable"), ..e });
