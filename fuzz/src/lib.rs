@@ -15,6 +15,7 @@
 pub mod coverage;
 pub mod driver;
 pub mod engine;
+mod hash;
 pub mod mutator;
 pub mod pin;
 pub mod session;

@@ -3,9 +3,11 @@
 //! The bytes of a case choose a kernel for themselves. A campaign that looks for the mistakes of one release, or
 //! for any violation of the fixed model, overrules them; the case that is run, saved and shown is the overruled one.
 
+use crate::hash::fnv1a;
 use ptefuzz_core::arch::Arch;
-use ptefuzz_core::config::{Config, Defect, DefectSet, Design, DesignSet, Kernel};
+use ptefuzz_core::config::{Config, Defect, DefectSet, Design, DesignGroup, DesignSet, Kernel};
 use ptefuzz_core::entry::{ConfigError, EntryConfig};
+use ptefuzz_core::program::rng::Rng;
 use ptefuzz_core::run::equivalent::configs;
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +21,8 @@ pub struct Pin {
     pub arch: Option<Arch>,
     /// Designs in place of those of the release; at most one of each group.
     pub designs: DesignSet,
+    /// In every other group the bytes of the case choose the design, among those that were only posted, too.
+    pub any_design: bool,
     /// Exactly these defects are on; what the case says of defects is ignored.
     pub defects: DefectSet,
     /// Each case is run under both of these designs, and it is a find when that can be noticed.
@@ -27,8 +31,14 @@ pub struct Pin {
 
 impl Pin {
     /// No defect; everything else is left to the case. Nothing may ever be found.
-    pub const FIXED: Pin =
-        Pin { kernel: None, arch: None, designs: DesignSet::EMPTY, defects: DefectSet::EMPTY, equivalent: None };
+    pub const FIXED: Pin = Pin {
+        kernel: None,
+        arch: None,
+        designs: DesignSet::EMPTY,
+        any_design: false,
+        defects: DefectSet::EMPTY,
+        equivalent: None,
+    };
 
     /// A release as it was, with the defects it had.
     pub fn release(kernel: Kernel) -> Pin {
@@ -52,19 +62,22 @@ impl Pin {
     /// A pinned design needs a bit that the entries of the pinned architecture do not have.
     pub fn check(&self) -> Result<(), ConfigError> {
         let mut config = Config::fixed(self.kernel.unwrap_or(Kernel::NEWEST));
-        self.apply(&mut config);
+        self.apply(&mut config, &[]);
         EntryConfig::of(&config).check()?;
         self.equivalent.map_or(Ok(()), |both| configs(config, both).iter().try_for_each(|c| EntryConfig::of(c).check()))
     }
 
-    /// Overrules a configuration.
-    pub fn apply(&self, config: &mut Config) {
+    /// Overrules the configuration of the case that was made of `bytes`.
+    pub fn apply(&self, config: &mut Config, bytes: &[u8]) {
         if let Some(kernel) = self.kernel {
             config.kernel = kernel;
             config.designs = kernel.designs();
         }
         if let Some(arch) = self.arch {
             config.arch = arch;
+        }
+        if self.any_design {
+            self.choose_designs(config, &mut Rng::new(fnv1a(bytes)));
         }
         config.designs = self.designs.iter().fold(config.designs, DesignSet::choose);
         let both = self.equivalent.map_or([*config; 2], |both| configs(*config, both));
@@ -75,6 +88,18 @@ impl Pin {
         }
         config.defects = self.defects;
     }
+
+    fn choose_designs(&self, config: &mut Config, rng: &mut Rng) {
+        for group in DesignGroup::ALL {
+            let choice = Design::ALL.into_iter().filter(|d| d.group() == group);
+            let Some(design) = choice.clone().nth(rng.index(choice.count())) else { continue };
+            let chosen = Config { designs: config.designs.choose(design), ..*config };
+            // Where the architecture is not pinned it follows the design, later.
+            if self.arch.is_none() || EntryConfig::of(&chosen).check().is_ok() {
+                *config = chosen;
+            }
+        }
+    }
 }
 
 /// A pin by name, as it travels between processes.
@@ -84,6 +109,8 @@ struct Names {
     kernel: Option<String>,
     arch: Option<String>,
     designs: Vec<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    any_design: bool,
     defects: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     equivalent: Vec<String>,
@@ -95,6 +122,7 @@ impl From<Pin> for Names {
             kernel: pin.kernel.map(|k| k.name().to_owned()),
             arch: pin.arch.map(|a| a.name().to_owned()),
             designs: pin.designs.iter().map(|d| d.id().to_owned()).collect(),
+            any_design: pin.any_design,
             defects: pin.defects.iter().map(|d| d.id().to_owned()).collect(),
             equivalent: pin.equivalent.into_iter().flatten().map(|d| d.id().to_owned()).collect(),
         }
@@ -106,7 +134,7 @@ impl TryFrom<Names> for Pin {
 
     fn try_from(names: Names) -> Result<Pin, String> {
         let known = |what: &str, name: &str| format!("unknown {what} `{name}`");
-        let mut pin = Pin::FIXED;
+        let mut pin = Pin { any_design: names.any_design, ..Pin::FIXED };
         if let Some(name) = &names.kernel {
             pin.kernel = Some(Kernel::from_name(name).ok_or_else(|| known("kernel", name))?);
         }
@@ -139,14 +167,14 @@ mod tests {
         let mut config = Config::fixed(Kernel::V7_3);
         config.cpus = 3;
         config.defects = DefectSet::EMPTY.with(Defect::S1);
-        Pin::release(Kernel::V6_12).apply(&mut config);
+        Pin::release(Kernel::V6_12).apply(&mut config, &[]);
         assert_eq!(config, Config { cpus: 3, ..Config::of(Kernel::V6_12) });
     }
 
     #[test]
     fn the_fixed_pin_drops_the_defects_of_a_case_and_keeps_its_release() {
         let mut config = Config::of(Kernel::V6_12);
-        Pin::FIXED.apply(&mut config);
+        Pin::FIXED.apply(&mut config, &[]);
         assert_eq!(config, Config::fixed(Kernel::V6_12));
     }
 
@@ -154,8 +182,27 @@ mod tests {
     fn a_chosen_design_replaces_that_of_the_release() {
         let mut config = Config::of(Kernel::V6_12);
         let design = Design::ExclusiveOneType;
-        Pin { designs: DesignSet::default().choose(design), ..Pin::fixed(Kernel::V6_12) }.apply(&mut config);
+        Pin { designs: DesignSet::default().choose(design), ..Pin::fixed(Kernel::V6_12) }.apply(&mut config, &[]);
         assert!(config.uses(design) && !config.uses(Design::ExclusiveTwoTypes));
+    }
+
+    #[test]
+    fn bytes_choose_among_all_designs_but_not_against_a_pinned_one_nor_against_the_architecture() {
+        let pinned = Design::ExclusiveTwoTypes;
+        let pin = Pin { any_design: true, designs: DesignSet::default().choose(pinned), ..Pin::FIXED };
+        let mut seen = std::collections::BTreeSet::new();
+        for i in 0..500u32 {
+            let mut config = Config { arch: Arch::ALL[i as usize % 2], ..Config::fixed(Kernel::NEWEST) };
+            pin.apply(&mut config, &i.to_le_bytes());
+            assert!(config.uses(pinned) && EntryConfig::of(&config).check().is_ok(), "{config:?}");
+            assert_eq!(config.designs.iter().count(), DesignGroup::ALL.len());
+            let mut again = config;
+            pin.apply(&mut again, &i.to_le_bytes());
+            assert_eq!(again, config, "the same bytes, the same designs");
+            seen.extend(config.designs.iter());
+        }
+        let missed = Design::ALL.into_iter().filter(|d| !seen.contains(d)).collect::<Vec<_>>();
+        assert_eq!(missed, [Design::ExclusiveOneType], "the pinned one excludes the other of its group");
     }
 
     #[test]
@@ -165,7 +212,7 @@ mod tests {
         assert_eq!(refused.to_string(), "arm64 has no spare bit for the swap-special entry");
         assert_eq!(special.check(), Ok(()));
         let mut config = Config { arch: Arch::Arm64, ..Config::fixed(Kernel::V5_14) };
-        special.apply(&mut config);
+        special.apply(&mut config, &[]);
         assert!(config.arch == Arch::X86_64 && config.uses(Design::UffdWpSpecial));
     }
 
@@ -174,6 +221,7 @@ mod tests {
         let pin = Pin {
             arch: Some(Arch::Arm64),
             designs: DesignSet::default().choose(Design::ExclusiveByWalk),
+            any_design: true,
             equivalent: Some([Design::RestoreByType, Design::RestoreByCheck]),
             ..Pin::release(Kernel::V6_12).with_defect(Defect::S4)
         };

@@ -62,7 +62,7 @@ pub(crate) fn load(bytes: &[u8], pin: &Pin, shape: fn(&mut Case), case: &mut Cas
         *case = codec::from_any(bytes);
     }
     shape(case);
-    pin.apply(&mut case.config);
+    pin.apply(&mut case.config, bytes);
 }
 
 /// Something is wrong with what was tested. A mistake of the harness is a panic instead.

@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -52,12 +53,13 @@ pub enum Verb {
 #[command(after_help = "Examples:\n  ptefuzz hunt --kernel 6.12                 find what 6.12 got wrong\n  \
     ptefuzz hunt --fixed --defect D12          find one defect, on the newest kernel\n  \
     ptefuzz hunt --equivalent exclusive-by-rmap exclusive-by-walk\n  \
-    ptefuzz hunt --time 600 --jobs 2           ten minutes on the newest kernel, which must find nothing\n\n\
+    ptefuzz hunt --time 600 --jobs 2           ten minutes on the newest kernel, which must find nothing\n  \
+    ptefuzz hunt --kernel any --design any     the same for everything that is modelled\n\n\
     Ends at the first find, after --time, after --runs, or at Ctrl-C with what it has.")]
 pub struct Hunt {
-    /// Release to fuzz, with the defects it had.
-    #[arg(long, value_name = "RELEASE", default_value_t = Kernel::NEWEST, value_parser = kernel)]
-    pub kernel: Kernel,
+    /// Release to fuzz, with the defects it had; or `any`: each case has a release of its own, and no known defect.
+    #[arg(long, value_name = "RELEASE", default_value_t = Choice::One(Kernel::NEWEST), value_parser = any_or(kernel))]
+    pub kernel: Choice<Kernel>,
     /// Switch this defect on, too (may be repeated; `ptefuzz list defects`).
     #[arg(long, value_name = "ID", value_parser = defect)]
     pub defect: Vec<Defect>,
@@ -67,9 +69,10 @@ pub struct Hunt {
     /// Switch off every defect that the release had.
     #[arg(long)]
     pub fixed: bool,
-    /// Use this design in place of the release's (may be repeated; `ptefuzz list designs`).
-    #[arg(long, value_name = "ID", value_parser = design)]
-    pub design: Vec<Design>,
+    /// Use this design in place of the release's (may be repeated; `ptefuzz list designs`); or `any`: each case has
+    /// designs of its own.
+    #[arg(long, value_name = "ID", value_parser = any_or(design))]
+    pub design: Vec<Choice<Design>>,
     /// Look for a case in which two designs can be told apart by user space or a device: each case runs under both.
     #[arg(long, value_names = ["ID", "ID"], num_args = 2, value_parser = design)]
     pub equivalent: Vec<Design>,
@@ -257,6 +260,41 @@ pub struct Bench {
     /// How the figures are printed.
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
+}
+
+/// One of many, or whichever comes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Choice<T> {
+    /// This one.
+    One(T),
+    /// Each case chooses.
+    Any,
+}
+
+impl<T> Choice<T> {
+    /// What was named.
+    pub fn one(self) -> Option<T> {
+        match self {
+            Choice::One(named) => Some(named),
+            Choice::Any => None,
+        }
+    }
+}
+
+impl<T: fmt::Display> fmt::Display for Choice<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Choice::One(named) => named.fmt(f),
+            Choice::Any => f.write_str("any"),
+        }
+    }
+}
+
+/// `any`, or what the other parser reads.
+fn any_or<T>(
+    parse: impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static,
+) -> impl Fn(&str) -> Result<Choice<T>, String> + Clone + Send + Sync + 'static {
+    move |name| if name == "any" { Ok(Choice::Any) } else { parse(name).map(Choice::One) }
 }
 
 fn known<T>(found: Option<T>, what: &str, names: impl Iterator<Item = &'static str>) -> Result<T, String> {

@@ -13,6 +13,7 @@ use ptefuzz_core::program::Case;
 use super::campaign::Campaign;
 use super::message::{Report, Stats, StopReason, WorkerMessage};
 use crate::coverage::{self, Seen};
+use crate::hash::fnv1a;
 use crate::mutator;
 use crate::session::{self, Failure, Session};
 use crate::targets::{self, Target};
@@ -216,11 +217,6 @@ fn save(dir: &Path, stem: &str, extension: &str, contents: &[u8]) -> Result<Path
     written.map(|()| path.clone()).map_err(|e| format!("{}: {e}", path.display()))
 }
 
-/// The 64-bit FNV-1a hash: the same on every machine and for every release of the toolchain.
-fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &b| (hash ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -269,11 +265,5 @@ mod tests {
     fn a_directory_that_cannot_be_written_is_an_error_in_one_line() {
         let error = save(Path::new("/nonexistent"), "rule", "case", b"x").expect_err("there is no such directory");
         assert!(error.starts_with("/nonexistent/rule-") && !error.contains('\n'), "{error}");
-    }
-
-    #[test]
-    fn the_hash_is_fnv_1a() {
-        assert_eq!(fnv1a(b""), 0xcbf2_9ce4_8422_2325);
-        assert_eq!(fnv1a(b"foobar"), 0x8594_4171_f739_67e8);
     }
 }

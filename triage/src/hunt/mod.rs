@@ -15,11 +15,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use ptefuzz_core::config::{DefectSet, DesignSet};
+use ptefuzz_core::config::{DefectSet, DesignSet, Kernel};
 use ptefuzz_fuzz::Pin;
 use ptefuzz_fuzz::driver::{self, Campaign};
 
-use crate::cli::Hunt;
+use crate::cli::{Choice, Hunt};
 use crate::equivalent;
 use crate::error::{EXIT_CLEAN, EXIT_ERROR, EXIT_VIOLATION, Error, Outcome};
 use crate::judge::Judge;
@@ -101,12 +101,14 @@ fn nth_seed(first: u32, n: usize) -> u32 {
 
 /// What every case is made to run on.
 fn pin(options: &Hunt) -> Pin {
-    let base = if options.fixed { DefectSet::EMPTY } else { options.kernel.defects() };
+    let kernel = options.kernel.one();
+    let base = kernel.filter(|_| !options.fixed).map_or(DefectSet::EMPTY, Kernel::defects);
     let with = options.defect.iter().fold(base, |set, d| set.with(*d));
     Pin {
-        kernel: Some(options.kernel),
+        kernel,
         arch: options.arch,
-        designs: options.design.iter().fold(DesignSet::default(), |set, d| set.choose(*d)),
+        designs: options.design.iter().filter_map(|d| d.one()).fold(DesignSet::default(), DesignSet::choose),
+        any_design: options.design.contains(&Choice::Any),
         defects: options.without.iter().fold(with, |set, d| set.without(*d)),
         equivalent: options.equivalent[..].try_into().ok(),
     }
@@ -181,7 +183,7 @@ fn finds_folder(out: &Path) -> std::path::PathBuf {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
-    use ptefuzz_core::config::{Defect, Kernel};
+    use ptefuzz_core::config::{Defect, Design};
 
     use super::*;
     use crate::cli::{Cli, Verb};
@@ -201,6 +203,16 @@ mod tests {
         assert_eq!(one.defects.iter().collect::<Vec<_>>(), [Defect::D12, Defect::S1]);
         let less = pin(&options("ptefuzz hunt --kernel 6.12 --without D12"));
         assert_eq!(less.defects, Kernel::V6_12.defects().without(Defect::D12));
+    }
+
+    #[test]
+    fn any_release_and_any_design_are_hunted_without_known_defects_but_with_those_that_are_named() {
+        assert_eq!(pin(&options("ptefuzz hunt --kernel any")), Pin::FIXED);
+        let all = pin(&options("ptefuzz hunt --kernel any --design any --defect S1"));
+        assert_eq!(all, Pin { any_design: true, ..Pin::FIXED }.with_defect(Defect::S1));
+        let one = pin(&options("ptefuzz hunt --design any --design exclusive-by-walk"));
+        let designs = DesignSet::default().choose(Design::ExclusiveByWalk);
+        assert_eq!(one, Pin { any_design: true, designs, ..Pin::fixed(Kernel::NEWEST) });
     }
 
     #[test]

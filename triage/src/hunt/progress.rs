@@ -6,7 +6,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::ledger::Ledger;
-use crate::cli::Hunt;
+use crate::cli::{Choice, Hunt};
 use crate::output::complain;
 
 /// Time between two lines where there is no terminal.
@@ -25,8 +25,9 @@ impl Progress {
         let s = if jobs == 1 { "" } else { "s" };
         let defects: Vec<&str> = super::pin(options).defects.iter().map(|d| d.id()).collect();
         let with = if defects.is_empty() { "no known defect".to_owned() } else { defects.join(" ") };
-        let text =
-            format!("kernel {} ({with}), target {}, {jobs} worker{s}, seed {seed}", options.kernel, options.target);
+        let Hunt { kernel, target, .. } = options;
+        let designs = if options.design.contains(&Choice::Any) { " and any design" } else { "" };
+        let text = format!("kernel {kernel}{designs} ({with}), target {target}, {jobs} worker{s}, seed {seed}");
         complain(&format!("hunting on {text}"));
         let bar = io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(8));
