@@ -121,7 +121,10 @@ async fn change_pte_range(k: &Cpu, vma: VmaId, start: u32, end: u32, change: Cha
     let eager = change == Change::UffdWpResolve && k.uses(Design::ResolveCopies);
     let mut flush = false;
     k.arch_enter_lazy_mmu_mode();
-    for vpn in start..end {
+    let mut next = start;
+    while next < end {
+        let vpn = next;
+        next += 1;
         let p = PtePtr { index: first.index + (vpn - start), vpn, ..first };
         let oldpte = k.ptep_get(p);
         if arch.pte_none(oldpte) {
@@ -135,8 +138,11 @@ async fn change_pte_range(k: &Cpu, vma: VmaId, start: u32, end: u32, change: Cha
             if eager {
                 match break_cow(k, vma, p).await {
                     Resolved::Skip => continue,
-                    Resolved::Change if arch.pte_present(k.ptep_get(p)) => {}
-                    Resolved::Change => continue,
+                    Resolved::Again => {
+                        next = vpn;
+                        continue;
+                    }
+                    Resolved::Change => {}
                     Resolved::Stop => return flush,
                 }
             }

@@ -17,6 +17,8 @@ use crate::sched::Cpu;
 pub enum Resolved {
     /// With the next entry.
     Skip,
+    /// With this one again: it has changed while the lock was not held.
+    Again,
     /// With this one, under the lock.
     Change,
     /// Not at all: there is no memory for the copy, or no page table any more. The lock is not held.
@@ -29,6 +31,10 @@ pub async fn break_cow(k: &Cpu, vma: VmaId, p: PtePtr) -> Resolved {
     let orig_pte = k.ptep_get(p);
     if !k.pte_uffd_wp(orig_pte) {
         return Resolved::Skip;
+    }
+    if k.s().w.vmas[vma].shared() {
+        // Nothing is copied on write there. (In 2019 there was no write protection of shared memory.)
+        return Resolved::Change;
     }
     let page = k.pte_pfn(orig_pte);
     let folio = k.page_folio(page);
@@ -64,5 +70,7 @@ pub async fn break_cow(k: &Cpu, vma: VmaId, p: PtePtr) -> Resolved {
         return Resolved::Stop;
     }
     k.arch_enter_lazy_mmu_mode();
-    if done_by_others { Resolved::Skip } else { Resolved::Change }
+    // The patch took an entry that has changed for one that somebody else has resolved, but it may be old, clean, or
+    // another page's by now and as protected as before.
+    if done_by_others || !k.arch().pte_present(k.ptep_get(p)) { Resolved::Again } else { Resolved::Change }
 }
