@@ -238,6 +238,12 @@ defects! {
         "\"mm/rmap: reject hugetlb folios in folio_make_device_exclusive()\"";
     T8 = "T8", fixed None, "copy_huge_pmd",
         "fork takes no reference to the huge zero page for the child: the shrinker frees it while the child maps it", "seeded";
+    V20 = "V20", fixed None, "numa_rebuild_large_mapping",
+        "a NUMA hinting fault makes every page of a large folio accessible, those of the mapping beside it too",
+        "seeded";
+    V21 = "V21", fixed None, "do_numa_page",
+        "a NUMA hinting fault makes the entry writable because its VMA is, without can_change_pte_writable()",
+        "seeded; what 6a56ccbcf6c6 (6.2) must not leave out: a page that fork has shared is written in place";
 }
 
 const _: () = assert!(Defect::ALL.len() < 128, "a DefectSet has one bit for each row");

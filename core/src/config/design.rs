@@ -51,6 +51,10 @@ groups! {
     UffdWpSplit = "uffd-wp-split";
     /// What a store to the huge zero page gets.
     HugeZeroWrite = "huge-zero-write";
+    /// How a fault on a NUMA hinting entry knows whether the page was writable.
+    NumaWritable = "numa-writable";
+    /// Whether GUP passes by NUMA hinting entries.
+    GupNuma = "gup-numa";
 }
 
 macro_rules! designs {
@@ -189,6 +193,18 @@ designs! {
     /// A huge page of its own, if there is one.
     HugeZeroAlloc = "huge-zero-alloc", HugeZeroWrite, since V6_15, until None,
         "mm/huge_memory.c of 6.14: do_huge_zero_wp_pmd()";
+    /// The hinting entry keeps its write bit.
+    NumaSavedWrite = "numa-saved-write", NumaWritable, since V5_14, until Some(Kernel::V6_6),
+        "mm/mprotect.c of 6.1: change_pte_range() with pte_mk_savedwrite()";
+    /// `can_change_pte_writable()` says so.
+    NumaCheckWritable = "numa-check-writable", NumaWritable, since V6_6, until None,
+        "6a56ccbcf6c6 (\"mm/autonuma: use can_change_(pte|pmd)_writable() to replace savedwrite\", 6.2)";
+    /// It causes the fault, unless it forces its way (`FOLL_NUMA`).
+    GupNumaFaults = "gup-numa-faults", GupNuma, since V5_14, until Some(Kernel::V6_6),
+        "mm/gup.c of 6.1: gup_can_follow_protnone() with FOLL_FORCE alone";
+    /// It takes the page, unless it is asked to cause the fault, as KVM does (`FOLL_HONOR_NUMA_FAULT`).
+    GupNumaFollows = "gup-numa-follows", GupNuma, since V6_6, until None,
+        "d74943a2f3cd (\"mm/gup: reintroduce FOLL_NUMA as FOLL_HONOR_NUMA_FAULT\", 6.6)";
 }
 
 impl Design {

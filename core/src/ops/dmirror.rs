@@ -194,7 +194,9 @@ async fn hmm_range_fault(k: &Cpu, device: u8, mm: u8, vpn: u32, write: bool) -> 
     let ec = k.entries();
     // So is a huge PMD, in hmm_vma_handle_pmd().
     let pte = k.s().w.leaf(mm, vpn);
-    if ec.arch.pte_present(pte) && (!write || k.pte_write(pte)) {
+    // pte_to_hmm_pfn_flags(): an entry that hints at NUMA placement counts as not there.
+    let usable = ec.arch.pte_present(pte) && !ec.arch.pte_protnone(pte);
+    if usable && (!write || k.pte_write(pte)) {
         let pfn = k.pte_pfn(pte);
         return Ok(Some(Mapping { pfn, write: k.pte_write(pte), exclusive: false, written: false }));
     }

@@ -3,6 +3,7 @@
 use super::file_fault::do_fault;
 use super::huge::{handle_pmd_fault, thp_vma_suitable_order};
 use super::hugetlb::{hugetlb_fault, is_vm_hugetlb_page};
+use super::numa::do_numa_page;
 use super::pgtable::pte_alloc;
 use super::rmap::anon_vma_prepare;
 use super::swap::do_swap_page;
@@ -67,6 +68,9 @@ async fn handle_pte_fault(k: &Cpu, vmf: &mut VmFault) -> FaultResult {
             return uffd_wp_note_fault(k, vmf).await;
         }
         return do_swap_page(k, vmf).await;
+    }
+    if arch.pte_protnone(vmf.orig_pte) && k.s().w.vmas[vmf.vma].accessible() {
+        return do_numa_page(k, vmf, p).await;
     }
     k.lock(Lock::Pte(p.table)).await;
     let mut entry = vmf.orig_pte;

@@ -7,6 +7,7 @@ use super::hugetlb::is_vm_hugetlb_page;
 use super::split::{split_huge_pmd, split_huge_pmd_address};
 use super::uffd::userfault_retry;
 use super::vmf::FaultResult;
+use crate::arch::Pte;
 use crate::config::{Defect, Design, Kernel};
 use crate::mm::{Pinned, VmaId};
 use crate::observe::Outcome;
@@ -105,6 +106,12 @@ async fn follow_page(k: &Cpu, vma: VmaId, vpn: u32, grab: Grab) -> Option<Pfn> {
     follow_page_pte(k, mm, vpn, grab).await
 }
 
+/// `gup_can_follow_protnone()` of an entry in a VMA that permits access: may GUP take the page behind a NUMA hinting
+/// entry, or must it fault?
+pub fn gup_can_follow(k: &Cpu, pte: Pte) -> bool {
+    !k.arch().pte_protnone(pte) || k.uses(Design::GupNumaFollows)
+}
+
 /// `try_grab_folio()`.
 fn try_grab_folio(k: &Cpu, page: Pfn, grab: Grab) {
     let folio = k.page_folio(page);
@@ -143,7 +150,7 @@ async fn follow_and_touch(k: &Cpu, mm: u8, vpn: u32, write: bool) -> bool {
     let Some(p) = k.pte_offset_map_lock(mm, vpn).await else { return false };
     let arch = k.arch();
     let pte = k.ptep_get(p);
-    let usable = arch.pte_present(pte) && !arch.pte_protnone(pte) && (!write || k.pte_write(pte));
+    let usable = arch.pte_present(pte) && gup_can_follow(k, pte) && (!write || k.pte_write(pte));
     if usable && write && !k.pte_dirty(pte) {
         k.folio_mark_dirty(k.page_folio(k.pte_pfn(pte)));
     }
@@ -179,7 +186,7 @@ async fn follow_page_pte(k: &Cpu, mm: u8, vpn: u32, grab: Grab) -> Option<Pfn> {
     let p = k.pte_offset_map_lock(mm, vpn).await?;
     let pte = k.ptep_get(p);
     let mut found = None;
-    if arch.pte_present(pte) && !arch.pte_protnone(pte) && k.pte_write(pte) {
+    if arch.pte_present(pte) && gup_can_follow(k, pte) && k.pte_write(pte) {
         let page = k.pte_pfn(pte);
         let folio = k.page_folio(page);
         try_grab_folio(k, page, grab);
@@ -267,7 +274,7 @@ async fn follow_page_pte_read(k: &Cpu, vma: VmaId, vpn: u32) -> Followed {
     let Some(p) = k.pte_offset_map_lock(mm, vpn).await else { return Followed::Nothing };
     let pte = k.ptep_get(p);
     let mut followed = Followed::Nothing;
-    if arch.pte_present(pte) && !arch.pte_protnone(pte) {
+    if arch.pte_present(pte) && gup_can_follow(k, pte) {
         let page = k.pte_pfn(pte);
         // gup_must_unshare(): the zero page is not anonymous, and this mapping is private. Releases that count references
         // cannot tell, and pin the page as it is.

@@ -1,9 +1,11 @@
 //! `mm/huge_memory.c`: huge pages of private anonymous memory, mapped by one PMD.
 //!
-//! The huge zero page is in [`super::huge_zero`]. Left out: NUMA hinting, huge pages of files and of devices.
+//! The huge zero page is in [`super::huge_zero`]. Left out: huge pages of files and of devices.
 
+use super::gup::gup_can_follow;
 use super::huge_zero::{do_huge_zero_page, do_huge_zero_wp_pmd, dup_huge_zero_page, is_huge_zero_pmd};
 use super::hugetlb::folio_test_hugetlb;
+use super::numa::do_huge_pmd_numa_page;
 use super::pgtable::{pmd_alloc, pte_alloc_one};
 use super::rmap::anon_vma_prepare;
 use super::split::split_huge_pmd;
@@ -52,6 +54,9 @@ pub async fn handle_pmd_fault(k: &Cpu, vmf: &VmFault) -> Option<FaultResult> {
             pmd_migration_entry_wait(k, p).await;
             Some(FaultResult::Done)
         }
+        PmdKind::Huge if k.arch().pte_protnone(k.arch().pmd_leaf(orig_pmd)) && accessible(k, vmf.vma) => {
+            Some(do_huge_pmd_numa_page(k, vmf, p, orig_pmd).await)
+        }
         PmdKind::Huge | PmdKind::Invalid => {
             let write = k.pte_write(k.entries().pmd_as_pte(orig_pmd));
             if vmf.write && !write {
@@ -62,6 +67,11 @@ pub async fn handle_pmd_fault(k: &Cpu, vmf: &VmFault) -> Option<FaultResult> {
         }
         _ => None,
     }
+}
+
+/// `vma_is_accessible()`.
+fn accessible(k: &Cpu, vma: VmaId) -> bool {
+    k.s().w.vmas[vma].accessible()
 }
 
 /// `do_huge_pmd_anonymous_page()`.
@@ -350,6 +360,6 @@ pub fn follow_huge_pmd(k: &Cpu, p: PmdPtr, vpn: u32, write: bool) -> Option<Pfn>
         return None;
     }
     let leaf = k.entries().pmd_as_pte(pmd);
-    let ok = (!write || k.pte_write(leaf)) && !k.arch().pte_protnone(leaf);
+    let ok = (!write || k.pte_write(leaf)) && gup_can_follow(k, leaf);
     ok.then(|| k.pte_pfn(leaf) + (vpn - p.vpn))
 }

@@ -2,6 +2,7 @@
 //! `fs/proc/task_mmu.c: clear_soft_dirty_pmd()`.
 
 use super::mprotect::Change;
+use super::numa::{can_map_prot_numa_pmd, preserve_write};
 use super::vmf::can_change_pte_writable;
 use crate::arch::{Arch, Pmd, Pte};
 use crate::config::Defect;
@@ -14,6 +15,10 @@ pub async fn change_huge_pmd(k: &Cpu, vma: VmaId, vpn: u32, change: Change) -> O
     let mm = k.s().w.vmas[vma].mm;
     let p = k.pmd_trans_huge_lock(mm, vpn).await?;
     let present = !matches!(k.pmd_kind(p), PmdKind::Migration(_));
+    if present && change == Change::ProtNuma && !can_map_prot_numa_pmd(k, vma, p) {
+        k.pmd_unlock(p);
+        return Some(false);
+    }
     if present {
         change_present_pmd(k, vma, p, change).await;
     } else {
@@ -35,13 +40,14 @@ async fn change_present_pmd(k: &Cpu, vma: VmaId, p: PmdPtr, change: Change) {
     };
     // Under mmap_lock for reading the PMD must not be none in between: MADV_DONTNEED would pass over it.
     let old = if k.has(Defect::T3) { k.pmdp_huge_get_and_clear(p).await } else { k.pmdp_invalidate(p).await };
-    let mut entry = arch.pte_modify(arch.pmd_leaf(old), prot);
+    let mut entry = arch.pte_modify(arch.pmd_leaf(old), change.prot(prot));
     match change {
         Change::UffdWp => entry = arch.pte_mkuffd_wp(entry),
         Change::UffdWpResolve => entry = arch.pte_clear_uffd_wp(entry),
+        Change::ProtNuma => entry = preserve_write(k, arch.pmd_leaf(old), entry),
         Change::Protection => {}
     }
-    let try_writable = change != Change::UffdWp && writable;
+    let try_writable = change.try_writable() && writable;
     if try_writable && !arch.pte_write(entry) && can_change_pte_writable(k, vma, entry) {
         entry = arch.pte_mkwrite(entry);
     }
@@ -62,7 +68,7 @@ fn change_migration_pmd(k: &Cpu, old: Pte, change: Change) -> Pte {
     match change {
         Change::UffdWp => arch.pte_swp_mkuffd_wp(new),
         Change::UffdWpResolve => arch.pte_swp_clear_uffd_wp(new),
-        Change::Protection => new,
+        Change::Protection | Change::ProtNuma => new,
     }
 }
 

@@ -5,7 +5,7 @@
 //! at once, as by `MF_ACTION_REQUIRED`.
 
 use super::access::{find_vma, observe_signal};
-use super::gup::{GupError, faultin_page_unlockable};
+use super::gup::{GupError, faultin_page_unlockable, gup_can_follow};
 use super::huge::follow_huge_pmd;
 use super::memcg::mem_cgroup_uncharge;
 use super::pvmw::PageVmaWalk;
@@ -110,7 +110,7 @@ async fn get_user_page_locked(k: &Cpu, mm: u8, vpn: u32) -> Result<Pfn, GupError
         }
         if let Some(p) = k.pte_offset_map_lock(mm, vpn).await {
             let pte = k.ptep_get(p);
-            let found = arch.pte_present(pte) && !arch.pte_protnone(pte);
+            let found = arch.pte_present(pte) && gup_can_follow(k, pte);
             if found {
                 k.folio_get(k.page_folio(k.pte_pfn(pte)));
             }

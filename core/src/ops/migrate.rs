@@ -38,13 +38,21 @@ pub enum Reason {
     Move,
     /// `MR_MEMORY_FAILURE`: the caller keeps the reference to the old folio, to take it out of use.
     MemoryFailure,
+    /// `MR_NUMA_MISPLACED`, to this node, with `MIGRATE_ASYNC`: not worth waiting for, nor taking a large folio apart.
+    NumaMisplaced(u8),
+}
+
+impl Reason {
+    fn numa(self) -> bool {
+        matches!(self, Reason::NumaMisplaced(_))
+    }
 }
 
 /// `migrate_pages()` of one folio that the caller has isolated from the LRU, in `MIGRATE_SYNC` mode. Gives up the
 /// reference of the isolation unless the reason is a memory failure, or puts the folio back.
 pub async fn migrate_pages(k: &Cpu, src: Pfn, reason: Reason) -> Migrated {
     let pages = k.folio_nr_pages(src);
-    if pages > 1 {
+    if pages > 1 && !reason.numa() {
         let mut result = Migrated::NoMem;
         if !k.folio_test(src, Flags::PARTIALLY_MAPPED) {
             result = try_migrate(k, src, reason).await;
@@ -100,12 +108,18 @@ async fn migrate_folio(k: &Cpu, src: Pfn, reason: Reason) -> Migrated {
         return Migrated::Done;
     }
     let order = k.folio(src).order;
-    let Some(dst) = k.folio_alloc_order(order) else {
+    let dst = match reason {
+        Reason::NumaMisplaced(node) => k.folio_alloc_on(node, order),
+        Reason::Move | Reason::MemoryFailure => k.folio_alloc_order(order),
+    };
+    let Some(dst) = dst else {
         k.note(Note::NoTarget, Some(src), 0, 0);
         return Migrated::NoMem;
     };
-    k.lock(Lock::Folio(src)).await;
-    k.folio_wait_writeback(src).await;
+    if !migrate_folio_lock(k, src, reason).await {
+        k.folio_put(dst);
+        return Migrated::Again;
+    }
     // folio_get_anon_vma(): the mapcount goes to 0 below, and the anon_vma must outlive that.
     let av = get_anon_vma(k, src);
     if !k.trylock(Lock::Folio(dst)).await {
@@ -146,6 +160,24 @@ async fn migrate_folio(k: &Cpu, src: Pfn, reason: Reason) -> Migrated {
     }
     k.folio_put(dst);
     if moved { Migrated::Done } else { Migrated::Again }
+}
+
+/// The beginning of `migrate_folio_unmap()`: locks the folio and waits for its writeback, or with `MIGRATE_ASYNC` only
+/// tries to.
+async fn migrate_folio_lock(k: &Cpu, src: Pfn, reason: Reason) -> bool {
+    if !reason.numa() {
+        k.lock(Lock::Folio(src)).await;
+        k.folio_wait_writeback(src).await;
+        return true;
+    }
+    if !k.trylock(Lock::Folio(src)).await {
+        return false;
+    }
+    let busy = k.folio_test(src, Flags::WRITEBACK);
+    if busy {
+        k.folio_unlock(src);
+    }
+    !busy
 }
 
 /// `migrate_folio_done()`.

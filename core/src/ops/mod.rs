@@ -33,6 +33,7 @@ pub mod migrate_device;
 pub mod mmap;
 pub mod mprotect;
 pub mod mremap;
+pub mod numa;
 pub mod pgtable;
 pub mod process;
 pub mod pvmw;

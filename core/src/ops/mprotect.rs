@@ -3,11 +3,12 @@
 use super::huge_protect::change_huge_pmd;
 use super::hugetlb::{hugetlb_change_protection, is_vm_hugetlb_page, may_split};
 use super::mmap::{split_at_bounds, vmas_in};
+use super::numa::{can_map_prot_numa, preserve_write};
 use super::pgtable::pte_alloc;
 use super::split::split_huge_pmd;
 use super::uffd_resolve::{Resolved, break_cow};
 use super::vmf::can_change_pte_writable;
-use crate::arch::Pte;
+use crate::arch::{Prot, Pte};
 use crate::config::{Defect, Design};
 use crate::entry::{MigrationKind, PTE_MARKER_POISONED};
 use crate::mm::{PtePtr, VmaId};
@@ -66,10 +67,24 @@ pub enum Change {
     UffdWp,
     /// `MM_CP_UFFD_WP_RESOLVE`.
     UffdWpResolve,
+    /// `MM_CP_PROT_NUMA`: the next access is to be noticed.
+    ProtNuma,
+}
+
+impl Change {
+    /// `newprot`.
+    pub fn prot(self, vma: Prot) -> Prot {
+        if self == Change::ProtNuma { Prot::None } else { vma }
+    }
+
+    /// `MM_CP_TRY_CHANGE_WRITABLE`.
+    pub fn try_writable(self) -> bool {
+        matches!(self, Change::Protection | Change::UffdWpResolve)
+    }
 }
 
 /// `change_protection()`: the entries, then the flush.
-async fn change_protection(k: &Cpu, vma: VmaId, start: u32, end: u32, change: Change) {
+pub async fn change_protection(k: &Cpu, vma: VmaId, start: u32, end: u32, change: Change) {
     let mm = k.s().w.vmas[vma].mm;
     let ptrs = k.config().geometry.ptrs();
     let mut flush = false;
@@ -146,6 +161,9 @@ async fn change_pte_range(k: &Cpu, vma: VmaId, start: u32, end: u32, change: Cha
                     Resolved::Stop => return flush,
                 }
             }
+            if change == Change::ProtNuma && !can_map_prot_numa(k, vma, p) {
+                continue;
+            }
             change_present_pte(k, vma, p, change).await;
             flush = true;
         } else {
@@ -174,13 +192,14 @@ async fn change_present_pte(k: &Cpu, vma: VmaId, p: PtePtr, change: Change) {
     // ptep_modify_prot_start() and _commit(): the entry is none in between, so that the hardware cannot set bits
     // that would be lost.
     let oldpte = k.ptep_get_and_clear(p).await;
-    let mut ptent = arch.pte_modify(oldpte, prot);
+    let mut ptent = arch.pte_modify(oldpte, change.prot(prot));
     match change {
         Change::UffdWp => ptent = arch.pte_mkuffd_wp(ptent),
         Change::UffdWpResolve => ptent = arch.pte_clear_uffd_wp(ptent),
+        Change::ProtNuma => ptent = preserve_write(k, oldpte, ptent),
         Change::Protection => {}
     }
-    let try_writable = change != Change::UffdWp && writable && k.uses(Design::ProtectByCheck);
+    let try_writable = change.try_writable() && writable && k.uses(Design::ProtectByCheck);
     let unasked = writable && change == Change::UffdWpResolve && k.has(Defect::B4);
     if try_writable && !arch.pte_write(ptent) && (unasked || can_change_pte_writable(k, vma, ptent)) {
         ptent = arch.pte_mkwrite(ptent);
@@ -189,7 +208,7 @@ async fn change_present_pte(k: &Cpu, vma: VmaId, p: PtePtr, change: Change) {
 }
 
 /// `vma_wants_manual_pte_write_upgrade()`: not where `vm_page_prot` gives write permission by itself.
-fn wants_manual_pte_write_upgrade(w: &World, vma: VmaId) -> bool {
+pub fn wants_manual_pte_write_upgrade(w: &World, vma: VmaId) -> bool {
     let v = &w.vmas[vma];
     if v.shared() { v.wants_writenotify(w.config.arch.has_soft_dirty()) } else { v.writable() }
 }
@@ -242,6 +261,6 @@ fn change_swap_pte(k: &Cpu, oldpte: Pte, change: Change) -> Pte {
     match change {
         Change::UffdWp => arch.pte_swp_mkuffd_wp(newpte),
         Change::UffdWpResolve => arch.pte_swp_clear_uffd_wp(newpte),
-        Change::Protection => newpte,
+        Change::Protection | Change::ProtNuma => newpte,
     }
 }

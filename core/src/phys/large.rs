@@ -29,7 +29,7 @@ impl Memory {
         Some(self.take_run(head, order))
     }
 
-    fn take_run(&mut self, head: Pfn, order: u8) -> Pfn {
+    pub(super) fn take_run(&mut self, head: Pfn, order: u8) -> Pfn {
         let n = 1u32 << order;
         self.list(head).retain(|p| !(head..head + n).contains(p));
         for i in 0..n {
@@ -40,7 +40,7 @@ impl Memory {
         head
     }
 
-    fn run_is_free(&self, head: Pfn, n: u32) -> bool {
+    pub(super) fn run_is_free(&self, head: Pfn, n: u32) -> bool {
         self.online(self.block_of(head)) && (head..head + n).all(|p| self.folios[p as usize].flags == Flags::default())
     }
 

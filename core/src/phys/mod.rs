@@ -10,6 +10,7 @@ mod folio;
 mod large;
 mod memcg;
 mod memory;
+mod node;
 mod page_cache;
 mod swap;
 

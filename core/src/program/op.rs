@@ -240,6 +240,8 @@ ops! {
         "The monitor closes every userfaultfd of the process: nothing is registered any more, and everybody wakes.";
     PagemapScan = "pagemap-scan", User, Range, Uffd, weight 3, "fs/proc/task_mmu.c: do_pagemap_scan()",
         "Asks which pages of a range were written since they were protected, and protects them again (PAGEMAP_SCAN).";
+    NumaScan = "numa-scan", Kernel, KernelRange, Migrate, weight 8, "kernel/sched/fair.c: task_numa_work()",
+        "NUMA balancing comes by: the next access to each page of a range is to be noticed.";
 }
 
 impl OpCode {

@@ -7,7 +7,8 @@ use crate::ops::madvise::{Advice, madvise, madvise_hugepage, madvise_populate, m
 use crate::ops::uffd_fill::Fill;
 use crate::ops::{
     access, dmirror, fork, gup, gup_fast, hotplug, khugepaged, ksm, memcg, memory_failure, mmap, mprotect, mremap,
-    process, rmap, soft_offline, split, swapoff, task_mmu, truncate, uffd, uffd_fill, uffd_scan, vmscan, writeback,
+    numa, process, rmap, soft_offline, split, swapoff, task_mmu, truncate, uffd, uffd_fill, uffd_scan, vmscan,
+    writeback,
 };
 use crate::program::{Actor, Op, OpCode};
 use crate::sched::{Cpu, Site};
@@ -170,6 +171,7 @@ async fn call(k: &Cpu, op: &Op) -> Outcome {
         OpCode::Nohugepage => madvise_hugepage(k, mm, start, end, Thp::Never).await,
         OpCode::Collapse => khugepaged::madvise_collapse(k, mm, start, end).await,
         OpCode::Khugepaged => khugepaged::khugepaged(k, mm, start, end).await,
+        OpCode::NumaScan => numa::task_numa_work(k, mm, start, end).await,
         OpCode::Split => each_page!(start..end, |vpn| split::split(k, mm, vpn)),
         OpCode::Mkclean => each_page!(start..end, |vpn| rmap::mkclean(k, mm, vpn)),
     }

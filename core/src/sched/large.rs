@@ -180,6 +180,17 @@ impl Cpu {
         self.new_large_folio(folio)
     }
 
+    /// Allocates a movable folio on one NUMA node.
+    pub fn folio_alloc_on(&self, node: u8, order: u8) -> Option<Pfn> {
+        let folio = self.s().w.mem.alloc_on(node, order);
+        self.new_large_folio(folio)
+    }
+
+    /// `numa_node_id()`.
+    pub fn numa_node_id(&self) -> u8 {
+        self.id & 1
+    }
+
     fn new_large_folio(&self, folio: Option<Pfn>) -> Option<Pfn> {
         let s = &mut *self.s();
         let Some(folio) = folio else {

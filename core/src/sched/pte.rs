@@ -304,7 +304,9 @@ fn digest(ec: EntryConfig, pte: Pte) -> u64 {
     } else {
         0
     };
-    kind as u64 | bits << 5
+    // One more kind: an entry that hints at NUMA placement, or that belongs to a PROT_NONE mapping.
+    let kind = if kind == EntryKind::Present && ec.arch.pte_protnone(pte) { 31 } else { kind as u64 };
+    kind | bits << 5
 }
 
 /// Would a translation cached from `old` grant more than `new` does?

@@ -496,4 +496,15 @@ pub const PATHS: &[Path] = &[
             c(Dropped, "__copy_present_ptes: wrprotect_ptes"),
         ],
     },
+    Path {
+        op: "numa-scan",
+        cells: [
+            c(Carried, "change_pte_range: pte_modify"),
+            c(Carried, "change_pte_range: pte_modify"),
+            c(Carried, "change_pte_range: pte_modify"),
+            c(Carried, "change_pte_range: pte_modify"),
+            c(Carried, SAME_PAGE),
+            c(MayDrop, "change_pte_range: PAGE_NONE; kept by pte_mk_savedwrite (up to 6.1)"),
+        ],
+    },
 ];
