@@ -16,6 +16,7 @@ impl Sim {
     }
 
     /// No PTE-table lock is held any more: the entries that changed are as others will find them.
+    #[inline(never)]
     pub(super) fn check_ptl_released(&mut self, cpu: u8) {
         let mut list = std::mem::take(&mut self.ctl.touched_ptl);
         for page in list.drain(..) {

@@ -1,11 +1,11 @@
 //! Control state of a run: who runs, who waits, what interrupts, and what went wrong.
 
+use super::held::Held;
 use super::{Interrupt, Lock, Site};
 use crate::config::MAX_CPUS;
 use crate::entry::EntryKind;
 use crate::mm::PtePtr;
 use crate::rule::Violation;
-use arrayvec::ArrayVec;
 
 /// An op that a CPU has been told to do: its index in the case.
 pub type Assignment = u32;
@@ -28,9 +28,6 @@ pub enum Run {
     Userfault,
 }
 
-/// Locks that a CPU can hold at once.
-const MAX_HELD: usize = 12;
-
 /// Control state of one CPU.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct CpuCtl {
@@ -44,10 +41,8 @@ pub struct CpuCtl {
     pub code: u8,
     /// The last site it came to.
     pub site: Option<Site>,
-    /// Locks held, in order.
-    pub held: ArrayVec<Lock, MAX_HELD>,
-    /// Their classes, a bit for each.
-    pub held_classes: u16,
+    /// Locks held.
+    pub held: Held,
     /// Invalidations begun and not ended by the current op.
     pub notifiers_open: u8,
     /// The entry this CPU cleared last under the page-table lock it holds, and what it held: a later set of the

@@ -11,8 +11,16 @@ use crate::trace::{Event, Note};
 
 impl Sim {
     /// States a folio's counts in the trace.
+    #[inline]
     pub(crate) fn log_counts(&mut self, pfn: Pfn) {
-        if self.trace.is_some() && pfn != ZERO_PFN {
+        if self.trace.is_some() {
+            self.record_counts(pfn);
+        }
+    }
+
+    #[cold]
+    fn record_counts(&mut self, pfn: Pfn) {
+        if pfn != ZERO_PFN {
             let f = &self.w.mem.folios[pfn as usize];
             let event = Event::Counts { pfn, mapcount: f.mapcount, refcount: f.refcount };
             self.log(|| event);

@@ -253,16 +253,12 @@ impl Sim {
         if !self.try_take(lock, cpu) {
             return false;
         }
-        let c = &mut self.ctl.cpus[cpu as usize];
-        if c.held.is_full() {
+        let class = lock.class();
+        if !self.ctl.cpus[cpu as usize].held.push(lock, class) {
             self.violate(cpu, Rule::LockOrder, Evidence { what: Some("too many locks"), ..Evidence::default() });
             return true;
         }
-        c.held.push(lock);
-        c.held_classes |= 1 << lock.class() as u8;
-        if lock.class() >= LockClass::Pmd {
-            self.ctl.pte_locks += 1;
-        }
+        self.ctl.pte_locks += u32::from(class >= LockClass::Pmd);
         true
     }
 
@@ -270,18 +266,22 @@ impl Sim {
     /// spinlocks are the last classes, that also finds who sleeps under one.
     #[inline]
     fn lockdep(&mut self, lock: Lock, cpu: u8) {
-        if self.ctl.cpus[cpu as usize].lazy_mmu && !lock.spins() {
-            self.violate(cpu, Rule::LazyMmu, Evidence { what: Some(lock.class().name()), ..Evidence::default() });
-        }
-        if self.ctl.cpus[cpu as usize].held_classes >> lock.class() as u8 != 0 {
+        let c = &self.ctl.cpus[cpu as usize];
+        if c.held.from(lock.class()) || c.lazy_mmu {
             self.lockdep_complains(lock, cpu);
         }
     }
 
     #[cold]
     fn lockdep_complains(&mut self, lock: Lock, cpu: u8) {
+        if self.ctl.cpus[cpu as usize].lazy_mmu && !lock.spins() {
+            self.violate(cpu, Rule::LazyMmu, Evidence { what: Some(lock.class().name()), ..Evidence::default() });
+        }
         let held = &self.ctl.cpus[cpu as usize].held;
-        let worst = held.iter().max_by_key(|l| l.class()).copied().unwrap_or(lock);
+        if !held.from(lock.class()) {
+            return;
+        }
+        let worst = held.locks().iter().max_by_key(|l| l.class()).copied().unwrap_or(lock);
         let rule = if worst.spins() && !lock.spins() { Rule::SleepInAtomic } else { Rule::LockOrder };
         let e = Evidence { what: Some(lock.class().name()), on: Some(worst.class().name()), ..Evidence::default() };
         self.violate(cpu, rule, e);
@@ -293,12 +293,9 @@ impl Sim {
             self.violate(cpu, Rule::NotOwner, e);
             return;
         }
-        let c = &mut self.ctl.cpus[cpu as usize];
-        if let Some(at) = c.held.iter().rposition(|h| *h == lock) {
-            c.held.remove(at);
-        }
-        c.held_classes = c.held.iter().fold(0, |m, l| m | 1 << l.class() as u8);
-        if lock.class() >= LockClass::Pmd {
+        let (class, c) = (lock.class(), &mut self.ctl.cpus[cpu as usize]);
+        c.held.remove(lock, class);
+        if class >= LockClass::Pmd {
             c.cleared = None;
             self.ctl.pte_locks -= 1;
             if self.ctl.pte_locks == 0 && !self.ctl.touched_ptl.is_empty() {
@@ -309,6 +306,7 @@ impl Sim {
     }
 
     /// Lets everybody who waits for a lock, or for the end of I/O, look again.
+    #[inline]
     pub(super) fn wake_waiters(&mut self) {
         if self.ctl.waiters {
             self.ctl.waiters = false;
@@ -398,7 +396,7 @@ impl Cpu {
     #[inline]
     pub fn might_sleep(&self, what: &'static str) {
         let s = &mut *self.s();
-        if s.ctl.cpus[self.id as usize].held_classes >> LockClass::PageTable as u8 != 0 {
+        if s.ctl.cpus[self.id as usize].held.from(LockClass::PageTable) {
             let on = s.ctl.cpus[self.id as usize].held.last().map(|l| l.class().name());
             s.violate(self.id, Rule::SleepInAtomic, Evidence { what: Some(what), on, ..Evidence::default() });
         }

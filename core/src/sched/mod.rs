@@ -10,6 +10,7 @@ mod cpu;
 mod ctl;
 mod file;
 mod folio;
+mod held;
 mod interrupt;
 mod large;
 mod lock;

@@ -282,13 +282,19 @@ impl Sim {
         }
     }
 
+    #[inline]
     pub(super) fn log_entry(&mut self, cpu: Option<u8>, ec: EntryConfig, p: PtePtr, old: Pte, new: Pte) {
         if self.trace.is_some() {
-            let site = cpu.and_then(|c| self.ctl.cpus[c as usize].site);
-            let exclusive = [old, new].map(|pte| self.names_exclusive(ec, pte));
-            let (old, new) = (ec.decode(old), ec.decode(new));
-            self.log(|| Event::Entry { cpu, site, proc: p.mm, vpn: p.vpn, old, new, exclusive, huge: false });
+            self.record_entry(cpu, ec, p, old, new);
         }
+    }
+
+    #[cold]
+    fn record_entry(&mut self, cpu: Option<u8>, ec: EntryConfig, p: PtePtr, old: Pte, new: Pte) {
+        let site = cpu.and_then(|c| self.ctl.cpus[c as usize].site);
+        let exclusive = [old, new].map(|pte| self.names_exclusive(ec, pte));
+        let (old, new) = (ec.decode(old), ec.decode(new));
+        self.log(|| Event::Entry { cpu, site, proc: p.mm, vpn: p.vpn, old, new, exclusive, huge: false });
     }
 }
 
