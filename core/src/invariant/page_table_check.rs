@@ -7,15 +7,15 @@ use crate::phys::ZERO_PFN;
 use crate::rule::{Evidence, Rule};
 use crate::world::World;
 
-/// `bug.page_table_check`, for an entry that has just been set and counted:
+/// `bug.page_table_check`, for an entry of this kind that has just been set and counted:
 /// `page_table_check_pte_flags()` (an entry that userfaultfd has write-protected is not writable, nor will it be when
 /// it comes back), and `page_table_check_set()` (an anonymous page that is mapped writable is mapped once).
-pub fn page_table_check(w: &World, ec: EntryConfig, pte: Pte) -> Option<Finding> {
+#[inline]
+pub fn page_table_check(w: &World, ec: EntryConfig, kind: EntryKind, pte: Pte) -> Option<Finding> {
     let finding = |what, on: EntryKind, pfn, found| {
         let evidence = Evidence { what: Some(what), on: Some(on.name()), pfn, found, ..Evidence::default() };
         Some(Finding { rule: Rule::BugPageTableCheck, cause: None, evidence })
     };
-    let kind = ec.kind(pte);
     if kind == EntryKind::Present {
         if !ec.arch.pte_write(pte) {
             return None;

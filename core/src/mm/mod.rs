@@ -8,6 +8,7 @@ mod space;
 mod table;
 mod uffd;
 mod vma;
+mod walked;
 
 pub use anon_vma::{AnonVma, AnonVmas};
 pub use i_mmap::IMmap;

@@ -4,6 +4,7 @@
 //! have a lock (`ptl`), PMD tables have theirs, the levels above are protected by `page_table_lock` of the mm.
 
 use super::ids::TableId;
+use super::walked::Walked;
 use crate::arch::{Arch, Pmd, Pte};
 use crate::config::Geometry;
 
@@ -62,6 +63,7 @@ pub struct Tables {
     deposited: Vec<(TableId, TableId)>,
     shift: u32,
     live: u32,
+    walked: Walked,
 }
 
 impl Tables {
@@ -75,6 +77,7 @@ impl Tables {
             deposited: Vec::new(),
             shift: geometry.shift(),
             live: 0,
+            walked: Walked::default(),
         }
     }
 
@@ -87,6 +90,7 @@ impl Tables {
         self.deposited.clear();
         self.shift = geometry.shift();
         self.live = 0;
+        self.walked.forget();
     }
 
     /// Tables in use.
@@ -117,6 +121,7 @@ impl Tables {
     /// Gives a table back.
     pub fn free(&mut self, id: TableId) {
         self.info[id as usize].live = false;
+        self.walked.forget();
         self.freed.push(id);
         self.live -= 1;
     }
@@ -137,6 +142,9 @@ impl Tables {
     #[inline]
     pub fn put(&mut self, table: TableId, index: u32, bits: u64) {
         self.entries[((table as usize) << self.shift) + index as usize] = bits;
+        if self.info[table as usize].level != 0 {
+            self.walked.forget();
+        }
     }
 
     /// Follows an upper entry to the next table; `None` when there is none, or a huge page.
@@ -149,6 +157,10 @@ impl Tables {
     /// The PTE table that serves `vpn` below the top table `pgd`, if there is one.
     #[inline]
     pub fn pte_table(&self, arch: Arch, pgd: TableId, vpn: u32) -> Option<TableId> {
+        self.walked.find(pgd, vpn >> self.shift, || self.walk(arch, pgd, vpn))
+    }
+
+    fn walk(&self, arch: Arch, pgd: TableId, vpn: u32) -> Option<TableId> {
         let pud = self.next(arch, pgd, self.index(vpn, 3))?;
         let pmd = self.next(arch, pud, self.index(vpn, 2))?;
         self.next(arch, pmd, self.index(vpn, 1))
@@ -197,6 +209,20 @@ mod tests {
         t.free(a);
         let b = t.alloc(1, 0);
         assert_eq!((a, t.get(b, 3), t.live()), (b, 0, 1));
+    }
+
+    #[test]
+    fn a_walk_finds_what_the_tables_say_now() {
+        let (arch, vpn) = (Arch::X86_64, Geometry::Tiny.region_base(0));
+        let mut t = Tables::new(Geometry::Tiny);
+        let ids = [3, 2, 1, 0].map(|level| t.alloc(0, level));
+        for (upper, lower) in ids.into_iter().zip(ids.into_iter().skip(1)) {
+            let level = t.info[upper as usize].level;
+            t.put(upper, t.index(vpn, level), arch.mk_table(PT_PFN_BASE + u64::from(lower)).0);
+        }
+        assert_eq!([t.pte_table(arch, ids[0], vpn), t.pte_table(arch, ids[0], vpn)], [Some(ids[3]); 2]);
+        t.put(ids[2], t.index(vpn, 1), 0);
+        assert_eq!(t.pte_table(arch, ids[0], vpn), None);
     }
 
     #[test]

@@ -50,7 +50,7 @@ impl Oracle {
             return Err(violation);
         }
         loaded(&mut set, &changes, &mut self.files, value);
-        self.keep(proc, spot, Some(set), &changes);
+        self.keep(proc, spot, Some(&mut set), &changes);
         Ok(())
     }
 
@@ -109,7 +109,7 @@ impl Oracle {
                 if stored(set, &changes, &mut self.files, value).is_err() {
                     reach = None;
                 }
-                self.keep(proc, spot, reach.clone(), &changes);
+                self.keep(proc, spot, reach.as_mut(), &changes);
             }
         }
         self.echo(proc, spot);
@@ -156,7 +156,7 @@ impl Oracle {
         }
         if changes.is_empty() {
             set.retain(|s| s.ends(&self.files, write).meets(wanted));
-            self.keep(proc, spot, Some(set), &changes);
+            self.keep(proc, spot, Some(&mut set), &changes);
         }
         Ok(())
     }

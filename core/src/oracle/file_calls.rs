@@ -116,10 +116,10 @@ impl Oracle {
             }
         }
         let changes = self.changes(proc, spot, None);
-        self.keep(proc, spot, fits.then_some(set.clone()), &changes);
         if self.forking[usize::from(proc)] != 0 {
             self.tell(proc, spot, fits.then_some(&set));
         }
+        self.keep(proc, spot, fits.then_some(&mut set), &changes);
     }
 
     /// Notes with every fork in flight which files are being truncated, and with every access that it may find the
@@ -160,7 +160,7 @@ impl Oracle {
                 if self.forking[usize::from(proc)] != 0 {
                     self.tell(proc, spot, Some(&set));
                 }
-                self.keep(proc, spot, Some(set), &others);
+                self.keep(proc, spot, Some(&mut set), &others);
             }
         }
     }

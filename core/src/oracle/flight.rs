@@ -62,6 +62,8 @@ pub(super) struct Flight {
     pub(super) moves: Option<Move>,
     /// What new memory is like; nothing when nobody keeps track of what is there.
     pub(super) fresh: Traps,
+    /// What it does to each page of its range; see [`Flight::effect`].
+    pub(super) effect: Option<Effect>,
     /// The access of it that waits.
     pub(super) waiting: Option<Waiting>,
     /// How many pages it said it has dealt with.
@@ -70,7 +72,7 @@ pub(super) struct Flight {
 
 impl Flight {
     /// The op as it begins. `None` for an op that is not in the case, or that is the kernel's own.
-    pub(super) fn of(case: &Case, index: u32, began: u32) -> Option<(usize, Flight)> {
+    pub(super) fn of(case: &Case, index: u32, began: u32, fresh: Traps) -> Option<(usize, Flight)> {
         let op = case.ops.get(index as usize)?;
         if op.code.actor() == Actor::Kernel || usize::from(op.cpu) >= crate::config::MAX_CPUS {
             return None;
@@ -116,7 +118,8 @@ impl Flight {
             disturbed: false,
             past: Ends::default(),
             moves: None,
-            fresh: Traps::NONE,
+            fresh,
+            effect: None,
             waiting: None,
             progress: 0,
         };
@@ -126,11 +129,17 @@ impl Flight {
             let apart = region != op.region || page >= end || page + flight.len() <= first;
             flight.moves = apart.then_some(Move { to: Spot { region, page }, confused: false });
         }
+        flight.effect = flight.work_out_effect();
         Some((usize::from(op.cpu), flight))
     }
 
     /// What it does to each page of its range.
+    #[inline]
     pub(super) fn effect(&self) -> Option<Effect> {
+        self.effect
+    }
+
+    fn work_out_effect(&self) -> Option<Effect> {
         match self.code {
             OpCode::Mmap => Some(Effect::Map(Perm::from_arg(self.arg), Base::of(self.backing, 0), self.fresh)),
             OpCode::Munmap => Some(Effect::Unmap),

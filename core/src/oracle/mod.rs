@@ -154,6 +154,16 @@ struct Proc {
 }
 
 impl Proc {
+    /// Becomes a process that does not exist, keeping its buffers.
+    fn reset(&mut self) {
+        // One by one: moving the buffers into a new value costs more than all the rest.
+        let Proc { live, exiting, space, pins, clearing, cleared, remapped, merged, lent, files, hugetlb } = self;
+        (*live, *exiting, *lent, *files, *hugetlb) = (false, false, false, false, false);
+        (*clearing, *cleared, *remapped, *merged) = (0, 0, 0, 0);
+        space.clear();
+        pins.clear();
+    }
+
     /// It has a mapping of this kind, or is about to.
     fn maps(&mut self, backing: Backing) {
         self.files |= backing.file().is_some();
@@ -198,14 +208,8 @@ impl Oracle {
 
     /// Forgets what was seen and begins with what `case` has mapped. Buffers are kept.
     pub fn reset(&mut self, case: &Case) {
-        for proc in &mut self.procs {
-            proc.space.clear();
-            let space = std::mem::take(&mut proc.space);
-            let mut pins = std::mem::take(&mut proc.pins);
-            pins.clear();
-            *proc = Proc { space, pins, ..Proc::default() };
-        }
-        self.flights = [None; MAX_CPUS];
+        self.procs.iter_mut().for_each(Proc::reset);
+        self.flights.iter_mut().for_each(|f| *f = None);
         self.changing = [0; MAX_PROCS];
         self.forking = [0; MAX_PROCS];
         self.touching = [0; MAX_PROCS];
@@ -374,8 +378,7 @@ impl Oracle {
 
     /// Begins an op.
     fn start(&mut self, case: &Case, op: u32) {
-        let Some((cpu, mut flight)) = Flight::of(case, op, self.now) else { return };
-        flight.fresh = self.fresh;
+        let Some((cpu, mut flight)) = Flight::of(case, op, self.now, self.fresh) else { return };
         if usize::from(flight.proc) >= MAX_PROCS {
             return;
         }
@@ -471,12 +474,12 @@ impl Oracle {
 
     /// Keeps a closed set of states of a page, less what can be found again. When that is too much, the calls
     /// that change the page can no longer say what it is when they return.
-    fn keep(&mut self, proc: u8, spot: Spot, reach: Option<Reach>, changes: &Changes) {
+    fn keep(&mut self, proc: u8, spot: Spot, reach: Option<&mut Reach>, changes: &Changes) {
         let space = &mut self.procs[usize::from(proc)].space;
         match reach {
-            Some(mut set) => {
-                prune(&mut set, changes);
-                space.keep(spot, Some(&set));
+            Some(set) => {
+                prune(set, changes);
+                space.keep(spot, Some(set));
             }
             None => space.keep(spot, None),
         }

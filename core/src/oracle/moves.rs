@@ -140,13 +140,13 @@ impl Oracle {
             let (changes, others) = (self.changes(proc, to, None), self.changes(proc, to, Some(cpu)));
             let reach = self.procs[usize::from(proc)].space.reachable(to, &changes);
             self.remember(cpu, proc, to, reach.as_ref());
-            let left = reach.filter(|_| !moves.confused).map(|mut set| {
+            let mut left = reach.filter(|_| !moves.confused).map(|mut set| {
                 set.retain(|s| (s.applied & bit != 0 && s.perm.is_some()) == arrived);
                 set.iter_mut().for_each(|s| s.applied &= !bit);
                 dedup(&mut set);
                 set
             });
-            self.keep(proc, to, left, &others);
+            self.keep(proc, to, left.as_mut(), &others);
             let space = &mut self.procs[usize::from(proc)].space;
             let (source, lost) = (*space.page(from), space.lost(from));
             if arrived {

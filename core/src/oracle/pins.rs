@@ -77,7 +77,7 @@ impl Oracle {
 
     /// A call that pins or unpins has returned.
     pub(super) fn end_pins(&mut self, config: &Config, flight: &Flight, outcome: Outcome) {
-        if outcome != Outcome::Done {
+        if outcome != Outcome::Done || !flight.pins() && flight.code != OpCode::Unpin {
             return;
         }
         let at = Spot { region: flight.region, page: flight.first };
@@ -129,7 +129,7 @@ impl Oracle {
 
     fn dma_store_at(&mut self, proc: u8, spot: Spot, value: Token, sure: bool) {
         let changes = self.changes(proc, spot, None);
-        let reach = self.procs[usize::from(proc)].space.reachable(spot, &changes).and_then(|mut set| {
+        let mut reach = self.procs[usize::from(proc)].space.reachable(spot, &changes).and_then(|mut set| {
             for i in 0..set.len() {
                 if set[i].perm.is_none() || set[i].guard || set[i].through().is_some() {
                     continue;
@@ -144,7 +144,7 @@ impl Oracle {
             dedup(&mut set);
             Some(set)
         });
-        self.keep(proc, spot, reach, &changes);
+        self.keep(proc, spot, reach.as_mut(), &changes);
         self.echo(proc, spot);
         self.blur(proc, spot);
         if self.forking[usize::from(proc)] != 0 {

@@ -380,13 +380,13 @@ impl Oracle {
         let bit = 1u8 << cpu;
         let changes = self.changes(flight.proc, spot, None);
         let others = self.changes(flight.proc, spot, Some(cpu));
-        let reach = self.procs[usize::from(flight.proc)].space.reachable(spot, &changes);
+        let mut reach = self.procs[usize::from(flight.proc)].space.reachable(spot, &changes);
         self.remember(cpu, flight.proc, spot, reach.as_ref());
-        let Some(mut set) = reach else {
+        let Some(set) = &mut reach else {
             let files = self.procs[usize::from(flight.proc)].files;
             let alone = !flight.disturbed && self.procs[usize::from(flight.proc)].space.states(spot).is_none();
-            let left = if alone { self.replaced(effect, keep, &others, files) } else { None };
-            return self.keep(flight.proc, spot, left, &others);
+            let mut left = if alone { self.replaced(effect, keep, &others, files) } else { None };
+            return self.keep(flight.proc, spot, left.as_mut(), &others);
         };
         match keep {
             Keep::Applied | Keep::UpTo { .. } => set.retain(|s| s.applied & bit != 0),
@@ -396,16 +396,16 @@ impl Oracle {
             Keep::Failed => {
                 set.retain(|s| s.applied & bit == 0);
                 for state in set.clone() {
-                    if insert(&mut set, State { applied: state.applied, ..State::UNMAPPED }).is_err() {
+                    if insert(set, State { applied: state.applied, ..State::UNMAPPED }).is_err() {
                         return self.keep(flight.proc, spot, None, &others);
                     }
                 }
             }
         }
         set.iter_mut().for_each(|s| s.applied &= !bit);
-        dedup(&mut set);
+        dedup(set);
         if keep == Keep::Failed && self.forking[usize::from(flight.proc)] != 0 {
-            self.tell(flight.proc, spot, Some(&set));
+            self.tell(flight.proc, spot, Some(set));
         }
         self.keep(flight.proc, spot, Some(set), &others);
     }

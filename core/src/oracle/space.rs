@@ -186,10 +186,12 @@ impl Space {
 
     /// States that a page can be in while `changes` are in flight. `None`: any.
     pub(super) fn reachable(&self, spot: Spot, changes: &Changes) -> Option<Reach> {
-        let mut set = Reach::new();
+        // In place: a set is large, and moving it costs more than closing it.
+        let mut reach = Some(Reach::new());
+        let set = reach.as_mut()?;
         set.try_extend_from_slice(self.states(spot)?).ok()?;
-        close(&mut set, changes).ok()?;
-        Some(set)
+        close(set, changes).ok()?;
+        reach
     }
 
     /// Keeps these states of a page, or none in particular when they are too many (or there are none, which no

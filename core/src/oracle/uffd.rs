@@ -48,7 +48,7 @@ impl Oracle {
                 if changes.is_empty() {
                     set.retain(|s| s.ends(&self.files, write).meets(wanted));
                     set.iter_mut().for_each(|s| *s = s.stopped(reason));
-                    self.keep(proc, spot, Some(set), &changes);
+                    self.keep(proc, spot, Some(&mut set), &changes);
                 }
             }
         }

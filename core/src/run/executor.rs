@@ -134,9 +134,11 @@ impl Machine {
     fn execute(&mut self, case: &Case) {
         let mut current: Option<usize> = None;
         let mut last: Option<usize> = None;
+        let sim = self.sim.clone();
         loop {
-            let next = self.pick(current.take());
-            let Some(cpu) = next else {
+            let mut s = sim.borrow_mut();
+            let Some(cpu) = self.pick(&mut s, current.take()) else {
+                drop(s);
                 if !self.stopped() && self.play_monitor(case) {
                     continue;
                 }
@@ -145,14 +147,15 @@ impl Machine {
                 }
                 continue;
             };
-            self.begin_op(case, cpu);
-            self.log_resumed(last.replace(cpu), cpu);
+            self.begin_op(&mut s, case, cpu);
+            log_resumed(&mut s, last.replace(cpu), cpu);
+            drop(s);
             self.poll(cpu);
-            self.after_poll(case, cpu);
-            if self.stopped() {
+            let s = &mut *sim.borrow_mut();
+            self.after_poll(s, case, cpu);
+            if s.ctl.violation.is_some() {
                 break;
             }
-            let s = &mut *self.sim.borrow_mut();
             if let Some(to) = s.ctl.switch_to.take() {
                 let site = s.ctl.cpus[cpu].site;
                 s.log(|| Event::Switch { from: cpu as u8, to, site });
@@ -168,21 +171,12 @@ impl Machine {
 
     /// Who goes on: the CPU that was asked for, if it can; else the one in the middle of the earliest op; else the
     /// one whose next op comes first. `None` when nobody can.
-    fn pick(&mut self, wanted: Option<usize>) -> Option<usize> {
-        let s = &mut *self.sim.borrow_mut();
-        let runnable = |c: usize| match s.ctl.cpus[c].run {
-            Run::Ready => true,
-            Run::Idle => !self.queues[c].is_empty() || s.ctl.cpus[c].assigned.is_some(),
-            Run::Waiting(_) | Run::WaitingForSlot(_) | Run::WaitingForNotifier(_) | Run::Userfault => false,
-        };
-        if let Some(c) = wanted.filter(|c| runnable(*c)) {
-            return Some(c);
-        }
-        let order = |c: &usize| match s.ctl.cpus[*c].op {
-            Some(op) => (0, op),
-            None => (1, self.queues[*c].last().copied().unwrap_or(TEARDOWN)),
-        };
-        let chosen = (0..MAX_CPUS).filter(|c| runnable(*c)).min_by_key(order);
+    fn pick(&self, s: &mut Sim, wanted: Option<usize>) -> Option<usize> {
+        let wanted = wanted.filter(|c| self.turn(s, *c).is_some());
+        let chosen = wanted.or_else(|| {
+            let turns = (0..MAX_CPUS).filter_map(|c| Some((self.turn(s, c)?, c)));
+            turns.min().map(|(_, c)| c)
+        });
         if chosen.is_none() {
             let waiting = |c: &usize| s.ctl.cpus[*c].op.is_some() && s.ctl.cpus[*c].run != Run::Userfault;
             if let Some(c) = (0..MAX_CPUS).find(waiting) {
@@ -194,6 +188,19 @@ impl Machine {
             }
         }
         chosen
+    }
+
+    /// Whose turn it is: the smallest number goes on first. `None` of a CPU that cannot.
+    #[inline]
+    fn turn(&self, s: &Sim, cpu: usize) -> Option<u64> {
+        let (c, next) = (&s.ctl.cpus[cpu], self.queues[cpu].last());
+        let runnable = match c.run {
+            Run::Ready => true,
+            Run::Idle => next.is_some() || c.assigned.is_some(),
+            Run::Waiting(_) | Run::WaitingForSlot(_) | Run::WaitingForNotifier(_) | Run::Userfault => false,
+        };
+        let between = || 1 << 32 | u64::from(next.copied().unwrap_or(TEARDOWN));
+        runnable.then(|| c.op.map_or_else(between, u64::from))
     }
 
     /// When everybody waits for userfaults, asks one of those threads to close the userfaultfds in the monitor's stead;
@@ -221,8 +228,7 @@ impl Machine {
         true
     }
 
-    fn begin_op(&mut self, case: &Case, cpu: usize) {
-        let s = &mut *self.sim.borrow_mut();
+    fn begin_op(&mut self, s: &mut Sim, case: &Case, cpu: usize) {
         let c = &mut s.ctl.cpus[cpu];
         if c.run != Run::Idle || c.assigned.is_some() {
             return;
@@ -236,15 +242,6 @@ impl Machine {
         }
     }
 
-    /// A CPU goes on in the middle of its op because another one has ended its own or waits.
-    fn log_resumed(&mut self, last: Option<usize>, cpu: usize) {
-        let s = &mut *self.sim.borrow_mut();
-        if let Some(from) = last.filter(|l| *l != cpu && s.ctl.cpus[cpu].op.is_some()) {
-            let site = s.ctl.cpus[from].site;
-            s.log(|| Event::Switch { from: from as u8, to: cpu as u8, site });
-        }
-    }
-
     fn poll(&mut self, cpu: usize) {
         let mut cx = Context::from_waker(Waker::noop());
         let done = self.tasks[cpu].as_mut().poll(&mut cx);
@@ -252,8 +249,7 @@ impl Machine {
     }
 
     /// Tells the oracle what was seen meanwhile, and asks the invariants when the op has ended.
-    fn after_poll(&mut self, case: &Case, cpu: usize) {
-        let s = &mut *self.sim.borrow_mut();
+    fn after_poll(&mut self, s: &mut Sim, case: &Case, cpu: usize) {
         if let Some(recorded) = &mut self.recorded {
             recorded.extend(s.observations.iter().map(|(_, o)| *o));
         }
@@ -287,6 +283,14 @@ impl Machine {
         c.op_steps = 0;
         c.budget = 20_000 + case.config.geometry.frames().saturating_mul(2_000);
         true
+    }
+}
+
+/// A CPU goes on in the middle of its op because another one has ended its own or waits.
+fn log_resumed(s: &mut Sim, last: Option<usize>, cpu: usize) {
+    if let Some(from) = last.filter(|l| *l != cpu && s.ctl.cpus[cpu].op.is_some()) {
+        let site = s.ctl.cpus[from].site;
+        s.log(|| Event::Switch { from: from as u8, to: cpu as u8, site });
     }
 }
 

@@ -172,11 +172,13 @@ impl Sim {
         } else if matches!(to, EntryKind::MarkerUffdWp | EntryKind::SwapSpecial) {
             self.check_note(cpu, p);
         }
-        if let Some(mut f) = page_table_check(&self.w, ec, new) {
+        if let Some(mut f) = page_table_check(&self.w, ec, to, new) {
             f.evidence = Evidence { proc: Some(p.mm), vpn: Some(p.vpn), ..f.evidence };
             self.found(cpu, f);
         }
-        self.cover_entry(cpu, ec, p, old, new);
+        if self.coverage.is_some() {
+            self.cover_entry(cpu, p, [digest(ec, from, old), digest(ec, to, new)], self.target_exclusive(is));
+        }
         self.log_entry(Some(cpu), ec, p, old, new);
         old
     }
@@ -257,26 +259,28 @@ impl Sim {
     }
 
     #[inline]
-    fn cover_entry(&self, cpu: u8, ec: EntryConfig, p: PtePtr, old: Pte, new: Pte) {
-        if self.coverage.is_some() {
-            let c = &self.ctl.cpus[cpu as usize];
-            let site = c.site.map_or(255, |s| s as u64);
-            let key = digest(ec, old) << 8 | digest(ec, new);
-            let exclusive = self.names_exclusive(ec, new);
-            self.cover(
-                1 << 60
-                    | key << 24
-                    | site << 16
-                    | u64::from(c.code) << 8
-                    | u64::from(exclusive) << 4
-                    | u64::from(p.vpn & 7),
-            );
-        }
+    fn cover_entry(&self, cpu: u8, p: PtePtr, [old, new]: [u64; 2], exclusive: bool) {
+        let c = &self.ctl.cpus[cpu as usize];
+        let site = c.site.map_or(255, |s| s as u64);
+        self.cover(
+            1 << 60
+                | old << 32
+                | new << 24
+                | site << 16
+                | u64::from(c.code) << 8
+                | u64::from(exclusive) << 4
+                | u64::from(p.vpn & 7),
+        );
     }
 
     /// Is the page that an entry maps, or lends to a device, `PageAnonExclusive`?
     pub(super) fn names_exclusive(&self, ec: EntryConfig, pte: Pte) -> bool {
-        match self.target(ec, ec.kind(pte), pte) {
+        self.target_exclusive(self.target(ec, ec.kind(pte), pte))
+    }
+
+    #[inline]
+    fn target_exclusive(&self, target: Target) -> bool {
+        match target {
             Target::Page { pfn, .. } => self.w.mem.folios[pfn as usize].flags.has(Flags::ANON_EXCLUSIVE),
             _ => false,
         }
@@ -299,8 +303,8 @@ impl Sim {
 }
 
 /// Kind and the bits that matter, in one byte.
-fn digest(ec: EntryConfig, pte: Pte) -> u64 {
-    let kind = ec.kind(pte);
+#[inline]
+fn digest(ec: EntryConfig, kind: EntryKind, pte: Pte) -> u64 {
     let bits = if kind == EntryKind::Present {
         u64::from(ec.arch.pte_write(pte))
             | u64::from(ec.arch.pte_dirty(pte)) << 1
