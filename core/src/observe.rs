@@ -212,6 +212,8 @@ pub enum Outcome {
     Partial,
     /// A signal ended the access (`SIGSEGV`, `SIGBUS`); the signal was observed on its own.
     Signal,
+    /// `EIO`: data that were not written yet are lost.
+    Io,
 }
 
 impl Outcome {
@@ -228,6 +230,7 @@ impl Outcome {
             Outcome::NoEnt => "ENOENT",
             Outcome::Partial => "done in part",
             Outcome::Signal => "signal",
+            Outcome::Io => "EIO",
         }
     }
 }

@@ -244,6 +244,11 @@ defects! {
     V21 = "V21", fixed None, "do_numa_page",
         "a NUMA hinting fault makes the entry writable because its VMA is, without can_change_pte_writable()",
         "seeded; what 6a56ccbcf6c6 (6.2) must not leave out: a page that fork has shared is written in place";
+    P3 = "P3", fixed Some(Kernel::V5_19), "me_pagecache_clean",
+        "a failed page of tmpfs is truncated: whoever comes by next reads zeroes, and nobody is told",
+        "a76054266661 (\"mm: shmem: don't truncate page if memory failure happens\", 5.16)";
+    P4 = "P4", fixed None, "me_pagecache_dirty",
+        "the file is not told that data were lost which were not written yet", "seeded";
 }
 
 const _: () = assert!(Defect::ALL.len() < 128, "a DefectSet has one bit for each row");

@@ -55,6 +55,8 @@ groups! {
     NumaWritable = "numa-writable";
     /// Whether GUP passes by NUMA hinting entries.
     GupNuma = "gup-numa";
+    /// Who is told when memory in a large folio has failed that cannot be split.
+    UnsplitPoison = "unsplit-poison";
 }
 
 macro_rules! designs {
@@ -205,6 +207,12 @@ designs! {
     /// It takes the page, unless it is asked to cause the fault, as KVM does (`FOLL_HONOR_NUMA_FAULT`).
     GupNumaFollows = "gup-numa-follows", GupNuma, since V6_6, until None,
         "d74943a2f3cd (\"mm/gup: reintroduce FOLL_NUMA as FOLL_HONOR_NUMA_FAULT\", 6.6)";
+    /// Nobody, until the memory is used.
+    UnsplitPoisonQuiet = "unsplit-poison-quiet", UnsplitPoison, since V5_14, until Some(Kernel::V6_12),
+        "mm/memory-failure.c of 6.1: memory_failure(), MF_MSG_UNSPLIT_THP";
+    /// The thread that ran into it, and whoever has asked to be told early.
+    UnsplitPoisonKills = "unsplit-poison-kills", UnsplitPoison, since V6_12, until None,
+        "mm/memory-failure.c since 6.11: kill_procs_now()";
 }
 
 impl Design {

@@ -74,6 +74,8 @@ pub struct Mm {
     pub memcg: u8,
     /// `write_protect_seq`: odd while fork write-protects entries.
     pub write_protect_seq: u32,
+    /// `PF_MCE_EARLY` of its threads: it wants to be told of failed memory at once.
+    pub mce_early: bool,
     /// Pins held.
     pub pins: Vec<Pinned>,
     /// `MMF_HUGE_ZERO_PAGE`: it holds a reference to the huge zero page.

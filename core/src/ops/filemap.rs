@@ -1,6 +1,7 @@
 //! `mm/filemap.c`: finding pages in the page cache, reading them from the disk, mapping those around a fault.
 
 use super::file_fault::set_pte_range;
+use super::truncate::{mapping_evict_folio, unmap_mapping_folio};
 use super::vmf::{FaultResult, VmFault};
 use crate::mm::PtePtr;
 use crate::observe::{FileId, SHMEM};
@@ -55,7 +56,7 @@ pub async fn filemap_fault(k: &Cpu, file: FileId, index: u32) -> Result<Pfn, Fau
         }
         let folio = match filemap_get_entry(k, file, index).await {
             CacheEntry::Folio(folio) => folio,
-            CacheEntry::Empty | CacheEntry::Swap(_) => {
+            CacheEntry::Empty | CacheEntry::Swap(_) | CacheEntry::Poisoned => {
                 filemap_create_folio(k, file, index).await?;
                 continue;
             }
@@ -139,7 +140,9 @@ pub async fn filemap_map_pages(k: &Cpu, vmf: &VmFault, file: FileId) -> bool {
 /// `next_uptodate_folio()` of one index: locked, with a reference; passed over when that is not to be had at once.
 fn next_uptodate_folio(k: &Cpu, file: FileId, index: u32, size: u32) -> Option<Pfn> {
     let CacheEntry::Folio(folio) = k.cache_entry(file, index) else { return None };
-    if index >= size || k.folio(folio).locked_by != 0 || !k.folio_test(folio, Flags::UPTODATE) {
+    let f = k.folio(folio);
+    // filemap_map_folio_range() passes over pages that have failed.
+    if index >= size || f.locked_by != 0 || !f.flags.has(Flags::UPTODATE) || f.flags.has(Flags::HWPOISON) {
         return None;
     }
     k.folio_lock_new(folio);
@@ -147,7 +150,20 @@ fn next_uptodate_folio(k: &Cpu, file: FileId, index: u32, size: u32) -> Option<P
     Some(folio)
 }
 
-/// `vm_ops->fault`: the folio that a mapping shows at an index, locked and with a reference.
+/// `__do_fault()`: the folio that a mapping shows at an index (`vm_ops->fault`), locked and with a reference; not one whose
+/// memory has failed.
 pub async fn vma_fault(k: &Cpu, file: FileId, index: u32) -> Result<Pfn, FaultResult> {
-    if file == SHMEM { super::shmem::shmem_fault(k, index).await } else { filemap_fault(k, file, index).await }
+    let folio =
+        if file == SHMEM { super::shmem::shmem_fault(k, index).await? } else { filemap_fault(k, file, index).await? };
+    if !k.folio_test(folio, Flags::HWPOISON) {
+        return Ok(folio);
+    }
+    if k.folio_mapped(folio) {
+        unmap_mapping_folio(k, folio, file).await;
+    }
+    // Try again if it was clean and is gone now.
+    let evicted = mapping_evict_folio(k, folio);
+    k.folio_unlock(folio);
+    k.folio_put(folio);
+    Err(if evicted { FaultResult::Done } else { FaultResult::HwPoison })
 }

@@ -25,6 +25,7 @@ pub async fn fork(k: &Cpu, parent: u8, child: u8) -> Outcome {
         }
         mm_alloc(s, child, Life::Forking);
         s.w.mms[child as usize].memcg = s.w.mms[parent as usize].memcg;
+        s.w.mms[child as usize].mce_early = s.w.mms[parent as usize].mce_early;
     }
     k.lock(Lock::MmapWrite(parent)).await;
     let mut result = Ok(());

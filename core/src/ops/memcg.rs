@@ -138,7 +138,7 @@ fn mc_handle_file_pte(w: &World, vma: VmaId, vpn: u32) -> Option<Pfn> {
     match w.files[usize::from(file)].get(v.linear_page_index(vpn)) {
         CacheEntry::Folio(folio) => Some(folio),
         CacheEntry::Swap(slot) => w.swap.slots[slot as usize].cache,
-        CacheEntry::Empty => None,
+        CacheEntry::Empty | CacheEntry::Poisoned => None,
     }
 }
 

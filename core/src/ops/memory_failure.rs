@@ -1,19 +1,20 @@
-//! `mm/memory-failure.c`: memory that has failed is taken out of use, and whoever needs it is told.
+//! `mm/memory-failure.c`: memory that has failed is taken out of use, and whoever needs it is told ([`super::kill_procs`]). What
+//! becomes of the page is in [`super::error_states`].
 //!
-//! Left out: large folios (`-EBUSY`, as if the split failed), file pages, device memory (`-ENXIO`, as for `MEMORY_DEVICE_PRIVATE`), `hwpoison_filter()`,
-//! mlocked pages, writeback under way, early kill (`PF_MCE_EARLY`): only the thread that made the memory fail is told
-//! at once, as by `MF_ACTION_REQUIRED`.
+//! Left out: hugetlb (`-EBUSY`), device memory (`-ENXIO`, as for `MEMORY_DEVICE_PRIVATE`), `hwpoison_filter()`, mlocked pages.
 
-use super::access::{find_vma, observe_signal};
+use super::access::find_vma;
+use super::error_states::{MfResult, identify_page_state};
 use super::gup::{GupError, faultin_page_unlockable, gup_can_follow};
 use super::huge::follow_huge_pmd;
-use super::memcg::mem_cgroup_uncharge;
-use super::pvmw::PageVmaWalk;
-use super::rmap::{AnonLock, Pvmw, RmapWalk};
+use super::hugetlb::folio_test_hugetlb;
+use super::kill_procs::{collect_procs, kill_accessing_process, kill_procs};
+use super::rmap::{cached_folio, folio_mkclean};
+use super::split::split_folio_at;
 use super::unmap::try_to_unmap;
-use crate::config::Defect;
+use crate::config::Design;
 use crate::entry::EntryKind;
-use crate::observe::{Agent, Outcome, Signal};
+use crate::observe::{Outcome, REGULAR};
 use crate::phys::{Flags, Pfn, ZERO_PFN};
 use crate::sched::{Cpu, Lock, Site};
 use crate::trace::Note;
@@ -25,15 +26,6 @@ struct Flagged {
     required: Option<u8>,
     /// `MF_COUNT_INCREASED`.
     counted: bool,
-}
-
-/// `enum mf_result`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum MfResult {
-    Ignored,
-    Failed,
-    Delayed,
-    Recovered,
 }
 
 /// `madvise_inject_error()` of `MADV_HWPOISON`.
@@ -68,12 +60,14 @@ pub async fn unpoison_pfn(k: &Cpu, mm: u8, vpn: u32) -> Outcome {
 }
 
 /// The frame that somebody who reads the page table would name: no function of the kernel's, but what `pagemap` is
-/// for. A page that has been swapped out has one as long as it is in the swap cache. What a hwpoison entry names may
+/// for. A page that has been swapped out has one as long as it is in the swap cache, and a page of a file that is not mapped
+/// as long as it is in the page cache. What a hwpoison entry names may
 /// be somebody else's since it was unpoisoned, so only who wants to unpoison goes by it.
 fn frame_behind(k: &Cpu, mm: u8, vpn: u32, unpoison: bool) -> Option<Pfn> {
     let ec = k.entries();
     let pte = k.s().w.leaf(mm, vpn);
     let pfn = match ec.kind(pte) {
+        _ if ec.pte_none_mostly(pte) => cached_folio(k, mm, vpn)?,
         EntryKind::Present => k.pte_pfn(pte),
         EntryKind::Swap => k.slot(k.swp_slot(k.pte_to_swp_entry(pte))).cache?,
         kind if kind.is_device_exclusive() || kind.is_migration() || unpoison && kind == EntryKind::HwPoison => {
@@ -124,101 +118,106 @@ async fn get_user_page_locked(k: &Cpu, mm: u8, vpn: u32) -> Result<Pfn, GupError
 }
 
 /// `memory_failure()`.
-async fn memory_failure(k: &Cpu, pfn: Pfn, flags: Flagged) -> Outcome {
+async fn memory_failure(k: &Cpu, page: Pfn, flags: Flagged) -> Outcome {
     // The zero page is reserved: me_kernel() can do nothing about it.
-    if pfn == ZERO_PFN {
+    if page == ZERO_PFN {
         return Outcome::Busy;
     }
     k.lock(Lock::MemoryFailure).await;
-    // A large folio counts as one that cannot be split: MF_MSG_UNSPLIT_THP, MF_FAILED. A page of a file is left alone.
-    let outcome = if k.folio(pfn).large() || k.folio(pfn).mapping != 0 {
+    let outcome = if folio_test_hugetlb(k, k.page_folio(page)) {
         if flags.counted {
-            k.folio_put(k.page_folio(pfn));
+            k.folio_put(k.page_folio(page));
         }
         Outcome::Busy
     } else {
-        memory_failure_locked(k, pfn, flags).await
+        memory_failure_locked(k, page, flags).await
     };
     k.unlock(Lock::MemoryFailure);
     outcome
 }
 
-async fn memory_failure_locked(k: &Cpu, pfn: Pfn, flags: Flagged) -> Outcome {
-    if k.folio_test(pfn, Flags::HWPOISON) {
-        return already_poisoned(k, pfn, flags).await;
+async fn memory_failure_locked(k: &Cpu, page: Pfn, flags: Flagged) -> Outcome {
+    if k.folio_test(page, Flags::HWPOISON) {
+        return already_poisoned(k, page, flags).await;
     }
-    k.note(Note::Poisoned, Some(pfn), 0, 0);
-    k.folio_set(pfn, Flags::HWPOISON);
+    k.note(Note::Poisoned, Some(page), 0, 0);
+    k.folio_set(page, Flags::HWPOISON);
     k.site(Site::PoisonFlag).await;
     if !flags.counted {
-        match get_hwpoison_page(k, pfn) {
+        match get_hwpoison_page(k, page) {
             GotPage::InUse => {}
             GotPage::Free => {
-                k.s().w.mem.hold(pfn);
-                return action_result(k, pfn, MfResult::Recovered);
+                k.s().w.mem.hold(page);
+                return action_result(k, page, MfResult::Recovered);
             }
-            GotPage::No => return action_result(k, pfn, MfResult::Ignored),
+            GotPage::No => return action_result(k, page, MfResult::Ignored),
         }
     }
-    k.s().w.mem.folios[pfn as usize].ghost.held += 1;
-    k.lock(Lock::Folio(pfn)).await;
-    let page_flags = k.folio(pfn).flags;
-    if page_flags.has(Flags::LRU) && !hwpoison_user_mappings(k, pfn, flags).await {
-        k.note(Note::PoisonUnmapFailed, Some(pfn), k.folio_mapcount(pfn) as u32, 0);
-        k.folio_unlock(pfn);
-        return action_result(k, pfn, MfResult::Failed);
+    if k.folio_test_large(page) && !try_to_split_thp_page(k, page).await {
+        return unsplit_thp(k, page, flags).await;
     }
-    let result = identify_page_state(k, pfn, page_flags);
-    action_result(k, pfn, result)
+    let folio = page;
+    k.s().w.mem.folios[folio as usize].ghost.held += 1;
+    k.lock(Lock::Folio(folio)).await;
+    let page_flags = k.folio(folio).flags;
+    if page_flags.has(Flags::LRU) || page_flags.has(Flags::WRITEBACK) {
+        k.folio_wait_writeback(folio).await;
+        if !hwpoison_user_mappings(k, folio, flags).await {
+            k.note(Note::PoisonUnmapFailed, Some(folio), k.folio_mapcount(folio) as u32, 0);
+            k.folio_unlock(folio);
+            return action_result(k, folio, MfResult::Failed);
+        }
+        // Torn down by somebody else?
+        let f = k.folio(folio);
+        if f.flags.has(Flags::LRU) && !f.flags.has(Flags::SWAPCACHE) && !f.anon() && f.mapping == 0 {
+            k.folio_unlock(folio);
+            return action_result(k, folio, MfResult::Ignored);
+        }
+    }
+    let result = identify_page_state(k, folio, page_flags).await;
+    action_result(k, folio, result)
+}
+
+/// `try_to_split_thp_page()`: lock and reference of the caller end up with the page itself.
+pub(super) async fn try_to_split_thp_page(k: &Cpu, page: Pfn) -> bool {
+    let folio = k.page_folio(page);
+    k.lock(Lock::Folio(folio)).await;
+    let split = split_folio_at(k, folio, page).await;
+    if split && page != folio {
+        k.folio_unlock_many(page)
+    } else {
+        k.folio_unlock(folio)
+    }
+    split
+}
+
+/// `kill_procs_now()`, and what follows it: the page stays where it is. Before 6.11 nobody was told.
+async fn unsplit_thp(k: &Cpu, page: Pfn, flags: Flagged) -> Outcome {
+    let folio = k.page_folio(page);
+    if k.uses(Design::UnsplitPoisonKills) && k.folio(folio).anon() {
+        let to_kill = collect_procs(k, folio, page, flags.required).await;
+        kill_procs(k, &to_kill);
+    }
+    k.folio_put(folio);
+    k.note(Note::PoisonResult, Some(page), MfResult::Failed as u32, 0);
+    Outcome::Busy
 }
 
 /// The branch of `memory_failure()` for a page that is poisoned already.
-async fn already_poisoned(k: &Cpu, pfn: Pfn, flags: Flagged) -> Outcome {
+async fn already_poisoned(k: &Cpu, page: Pfn, flags: Flagged) -> Outcome {
     let found = match flags.required {
-        Some(mm) => kill_accessing_process(k, mm, pfn).await,
+        Some(mm) => kill_accessing_process(k, mm, page).await,
         None => true,
     };
     if flags.counted {
-        k.folio_put(pfn);
+        k.folio_put(k.page_folio(page));
     }
     if found { Outcome::Fault } else { Outcome::Done }
 }
 
-/// `kill_accessing_process()`: looks for the page in the whole address space. True for `-EHWPOISON`.
-async fn kill_accessing_process(k: &Cpu, mm: u8, pfn: Pfn) -> bool {
-    let ec = k.entries();
-    k.lock(Lock::MmapRead(mm)).await;
-    let mut found = None;
-    let vma_at = |k: &Cpu, i: usize| {
-        let s = k.s();
-        s.w.mms[mm as usize].vmas.get(i).map(|v| (s.w.vmas[*v].start, s.w.vmas[*v].end))
-    };
-    let mut i = 0;
-    while let Some((start, end)) = vma_at(k, i) {
-        for vpn in start..end {
-            // check_hwpoisoned_entry()
-            let pte = k.pte_offset(mm, vpn).map(|p| k.ptep_get(p)).unwrap_or_default();
-            let here = match ec.kind(pte) {
-                EntryKind::Present => k.pte_pfn(pte),
-                EntryKind::HwPoison => k.swp_offset_pfn(k.pte_to_swp_entry(pte)),
-                _ => ZERO_PFN,
-            };
-            if found.is_none() && here == pfn {
-                found = Some(vpn);
-            }
-        }
-        i += 1;
-    }
-    if let Some(vpn) = found {
-        observe_signal(k, Agent::Cpu(k.id), mm, vpn, false, Signal::Bus);
-    }
-    k.unlock(Lock::MmapRead(mm));
-    found.is_some()
-}
-
 /// What `get_hwpoison_page()` found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum GotPage {
+enum GotPage {
     /// A page in use, now with a reference.
     InUse,
     /// A free page; it is not on its free list any more.
@@ -229,10 +228,11 @@ pub(super) enum GotPage {
 
 /// `get_hwpoison_page()`: only pages on an LRU list (`HWPoisonHandlable()`) and free ones. The retries, between which
 /// nothing could change here, are left out.
-pub(super) fn get_hwpoison_page(k: &Cpu, pfn: Pfn) -> GotPage {
-    if k.s().w.mem.take_off(pfn) {
+fn get_hwpoison_page(k: &Cpu, page: Pfn) -> GotPage {
+    let folio = k.page_folio(page);
+    if k.s().w.mem.take_off(page) {
         GotPage::Free
-    } else if k.folio_test(pfn, Flags::LRU) && !k.folio_test_large(pfn) && k.folio_try_get(pfn) {
+    } else if k.folio_test(folio, Flags::LRU) && k.folio_try_get(folio) {
         GotPage::InUse
     } else {
         GotPage::No
@@ -241,128 +241,60 @@ pub(super) fn get_hwpoison_page(k: &Cpu, pfn: Pfn) -> GotPage {
 
 /// `hwpoison_user_mappings()`: false when the page is still mapped afterwards.
 async fn hwpoison_user_mappings(k: &Cpu, folio: Pfn, flags: Flagged) -> bool {
-    if !k.folio_mapped(folio) {
+    if !k.folio_test(folio, Flags::LRU) || !k.folio_mapped(folio) {
         return true;
     }
-    let to_kill = match flags.required {
-        Some(mm) => collect_procs(k, folio, mm).await,
-        None => None,
-    };
+    let to_kill = collect_procs(k, folio, folio, flags.required).await;
     let unmapped = unmap_poisoned_folio(k, folio).await;
     // kill_procs(): only when something is lost.
-    let forcekill = k.folio_test(folio, Flags::DIRTY) || !unmapped;
-    if let (Some(mm), Some(vpn), true) = (flags.required, to_kill, forcekill) {
-        observe_signal(k, Agent::Cpu(k.id), mm, vpn, false, Signal::Bus);
+    if k.folio_test(folio, Flags::DIRTY) || !unmapped {
+        kill_procs(k, &to_kill);
     }
     unmapped
 }
 
-/// `collect_procs_anon()` for the current process: where it maps the page.
-async fn collect_procs(k: &Cpu, folio: Pfn, mm: u8) -> Option<u32> {
-    let mut walk = RmapWalk::start(k, folio, AnonLock::IfMapped).await?;
-    let mut found = None;
-    while let Some((vma, vpn)) = walk.next(k).await {
-        // page_mapped_in_vma()
-        if k.s().w.vmas[vma].mm != mm {
-            continue;
-        }
-        let mut entries = PageVmaWalk::new(k, folio, vma, vpn, Pvmw::Mapped);
-        if entries.next(k).await.is_some() {
-            found = found.or(Some(vpn));
-        }
-        entries.done(k);
-    }
-    walk.end(k);
-    found
-}
-
 /// `unmap_poisoned_folio()`: true when nothing maps the folio any more. A page in the swap cache becomes swap entries:
-/// who comes by one finds the poisoned page there.
+/// who comes by one finds the poisoned page there. A clean page that can be read again is dropped without side effects.
 pub(super) async fn unmap_poisoned_folio(k: &Cpu, folio: Pfn) -> bool {
-    let hwpoison = !k.folio_test(folio, Flags::SWAPCACHE);
+    let f = k.folio(folio);
+    let mut hwpoison = !f.flags.has(Flags::SWAPCACHE);
+    // mapping_can_writeback(): the dirty bits of the entries count, too.
+    if !f.flags.has(Flags::DIRTY) && f.file() == Some(REGULAR) {
+        if folio_mkclean(k, folio).await {
+            k.folio_mark_dirty(folio);
+        } else {
+            hwpoison = false;
+        }
+    }
     try_to_unmap(k, folio, hwpoison).await;
     !k.folio_mapped(folio)
 }
 
-/// `identify_page_state()` and the `me_*()` handlers. `page_flags` are those from before the page was unmapped. Unlocks
-/// the folio.
-fn identify_page_state(k: &Cpu, folio: Pfn, page_flags: Flags) -> MfResult {
-    let now = k.folio(folio).flags;
-    let dirty = now.has(Flags::DIRTY);
-    let in_swap_cache = |f: Flags| f.has(Flags::SWAPCACHE) && f.has(Flags::SWAPBACKED);
-    let (mut result, extra) = if in_swap_cache(now) || !now.has(Flags::LRU) && in_swap_cache(page_flags) {
-        if dirty { me_swapcache_dirty(k, folio) } else { me_swapcache_clean(k, folio) }
-    } else if now.has(Flags::LRU) || page_flags.has(Flags::LRU) {
-        // me_pagecache_clean(), me_pagecache_dirty() of an anonymous page.
-        delete_from_lru_cache(k, folio);
-        k.folio_unlock(folio);
-        return MfResult::Recovered;
-    } else {
-        // me_unknown()
-        k.folio_unlock(folio);
-        return MfResult::Ignored;
-    };
-    k.folio_unlock(folio);
-    // has_extra_refcount()
-    if k.folio_ref_count(folio) - 1 - extra > 0 {
-        result = MfResult::Failed;
-    }
-    result
-}
-
-/// `me_swapcache_dirty()`: the page stays in the swap cache, for `do_swap_page()` to find. The second result is the
-/// number of references that are expected besides the caller's.
-fn me_swapcache_dirty(k: &Cpu, folio: Pfn) -> (MfResult, i32) {
-    k.folio_clear(folio, Flags::DIRTY);
-    k.folio_clear(folio, Flags::UPTODATE);
-    if delete_from_lru_cache(k, folio) { (MfResult::Delayed, 1) } else { (MfResult::Failed, 0) }
-}
-
-/// `me_swapcache_clean()`: the swap device still has the contents.
-fn me_swapcache_clean(k: &Cpu, folio: Pfn) -> (MfResult, i32) {
-    k.delete_from_swap_cache(folio);
-    k.folio_put(folio);
-    let result = if delete_from_lru_cache(k, folio) { MfResult::Recovered } else { MfResult::Failed };
-    (result, 0)
-}
-
-/// `delete_from_lru_cache()`.
-fn delete_from_lru_cache(k: &Cpu, folio: Pfn) -> bool {
-    let isolated = k.folio_isolate_lru(folio);
-    if isolated {
-        k.folio_clear(folio, Flags::ACTIVE);
-        // The page may never be free, so nothing else uncharges it.
-        if !k.has(Defect::M1) {
-            mem_cgroup_uncharge(k, folio);
-        }
-        k.folio_put(folio);
-    }
-    isolated
-}
-
 /// `action_result()`. From here on nothing may map the page, if nothing does.
-fn action_result(k: &Cpu, pfn: Pfn, result: MfResult) -> Outcome {
-    k.note(Note::PoisonResult, Some(pfn), result as u32, 0);
-    let f = &mut k.s().w.mem.folios[pfn as usize];
-    f.ghost.lost = result != MfResult::Ignored && f.ghost.entries == 0 && f.ghost.migration_entries == 0;
+fn action_result(k: &Cpu, page: Pfn, result: MfResult) -> Outcome {
+    k.note(Note::PoisonResult, Some(page), result as u32, 0);
+    let f = &mut k.s().w.mem.folios[page as usize];
+    let mapped = f.ghost.entries != 0 || f.ghost.migration_entries != 0;
+    f.ghost.lost = result != MfResult::Ignored && !mapped && !f.large();
     if result >= MfResult::Delayed { Outcome::Done } else { Outcome::Busy }
 }
 
 /// `unpoison_memory()`.
-async fn unpoison_memory(k: &Cpu, pfn: Pfn) -> Outcome {
+async fn unpoison_memory(k: &Cpu, page: Pfn) -> Outcome {
     k.lock(Lock::MemoryFailure).await;
-    let f = k.folio(pfn);
-    let busy = !f.flags.has(Flags::HWPOISON) || f.refcount > 1 || f.mapcount > 0 || f.flags.has(Flags::SWAPCACHE);
+    let f = k.folio(k.page_folio(page));
+    let cached = f.flags.has(Flags::SWAPCACHE) || f.mapping != 0;
+    let busy = !k.folio_test(page, Flags::HWPOISON) || f.refcount > 1 || f.mapcount > 0 || cached || f.large();
     if !busy {
-        k.note(Note::Unpoisoned, Some(pfn), 0, 0);
+        k.note(Note::Unpoisoned, Some(page), 0, 0);
         {
-            let f = &mut k.s().w.mem.folios[pfn as usize];
+            let f = &mut k.s().w.mem.folios[page as usize];
             f.flags.clear(Flags::HWPOISON);
             f.ghost.lost = false;
             f.ghost.held = 0;
         }
         if f.refcount == 1 {
-            k.folio_put(pfn);
+            k.folio_put(page);
         }
     }
     k.unlock(Lock::MemoryFailure);

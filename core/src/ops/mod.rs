@@ -7,6 +7,7 @@
 
 pub mod access;
 pub mod dmirror;
+pub mod error_states;
 pub mod exclusive;
 pub mod fault;
 pub mod file_fault;
@@ -22,6 +23,7 @@ pub mod huge_protect;
 pub mod huge_zero;
 pub mod hugetlb;
 pub mod khugepaged;
+pub mod kill_procs;
 pub mod ksm;
 pub mod ksm_page;
 pub mod lazyfree;
@@ -33,6 +35,7 @@ pub mod migrate_device;
 pub mod mmap;
 pub mod mprotect;
 pub mod mremap;
+pub mod msync;
 pub mod numa;
 pub mod pgtable;
 pub mod process;

@@ -198,12 +198,12 @@ pub fn mapped_folio(k: &Cpu, mm: u8, vpn: u32) -> Option<Pfn> {
 }
 
 /// The folio of the page cache that a mapping shows at an address.
-fn cached_folio(k: &Cpu, mm: u8, vpn: u32) -> Option<Pfn> {
+pub(super) fn cached_folio(k: &Cpu, mm: u8, vpn: u32) -> Option<Pfn> {
     let s = k.s();
     let vma = &s.w.vmas[s.w.vma_lookup(mm, vpn)?];
     match s.w.files[usize::from(vma.backing.file()?)].get(vma.linear_page_index(vpn)) {
         CacheEntry::Folio(folio) => Some(folio),
-        CacheEntry::Empty | CacheEntry::Swap(_) => None,
+        CacheEntry::Empty | CacheEntry::Swap(_) | CacheEntry::Poisoned => None,
     }
 }
 

@@ -4,6 +4,7 @@ use super::filemap::{filemap_add_folio, filemap_get_entry, filemap_remove_folio,
 use super::swap_cache::add_to_swap_cache;
 use super::swapin::read_swap_cache_async;
 use super::vmf::FaultResult;
+use crate::config::Design;
 use crate::observe::SHMEM;
 use crate::phys::{CacheEntry, Flags, Pfn};
 use crate::sched::{Cpu, Lock, Site};
@@ -17,6 +18,7 @@ pub async fn shmem_fault(k: &Cpu, index: u32) -> Result<Pfn, FaultResult> {
             return Err(FaultResult::SigBus);
         }
         match filemap_get_entry(k, SHMEM, index).await {
+            CacheEntry::Poisoned => return Err(FaultResult::SigBus),
             CacheEntry::Swap(slot) => {
                 if let Some(folio) = shmem_swapin_folio(k, index, slot).await? {
                     return Ok(folio);
@@ -73,6 +75,7 @@ async fn shmem_swapin_folio(k: &Cpu, index: u32, slot: u32) -> Result<Option<Pfn
     let same = f.flags.has(Flags::SWAPCACHE) && f.slot == slot && k.cache_entry(SHMEM, index) == swap;
     if same && !f.flags.has(Flags::UPTODATE) {
         // -EIO
+        shmem_set_folio_swapin_error(k, index, folio, slot);
         k.folio_unlock(folio);
         k.folio_put(folio);
         return Err(FaultResult::SigBus);
@@ -88,6 +91,17 @@ async fn shmem_swapin_folio(k: &Cpu, index: u32, slot: u32) -> Result<Option<Pfn
     k.folio_mark_dirty(folio);
     k.swap_free(slot);
     Ok(Some(folio))
+}
+
+/// `shmem_set_folio_swapin_error()`: what could not be read is remembered in the place of the swap entry, since 5.19.
+fn shmem_set_folio_swapin_error(k: &Cpu, index: u32, folio: Pfn, slot: u32) {
+    let swap = CacheEntry::Swap(slot);
+    if k.uses(Design::PoisonNone) || !k.page_cache_poison(SHMEM, index, swap) {
+        return;
+    }
+    k.delete_from_swap_cache(folio);
+    k.folio_put(folio);
+    k.swap_free(slot);
 }
 
 /// `shmem_unuse()`: brings back what `tmpfs` has on a swap device.

@@ -1,8 +1,10 @@
 //! `mm/memory-failure.c: soft_offline_page()`: memory that is about to fail is emptied and taken out of use. Nobody
 //! may notice.
 
-use super::memory_failure::get_user_page_read;
+use super::hugetlb::folio_test_hugetlb;
+use super::memory_failure::{get_user_page_read, try_to_split_thp_page};
 use super::migrate::{Migrated, Reason, migrate_pages};
+use super::truncate::mapping_evict_folio;
 use crate::config::Defect;
 use crate::observe::Outcome;
 use crate::phys::{Flags, Pfn, ZERO_PFN};
@@ -30,16 +32,16 @@ async fn soft_offline_page(k: &Cpu, pfn: Pfn) -> Outcome {
         return Outcome::Invalid;
     }
     k.lock(Lock::MemoryFailure).await;
-    let outcome = if k.folio(pfn).large() {
-        // soft_offline_in_use_page(): as if the split failed.
-        k.folio_put(k.page_folio(pfn));
+    let folio = k.page_folio(pfn);
+    let outcome = if folio_test_hugetlb(k, folio) {
+        k.folio_put(folio);
         Outcome::Busy
     } else if k.folio_test(pfn, Flags::HWPOISON) {
-        k.folio_put(pfn);
+        k.folio_put(folio);
         Outcome::Done
-    } else if !k.folio_test(pfn, Flags::LRU) {
+    } else if !k.folio_test(folio, Flags::LRU) {
         // get_any_page(): not HWPoisonHandlable(), and shaking does not help.
-        k.folio_put(pfn);
+        k.folio_put(folio);
         Outcome::Invalid
     } else {
         soft_offline_in_use_page(k, pfn).await
@@ -48,10 +50,20 @@ async fn soft_offline_page(k: &Cpu, pfn: Pfn) -> Outcome {
     outcome
 }
 
-/// `soft_offline_in_use_page()`, of an anonymous page.
+/// `soft_offline_in_use_page()`: of a file's page that is clean and not mapped the contents are dropped.
 async fn soft_offline_in_use_page(k: &Cpu, pfn: Pfn) -> Outcome {
+    if k.folio_test_large(pfn) && !try_to_split_thp_page(k, pfn).await {
+        k.folio_put(k.page_folio(pfn));
+        return Outcome::Busy;
+    }
     k.lock(Lock::Folio(pfn)).await;
+    k.folio_wait_writeback(pfn).await;
+    let evicted = k.folio_test(pfn, Flags::LRU) && mapping_evict_folio(k, pfn);
     k.folio_unlock(pfn);
+    if evicted {
+        page_handle_poison(k, pfn).await;
+        return Outcome::Done;
+    }
     let isolated = k.folio_isolate_lru(pfn);
     k.folio_put(pfn);
     if !isolated {

@@ -186,6 +186,11 @@ fn can_split_folio(k: &Cpu, folio: Pfn) -> bool {
 /// caller holds its lock and one reference; both stay with page 0. True when it is split. When the caller has taken the
 /// folio off the LRU, the other pages stay off it, each with one reference more, as on the list that the kernel passes.
 pub async fn split_folio(k: &Cpu, folio: Pfn) -> bool {
+    split_folio_at(k, folio, folio).await
+}
+
+/// `split_huge_page()`: the same, where lock and reference stay with one of the pages.
+pub async fn split_folio_at(k: &Cpu, folio: Pfn, keep: Pfn) -> bool {
     k.assert_folio_locked(folio);
     let isolated = !k.folio_test(folio, Flags::LRU);
     let Some(av) = get_anon_vma(k, folio) else { return false };
@@ -199,7 +204,7 @@ pub async fn split_folio(k: &Cpu, folio: Pfn) -> bool {
         k.site(Site::SplitFreeze).await;
         split = k.folio_ref_count(folio) == 1 && !k.folio_mapped(folio);
         if split {
-            split_frozen(k, folio, isolated).await;
+            split_frozen(k, folio, keep, isolated).await;
         } else {
             remove_migration_ptes_locked(k, folio).await;
         }
@@ -212,7 +217,7 @@ pub async fn split_folio(k: &Cpu, folio: Pfn) -> bool {
 }
 
 /// `__split_huge_page()`: nobody but the caller refers to the folio.
-async fn split_frozen(k: &Cpu, folio: Pfn, isolated: bool) {
+async fn split_frozen(k: &Cpu, folio: Pfn, keep: Pfn, isolated: bool) {
     let pages = k.folio_nr_pages(folio);
     k.folio_dissolve(folio);
     if isolated {
@@ -224,9 +229,13 @@ async fn split_frozen(k: &Cpu, folio: Pfn, isolated: bool) {
     for page in folio..folio + pages {
         remove_migration_ptes_locked(k, page).await;
     }
-    for tail in folio + 1..folio + pages {
-        k.folio_unlock_many(tail);
-        k.folio_put(tail);
+    for page in (folio..folio + pages).filter(|page| *page != keep) {
+        if page == folio {
+            k.folio_unlock(page)
+        } else {
+            k.folio_unlock_many(page)
+        }
+        k.folio_put(page);
     }
 }
 

@@ -61,7 +61,7 @@ async fn unmap_mapping_range(k: &Cpu, file: FileId, from: u32, to: u32, even_cow
 }
 
 /// `unmap_mapping_folio()`.
-async fn unmap_mapping_folio(k: &Cpu, folio: Pfn, file: FileId) {
+pub(super) async fn unmap_mapping_folio(k: &Cpu, folio: Pfn, file: FileId) {
     k.assert_folio_locked(folio);
     let index = k.folio(folio).index;
     let details = ZapDetails { even_cows: false, ..ZapDetails::ALL };
@@ -100,6 +100,7 @@ async fn truncate_inode_pages(k: &Cpu, file: FileId, from: u32, to: u32) {
         loop {
             let done = match k.cache_entry(file, index) {
                 CacheEntry::Empty => true,
+                lost @ CacheEntry::Poisoned => k.page_cache_clear(file, index, lost),
                 swap @ CacheEntry::Swap(slot) => shmem_free_swap(k, file, index, swap, slot).await,
                 CacheEntry::Folio(_) => truncate_folio_at(k, file, index).await,
             };
@@ -128,14 +129,33 @@ async fn truncate_folio_at(k: &Cpu, file: FileId, index: u32) -> bool {
     let here = folio_is_at(k, folio, file, index);
     if here {
         k.folio_wait_writeback(folio).await;
-        // truncate_cleanup_folio()
-        if k.folio_mapped(folio) {
-            unmap_mapping_folio(k, folio, file).await;
-        }
-        k.folio_clear(folio, Flags::DIRTY);
-        filemap_remove_folio(k, folio).await;
+        truncate_inode_folio(k, folio, file).await;
     }
     k.folio_unlock(folio);
     k.folio_put(folio);
     here
+}
+
+/// `truncate_inode_folio()` of a locked folio: unmaps it everywhere and takes it out of the page cache.
+pub(super) async fn truncate_inode_folio(k: &Cpu, folio: Pfn, file: FileId) {
+    // truncate_cleanup_folio()
+    if k.folio_mapped(folio) {
+        unmap_mapping_folio(k, folio, file).await;
+    }
+    k.folio_clear(folio, Flags::DIRTY);
+    filemap_remove_folio(k, folio).await;
+}
+
+/// `mapping_evict_folio()` of a locked folio to which the caller has a reference: takes it out of the page cache if it is
+/// clean and nobody else refers to it.
+pub(super) fn mapping_evict_folio(k: &Cpu, folio: Pfn) -> bool {
+    let f = k.folio(folio);
+    let used = f.flags.has(Flags::DIRTY) || f.flags.has(Flags::WRITEBACK);
+    // remove_mapping() freezes the count at these two.
+    if f.mapping == 0 || used || f.refcount != 2 || f.large() {
+        return false;
+    }
+    k.page_cache_remove(folio, CacheEntry::Empty);
+    k.folio_put(folio);
+    true
 }

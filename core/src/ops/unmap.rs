@@ -128,10 +128,11 @@ pub fn subpage(k: &Cpu, folio: Pfn, pfn: Pfn) -> Pfn {
 }
 
 /// The hwpoison branches of `try_to_unmap_one()` and `try_to_migrate_one()`, for an entry that has just been cleared:
-/// whoever comes here later gets SIGBUS. Soft-dirty and uffd-wp are not kept, nor is anything counted any more.
+/// whoever comes here later gets SIGBUS. (The note of a write-protected page of a file, which the kernel sets first, is
+/// overwritten at once.) Soft-dirty and uffd-wp are not kept, nor is anything counted any more.
 pub(super) async fn replace_by_hwpoison_entry(k: &Cpu, page: Pfn, p: PtePtr) -> bool {
     let (arch, ec) = (k.arch(), k.entries());
-    k.s().w.mms[p.mm as usize].anon_pages -= 1;
+    k.add_mm_counter(p.mm, page, -1);
     k.set_pte_at(p, arch.swp_entry_to_pte(ec.make_hwpoison_entry(u64::from(page)))).await;
     k.folio_remove_rmap_pte(page);
     k.folio_put(k.page_folio(page));

@@ -13,7 +13,13 @@ pub async fn writeback(k: &Cpu, mm: u8, vpn: u32) {
         let vma = s.w.vma_lookup(mm, vpn).map(|v| &s.w.vmas[v]);
         vma.filter(|v| v.backing.file() == Some(REGULAR)).map(|v| v.linear_page_index(vpn))
     };
-    let Some(index) = index else { return };
+    if let Some(index) = index {
+        write_back(k, index).await;
+    }
+}
+
+/// The same of a page of the regular file: written if it is dirty, after a write that is under way.
+pub(super) async fn write_back(k: &Cpu, index: u32) {
     let CacheEntry::Folio(folio) = filemap_get_entry(k, REGULAR, index).await else { return };
     k.lock(Lock::Folio(folio)).await;
     if folio_is_at(k, folio, REGULAR, index) && k.folio_test(folio, Flags::DIRTY) {

@@ -45,7 +45,8 @@ impl Oracle {
             return Err(broken(forbidden(&set, false)).known(known));
         }
         if !set.iter().any(|s| s.shows(&self.files, value)) {
-            let mut violation = broken(Rule::OracleValue).known(known);
+            let lost = set.iter().any(|s| s.through().is_some_and(|cell| self.files.is_lost(cell)));
+            let mut violation = broken(if lost { Rule::OraclePoison } else { Rule::OracleValue }).known(known);
             violation.evidence.found = Some(u64::from(value));
             return Err(violation);
         }
@@ -154,8 +155,16 @@ impl Oracle {
         if !set.iter().any(|s| s.ends(&self.files, write).meets(wanted)) {
             return Err(broken(Rule::OracleSignal).known(known));
         }
-        if changes.is_empty() {
+        let lost = self.procs[usize::from(proc)].space.lost(spot).is_some();
+        if changes.is_empty() && !(lost && signal == Signal::Bus) {
             set.retain(|s| s.ends(&self.files, write).meets(wanted));
+            let through = match set.as_slice() {
+                [one] if signal == Signal::Bus => one.through(),
+                _ => None,
+            };
+            if let Some(cell) = through {
+                self.files.lost(cell);
+            }
             self.keep(proc, spot, Some(&mut set), &changes);
         }
         Ok(())

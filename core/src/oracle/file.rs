@@ -4,7 +4,7 @@
 //! where there is nothing to read. Truncation and hole punching change cells while they are under way at a moment
 //! of their own: until such a call returns, a cell may be as before or as after it.
 
-use crate::observe::{FILES, FileId, Token};
+use crate::observe::{FILES, FileId, REGULAR, SHMEM, Token};
 use arrayvec::ArrayVec;
 
 /// A page of a file.
@@ -67,11 +67,51 @@ struct Cell {
     touched: bool,
     /// More than one call has been in flight at once.
     raced: bool,
+    /// What it held before: after a memory failure the disk's older contents may be seen again.
+    past: ArrayVec<Token, CONTENTS>,
+    /// More than fits has been held, or nobody knows what.
+    past_unknown: bool,
+    /// Its memory has failed, or is failing.
+    lost: Option<LostCell>,
+    /// The only thing that it held when its memory failed, until it is stored to or changed.
+    newest: Option<Token>,
+}
+
+/// How far a page of a file is lost to a memory failure.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum LostCell {
+    /// SIGBUS is believed, and so is the content.
+    Maybe,
+    /// The failure has been dealt with, and hit this page for sure.
+    Dealt,
+    /// After that SIGBUS was seen: so it must be seen by all.
+    Surely,
+}
+
+/// What `msync` has to tell of data that were lost.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+enum Told {
+    /// Nothing is lost that was not told.
+    #[default]
+    Nothing,
+    /// Perhaps something is.
+    Perhaps,
+    /// Older contents of the disk were seen.
+    Must,
 }
 
 impl Default for Cell {
     fn default() -> Cell {
-        Cell { known: [Some(0)].into_iter().collect(), pending: ArrayVec::new(), touched: false, raced: false }
+        Cell {
+            known: [Some(0)].into_iter().collect(),
+            pending: ArrayVec::new(),
+            touched: false,
+            raced: false,
+            past: ArrayVec::new(),
+            past_unknown: false,
+            lost: None,
+            newest: None,
+        }
     }
 }
 
@@ -83,6 +123,37 @@ impl Cell {
     fn is(&mut self, content: Content) {
         self.known.clear();
         self.known.push(content);
+        self.close();
+    }
+
+    /// It is stored to: what it held so far is the past.
+    fn passes(&mut self) {
+        self.newest = None;
+        self.past_unknown |= self.known.is_empty();
+        for value in self.known.iter().flatten() {
+            if !self.past.contains(value) && self.past.try_push(*value).is_err() {
+                self.past_unknown = true;
+            }
+        }
+    }
+
+    /// Its memory fails. On a disk there may be older contents.
+    fn fail(&mut self, disk: bool) {
+        if self.lost.is_none() {
+            self.lost = Some(LostCell::Maybe);
+        }
+        if !disk {
+            return;
+        }
+        if let ([Some(one)], true) = (self.known.as_slice(), self.pending.is_empty()) {
+            self.newest = Some(*one);
+        }
+        if self.past_unknown {
+            self.known.clear();
+        }
+        for value in self.past.clone() {
+            self.may_be(Some(value));
+        }
         self.close();
     }
 
@@ -132,12 +203,15 @@ pub(super) struct Files {
     /// Cells of each file; those after are [`Cell::default`].
     cells: [Vec<Cell>; FILES],
     untouched: Cell,
+    /// What `msync` has to tell.
+    told: Told,
 }
 
 impl Files {
     /// Every page of every file is there and zero.
     pub(super) fn clear(&mut self) {
         self.cells.iter_mut().for_each(Vec::clear);
+        self.told = Told::Nothing;
     }
 
     fn cell(&self, id: CellId) -> &Cell {
@@ -154,12 +228,14 @@ impl Files {
 
     /// True when a load may return `value`.
     pub(super) fn may_be(&self, id: CellId, value: Token) -> bool {
-        self.cell(id).may(|c| c == Some(value))
+        let cell = self.cell(id);
+        cell.lost != Some(LostCell::Surely) && cell.may(|c| c == Some(value))
     }
 
-    /// True when an access may find the file to end before.
+    /// True when an access may end in SIGBUS: the file may end before, or the memory has failed.
     pub(super) fn may_fault(&self, id: CellId) -> bool {
-        self.cell(id).may(|c| c.is_none())
+        let cell = self.cell(id);
+        cell.lost.is_some() || cell.may(|c| c.is_none())
     }
 
     /// True when an access may find the page.
@@ -186,11 +262,16 @@ impl Files {
         if self.value(id) != Some(value) {
             self.cell_mut(id).is(Some(value));
         }
+        let newest = self.cell(id).newest;
+        if newest.is_some_and(|newest| newest != value) && self.told == Told::Perhaps {
+            self.told = Told::Must;
+        }
     }
 
     /// A store of `value` went here.
     pub(super) fn stored(&mut self, id: CellId, value: Token) {
         let cell = self.cell_mut(id);
+        cell.passes();
         cell.is(Some(value));
         cell.touched = !cell.pending.is_empty();
     }
@@ -198,6 +279,7 @@ impl Files {
     /// A store of `value` may have gone here.
     pub(super) fn perhaps_stored(&mut self, id: CellId, value: Token) {
         let cell = self.cell_mut(id);
+        cell.passes();
         cell.may_be(Some(value));
         cell.close();
         cell.touched = !cell.pending.is_empty();
@@ -207,17 +289,79 @@ impl Files {
     pub(super) fn forget(&mut self, pages: u32) {
         for cells in &mut self.cells {
             cells.resize(pages as usize, Cell::default());
-            cells.iter_mut().for_each(|c| c.known.clear());
+            cells.iter_mut().for_each(|c| {
+                c.passes();
+                c.known.clear();
+            });
         }
     }
 
     /// The call on the CPU with this bit begins; it changes the page.
     pub(super) fn begin(&mut self, id: CellId, bit: u8, change: FileChange) {
         let cell = self.cell_mut(id);
+        cell.newest = None;
+        if cell.lost.is_some() {
+            cell.lost = Some(LostCell::Maybe);
+        }
         if !cell.pending.iter().any(|p| p.0 == bit) && cell.pending.try_push((bit, change)).is_ok() {
             cell.raced |= cell.pending.len() > 1;
             cell.close();
         }
+    }
+
+    /// The memory behind a page fails.
+    pub(super) fn fail(&mut self, id: CellId) {
+        let disk = id.file() == REGULAR;
+        if disk {
+            self.told = self.told.max(Told::Perhaps);
+        }
+        self.cell_mut(id).fail(disk);
+    }
+
+    /// The memory behind some page of some file fails.
+    pub(super) fn fail_any(&mut self, pages: u32) {
+        for file in 0..FILES as FileId {
+            (0..pages).for_each(|page| self.fail(CellId::new(file, page)));
+        }
+    }
+
+    /// The failure of this page and of no other has been dealt with.
+    pub(super) fn dealt_with(&mut self, id: CellId) {
+        let cell = self.cell_mut(id);
+        if cell.lost == Some(LostCell::Maybe) && cell.pending.is_empty() {
+            cell.lost = Some(LostCell::Dealt);
+        }
+    }
+
+    /// An access to a page of `tmpfs`, which has no other copy, ended in SIGBUS because its memory has failed.
+    pub(super) fn lost(&mut self, id: CellId) {
+        let cell = self.cell_mut(id);
+        if id.file() == SHMEM && cell.lost == Some(LostCell::Dealt) && cell.known.iter().all(|c| c.is_some()) {
+            cell.lost = Some(LostCell::Surely);
+        }
+    }
+
+    /// True when an access to the page must end in SIGBUS.
+    pub(super) fn is_lost(&self, id: CellId) -> bool {
+        self.cell(id).lost == Some(LostCell::Surely)
+    }
+
+    /// Failed memory may be good again.
+    pub(super) fn doubt_losses(&mut self) {
+        for cell in self.cells.iter_mut().flatten().filter(|c| c.lost.is_some()) {
+            cell.lost = Some(LostCell::Maybe);
+        }
+    }
+
+    /// True when `msync` may tell of lost data (`error`), or may be silent about them.
+    pub(super) fn may_tell(&self, error: bool) -> bool {
+        if error { self.told != Told::Nothing } else { self.told != Told::Must }
+    }
+
+    /// `msync` has told of lost data; some may be getting lost just now.
+    pub(super) fn told(&mut self, failing: bool) {
+        self.told = if failing { Told::Perhaps } else { Told::Nothing };
+        self.cells.iter_mut().flatten().for_each(|c| c.newest = None);
     }
 
     /// True when one truncation is in flight and nothing else: once it has reached a page, the file ends before it.

@@ -4,13 +4,19 @@
 //! values are unique: so a page that holds another value than the page that was named is another frame. Those that
 //! hold the same one *may* be lost from then on: SIGBUS is believed, and so is a load of the right value. A page that
 //! has given SIGBUS *is* lost, and gives SIGBUS again until it is unmapped, mapped anew or dropped.
+//!
+//! A page of a file shares its frame with whatever else shows it, and with nothing else; what is lost of it is kept with the
+//! file ([`super::file`]). Of a file on a disk an older content may come back; then `msync` must tell of it. Of `tmpfs`
+//! there is no other copy: once an access has ended in SIGBUS, every access must, until the page is cut off or a hole.
 
+use super::file::CellId;
 use super::flight::Flight;
 use super::page::{Effect, Ends, State};
 use super::result::Keep;
 use super::space::Spot;
 use super::{Oracle, OracleViolation, broken};
 use crate::config::{MAX_CPUS, MAX_PROCS};
+use crate::observe::Outcome;
 use crate::program::{Case, OpCode};
 use crate::rule::Rule;
 use arrayvec::ArrayVec;
@@ -25,6 +31,13 @@ pub(super) enum Lost {
     Maybe,
     /// It has given SIGBUS.
     Surely,
+}
+
+/// The frame behind a page: it holds one of these values, or is the page cache's of one of these cells.
+#[derive(Default)]
+struct Named {
+    values: ArrayVec<u32, VALUES>,
+    cells: ArrayVec<CellId, VALUES>,
 }
 
 impl Flight {
@@ -55,6 +68,10 @@ impl Oracle {
 
     /// An access, or the call that made the memory fail, ended in SIGBUS. False when no memory was lost there.
     pub(super) fn sigbus(&mut self, case: &Case, op: u32, proc: u8, spot: Spot) -> bool {
+        // A signal by the handler itself goes to whoever wants to be told, and may be about a page that he does not use.
+        if self.flight(case, op).is_some_and(Flight::poisons) {
+            return true;
+        }
         let space = &self.procs[usize::from(proc)].space;
         let (lost, poisoning) = (space.lost(spot), self.poisoning());
         let beyond_file = |s: &State| s.ends(&self.files, false).meets(Ends::BUS);
@@ -62,9 +79,7 @@ impl Oracle {
         if lost.is_none() && !poisoning || lost != Some(Lost::Surely) && may_be_beyond {
             return false;
         }
-        // A signal by the handler itself may tell of a page that could not be unmapped.
-        let told = self.flight(case, op).is_some_and(Flight::poisons);
-        let settled = !told && self.changes(proc, spot, None).is_empty();
+        let settled = self.changes(proc, spot, None).is_empty();
         if lost != Some(Lost::Surely) {
             let now = if settled { Lost::Surely } else { Lost::Maybe };
             self.procs[usize::from(proc)].space.lose(spot, now);
@@ -82,32 +97,55 @@ impl Oracle {
     /// A memory failure begins or ends: whatever may share a frame with the pages that it names may be lost.
     pub(super) fn condemn(&mut self, flight: &Flight) {
         for spot in flight.spots() {
-            let space = &self.procs[usize::from(flight.proc)].space;
-            let values: Option<ArrayVec<u32, VALUES>> =
-                space.states(spot).filter(|_| !flight.disturbed).and_then(|s| {
-                    let mut values = ArrayVec::new();
-                    // A page of a file holds whatever the file does: it may share its frame with any.
-                    s.iter().all(|s| s.through().is_none()).then_some(())?;
-                    for s in s.iter().filter(|s| s.perm.is_some()) {
-                        values.try_push(s.value).ok()?;
-                        if s.lazy {
-                            values.try_push(0).ok()?;
-                        }
-                    }
-                    Some(values)
-                });
+            let named = self.named(flight, spot);
+            match &named {
+                Some(named) => named.cells.iter().for_each(|cell| self.files.fail(*cell)),
+                None => self.files.fail_any(self.region_pages),
+            }
+            let values = named.as_ref().map(|n| n.values.as_slice());
             for proc in 0..MAX_PROCS {
-                self.procs[proc].space.condemn(spot, values.as_deref(), self.moved);
+                self.procs[proc].space.condemn(values);
             }
             for cpu in 0..MAX_CPUS {
-                self.children[cpu].condemn(spot, values.as_deref(), self.moved);
+                self.children[cpu].condemn(values);
             }
+        }
+    }
+
+    /// What the frame behind a page that a call names may be. `None`: any.
+    fn named(&self, flight: &Flight, spot: Spot) -> Option<Named> {
+        let states = self.procs[usize::from(flight.proc)].space.states(spot).filter(|_| !flight.disturbed)?;
+        let mut named = Named::default();
+        for state in states.iter().filter(|s| s.perm.is_some()) {
+            match state.through() {
+                Some(cell) if named.cells.contains(&cell) => {}
+                Some(cell) => named.cells.try_push(cell).ok()?,
+                None => named.values.try_push(state.value).ok()?,
+            }
+            if state.lazy {
+                named.values.try_push(0).ok()?;
+            }
+        }
+        Some(named)
+    }
+
+    /// A failure has been dealt with that can have hit one page of a file only.
+    pub(super) fn dealt_with(&mut self, flight: &Flight, outcome: Outcome) {
+        if outcome != Outcome::Done || flight.len() != 1 || !flight.poisons() {
+            return;
+        }
+        let spot = Spot { region: flight.region, page: flight.first };
+        if let Some(Named { values, cells }) = self.named(flight, spot)
+            && let ([], [cell]) = (values.as_slice(), cells.as_slice())
+        {
+            self.files.dealt_with(*cell);
         }
     }
 
     /// A file is cut or gets holes, which takes away whatever was mapped of it, copies included: which of the lost pages
     /// those were is not followed.
     pub(super) fn doubt_losses(&mut self) {
+        self.files.doubt_losses();
         self.procs.iter_mut().for_each(|p| p.space.doubt_losses());
         self.children.iter_mut().for_each(super::space::Space::doubt_losses);
     }

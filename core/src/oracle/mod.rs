@@ -402,7 +402,7 @@ impl Oracle {
             OpCode::Mmap => self.procs[parent].remapped = self.now,
             OpCode::Mprotect => self.procs[parent].merged = self.now,
             OpCode::ToDevice => self.procs[parent].lent = true,
-            OpCode::Truncate | OpCode::Remove => self.doubt_losses(),
+            OpCode::Truncate | OpCode::Remove | OpCode::Unpoison => self.doubt_losses(),
             _ => {}
         }
         self.procs[parent].maps(flight.backing);

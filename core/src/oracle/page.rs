@@ -461,6 +461,9 @@ pub(super) fn loaded(set: &mut Reach, changes: &Changes, files: &mut Files, valu
         set.retain(|s| s.shows(files, value));
         set.iter_mut().for_each(|s| *s = s.touched(false));
         set.iter_mut().filter(|s| s.through().is_none()).for_each(|s| *s = s.after_load(value));
+        if let Some(Memory::File(cell)) = Cells::of(changes).only(set, false, |_| true) {
+            files.loaded(cell, value);
+        }
         return dedup(set);
     }
     let cells = Cells::of(changes);

@@ -1,12 +1,12 @@
 //! Ends of calls: whether the result is one that the manual page promises, and what holds from then on.
 
 use super::flight::Flight;
-use super::page::{Changes, Effect, Ends, Known, Reach, State, dedup, insert};
+use super::page::{Base, Changes, Effect, Ends, Known, Reach, State, dedup, insert};
 use super::space::Spot;
 use super::traps::Traps;
 use super::{Oracle, OracleViolation, broken};
 use crate::config::MAX_CPUS;
-use crate::observe::Outcome;
+use crate::observe::{Outcome, REGULAR};
 use crate::program::family::Family;
 use crate::program::{Case, OpCode};
 use crate::rule::Rule;
@@ -63,6 +63,10 @@ impl Oracle {
             self.wake(&flight, outcome);
         }
         self.finish(cpu, keep);
+        self.dealt_with(&flight, outcome);
+        if outcome == Outcome::Io {
+            self.files.told(self.poisoning());
+        }
         self.end_pins(&case.config, &flight, outcome);
         if outcome != Outcome::Skipped {
             let now = self.now;
@@ -109,6 +113,7 @@ impl Oracle {
                 Outcome::NoMem => Ok(Keep::Failed),
                 _ => Err("mmap"),
             },
+            OpCode::Msync => self.judge_msync(flight, outcome),
             OpCode::Truncate => (outcome == Outcome::Done).then_some(Keep::Applied).ok_or("truncate"),
             OpCode::Free | OpCode::GuardInstall | OpCode::GuardRemove
                 if outcome == Outcome::Invalid && self.procs[usize::from(flight.proc)].files =>
@@ -172,6 +177,27 @@ impl Oracle {
                 _ => Ok(Keep::Applied),
             },
             _ => Err(flight.code.name()),
+        }
+    }
+
+    /// `msync`: `ENOMEM` where there are holes, and lost data must be told of.
+    fn judge_msync(&self, flight: &Flight, outcome: Outcome) -> Result<Keep, &'static str> {
+        let holes = self.holes(flight);
+        // All of the range shows the file on the disk, in mappings that share it.
+        let shows = |s: &State| matches!(s.base, Base::Shared(cell) if cell.file() == REGULAR);
+        let space = &self.procs[usize::from(flight.proc)].space;
+        // Another one may have taken the error, and not have returned.
+        let another = self.flights.iter().flatten().any(|f| f.code == OpCode::Msync && f.op != flight.op);
+        let syncs = || !another && flight.spots().all(|spot| space.states(spot).is_some_and(|s| s.iter().all(shows)));
+        match outcome {
+            Outcome::Io if self.files.may_tell(true) => Ok(Keep::Either),
+            Outcome::Io => Err("no data are lost"),
+            _ if flight.contended || flight.disturbed => Ok(Keep::Either),
+            Outcome::Done if holes.must.is_some() => Err("the range has a hole"),
+            Outcome::NoMem if holes.may.is_none() => Err("the range has no hole"),
+            Outcome::Done if flight.len() > 0 && !self.files.may_tell(false) && syncs() => Err("data are lost"),
+            Outcome::Done | Outcome::NoMem => Ok(Keep::Either),
+            _ => Err("msync"),
         }
     }
 

@@ -77,17 +77,17 @@ impl Space {
         self.lost.retain(|(s, _)| *s != spot);
     }
 
-    /// The frame behind `named`, which holds one of `values`, is failing: every page that may share it may be lost.
-    /// `None`: no value tells, so that the same page of each process may. After pages have `moved`, any may.
-    pub(super) fn condemn(&mut self, named: Spot, values: Option<&[Token]>, moved: bool) {
+    /// A frame that holds one of `values` is failing: every page that may share it may be lost. `None`: nobody knows what it
+    /// holds, so any may. (Pages of files are lost with the file.)
+    pub(super) fn condemn(&mut self, values: Option<&[Token]>) {
         for region in 0..self.windows.len() {
             for page in 0..self.windows[region].len() as u32 {
                 let spot = Spot { region: region as u8, page };
+                let own = |s: &State| s.perm.is_some() && s.through().is_none();
                 let shares = match (self.states(spot), values) {
-                    (Some(states), Some(values)) => {
-                        states.iter().any(|s| s.perm.is_some() && values.contains(&s.value))
-                    }
-                    _ => moved || spot == named,
+                    (Some(states), Some(values)) => states.iter().any(|s| own(s) && values.contains(&s.value)),
+                    (Some(states), None) => states.iter().any(own),
+                    (None, _) => true,
                 };
                 if shares && self.lost(spot).is_none() {
                     self.lost.push((spot, Lost::Maybe));

@@ -13,6 +13,8 @@ pub enum CacheEntry {
     Folio(Pfn),
     /// A value entry (`swp_to_radix_entry()`): the page of a `tmpfs` file is in this swap slot.
     Swap(u32),
+    /// A value entry (`make_poisoned_swp_entry()`): the page of a `tmpfs` file was swapped out and could not be read.
+    Poisoned,
 }
 
 /// `struct inode` and its `struct address_space`. The VMAs that map it are in [`crate::mm::IMmap`].
@@ -22,6 +24,8 @@ pub struct PageCache {
     pub size: u32,
     entries: Vec<CacheEntry>,
     disk: Vec<Token>,
+    /// `AS_EIO`: data that were not written yet are lost.
+    pub error: bool,
     /// `i_rwsem`, as `truncate` and `fallocate` take it: the CPU that holds it, plus one.
     pub inode_lock: u8,
     /// `invalidate_lock`: CPUs that read.

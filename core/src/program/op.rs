@@ -242,6 +242,10 @@ ops! {
         "Asks which pages of a range were written since they were protected, and protects them again (PAGEMAP_SCAN).";
     NumaScan = "numa-scan", Kernel, KernelRange, Migrate, weight 8, "kernel/sched/fair.c: task_numa_work()",
         "NUMA balancing comes by: the next access to each page of a range is to be noticed.";
+    EarlyKill = "early-kill", User, Proc, Poison, weight 1, "kernel/sys.c: prctl(PR_MCE_KILL)",
+        "The process wants to be told of failed memory at once (PR_MCE_KILL_EARLY).";
+    Msync = "msync", User, Range, File, weight 3, "mm/msync.c: msync()",
+        "Writes the files that a range shares to their disk, and tells of data that were lost (MS_SYNC).";
 }
 
 impl OpCode {

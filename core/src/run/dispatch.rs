@@ -6,9 +6,9 @@ use crate::observe::{Observation, Outcome, UffdFlags};
 use crate::ops::madvise::{Advice, madvise, madvise_hugepage, madvise_populate, madvise_remove};
 use crate::ops::uffd_fill::Fill;
 use crate::ops::{
-    access, dmirror, fork, gup, gup_fast, hotplug, khugepaged, ksm, memcg, memory_failure, mmap, mprotect, mremap,
-    numa, process, rmap, soft_offline, split, swapoff, task_mmu, truncate, uffd, uffd_fill, uffd_scan, vmscan,
-    writeback,
+    access, dmirror, fork, gup, gup_fast, hotplug, khugepaged, kill_procs, ksm, memcg, memory_failure, mmap, mprotect,
+    mremap, msync, numa, process, rmap, soft_offline, split, swapoff, task_mmu, truncate, uffd, uffd_fill, uffd_scan,
+    vmscan, writeback,
 };
 use crate::program::{Actor, Op, OpCode};
 use crate::sched::{Cpu, Site};
@@ -143,6 +143,8 @@ async fn call(k: &Cpu, op: &Op) -> Outcome {
         OpCode::DevWrite => dmirror::access(k, op.device(), mm, start, end, true).await,
         OpCode::DevClose => dmirror::close(k, op.device(), mm).await,
         OpCode::Truncate => truncate::truncate(k, op.file(), op.page).await,
+        OpCode::Msync => msync::msync(k, mm, start, end).await,
+        OpCode::EarlyKill => kill_procs::early_kill(k, mm),
         OpCode::Remove => madvise_remove(k, mm, start, end).await,
         OpCode::Writeback => each_page!(start..end, |vpn| writeback::writeback(k, mm, vpn)),
         OpCode::Offline => {

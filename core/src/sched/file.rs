@@ -99,6 +99,16 @@ impl Cpu {
         same
     }
 
+    /// Puts the note that a page is lost in place of its swap entry (`xa_cmpxchg()`), if that is still there.
+    pub fn page_cache_poison(&self, file: FileId, index: u32, expected: CacheEntry) -> bool {
+        let s = &mut *self.s();
+        let same = s.w.files[file as usize].get(index) == expected;
+        if same {
+            s.set_cache_entry(file, index, CacheEntry::Poisoned);
+        }
+        same
+    }
+
     /// `__folio_migrate_mapping()` of a folio of the page cache: lets `dst` take the place of `src`.
     pub fn page_cache_migrate(&self, src: Pfn, dst: Pfn) {
         let f = self.folio(src);

@@ -140,7 +140,12 @@ impl Cpu {
         for i in 1..n {
             let tail = &mut s.w.mem.folios[(folio + i) as usize];
             // Pages that nothing maps may still say that they are exclusive: that goes with the head's flags.
+            let poisoned = tail.flags.has(Flags::HWPOISON);
             (tail.flags, tail.locked_by) = (head.flags, head.locked_by);
+            tail.flags.clear(Flags::HWPOISON);
+            if poisoned {
+                tail.flags.set(Flags::HWPOISON);
+            }
             tail.flags.clear(Flags::ANON_EXCLUSIVE);
             tail.flags.clear(Flags::PARTIALLY_MAPPED);
             (tail.anon_vma, tail.index) = (head.anon_vma, head.index + i);
