@@ -203,7 +203,7 @@ impl Machine {
             OpCode::Exclusive if self.procs[usize::from(op.proc)].pages[page].is_some_and(|p| p.permits(true)) => {
                 self.running[cpu].as_mut().unwrap().outcome = Outcome::Done;
             }
-            OpCode::Pageout | OpCode::Mergeable | OpCode::Cold | OpCode::WillNeed
+            OpCode::Pageout | OpCode::Mergeable | OpCode::Cold | OpCode::WillNeed | OpCode::Msync
                 if self.procs[usize::from(op.proc)].pages[page].is_none() =>
             {
                 self.running[cpu].as_mut().unwrap().outcome = Outcome::NoMem;
