@@ -49,6 +49,12 @@ pub const SHMEM: FileId = 0;
 pub const REGULAR: FileId = 1;
 /// Number of files.
 pub const FILES: usize = 2;
+/// A device whose driver maps all of it when it is mapped (`remap_pfn_range()` in `->mmap`), until it is unplugged.
+pub const REMAPPED: FileId = FILES as FileId;
+/// A device whose driver maps page by page when they are faulted in (`vmf_insert_pfn()`, `vmf_insert_mixed()`).
+pub const FAULTED: FileId = REMAPPED + 1;
+/// Number of files and devices: of all that has a list of its mappings.
+pub const MAPPINGS: usize = FILES + 2;
 /// Names of the files in the text form.
 pub const FILE_NAMES: [&str; FILES] = ["shmem", "file"];
 
@@ -89,9 +95,42 @@ backings! {
     FileShared = Some(REGULAR), "file", "shared", "The regular file, shared.";
     FilePrivate = Some(REGULAR), "file", "private", "The regular file, copied on write.";
     Hugetlb = None, "hugetlb", "private", "Private anonymous memory of hugetlb pages.";
+    PfnmapShared = None, "pfnmap", "shared", "A device, mapped as a whole by `remap_pfn_range()`.";
+    PfnmapPrivate = None, "pfnmap", "private", "The same, copied on write.";
+    PfnfaultShared = None, "pfnfault", "shared", "A device that is mapped by `vmf_insert_pfn()` at faults.";
+    MixedmapShared = None, "mixedmap", "shared", "The same by `vmf_insert_mixed()`; the driver hears of first stores.";
+    MixedmapPrivate = None, "mixedmap", "private", "The same, copied on write.";
 }
 
 impl Backing {
+    /// The device that is mapped, if one is.
+    #[inline]
+    pub fn device(self) -> Option<FileId> {
+        match self {
+            Backing::PfnmapShared | Backing::PfnmapPrivate => Some(REMAPPED),
+            Backing::PfnfaultShared | Backing::MixedmapShared | Backing::MixedmapPrivate => Some(FAULTED),
+            _ => None,
+        }
+    }
+
+    /// The file or device that is mapped, if one is (`vm_file->f_mapping`).
+    #[inline]
+    pub fn mapping(self) -> Option<FileId> {
+        self.file().or_else(|| self.device())
+    }
+
+    /// `VM_MIXEDMAP`.
+    #[inline]
+    pub fn mixedmap(self) -> bool {
+        matches!(self, Backing::MixedmapShared | Backing::MixedmapPrivate)
+    }
+
+    /// `VM_PFNMAP`.
+    #[inline]
+    pub fn pfnmap(self) -> bool {
+        matches!(self, Backing::PfnmapShared | Backing::PfnmapPrivate | Backing::PfnfaultShared)
+    }
+
     /// `VM_SHARED`.
     #[inline]
     pub fn shared(self) -> bool {

@@ -248,6 +248,11 @@ rules! {
     BugHugetlbPte = "bug.hugetlb-pte", Always,
         "a hugetlb page is never mapped by PTEs, nor by what is meant for one",
         "mm/rmap.c: make_device_exclusive() since 6.15; mm/hugetlb.c: BUG_ON in huge_pte_alloc()";
+    RawFrame = "pfnmap.taken-for-page", Always,
+        "nobody takes what a PFN map shows for a page, to count, lock or free it",
+        "mm/memory.c: vm_normal_page(); include/linux/mm.h: VM_PFNMAP";
+    BugRemap = "bug.remap_pte_range", Always,
+        "whoever maps a device as a whole finds only empty entries", "mm/memory.c: BUG_ON in remap_pte_range()";
 }
 
 impl Rule {

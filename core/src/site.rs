@@ -129,6 +129,10 @@ sites! {
     UserfaultWake = "wake_userfault:wake", "Those who wait for a userfault are about to be woken.";
     UserfaultRelease = "userfaultfd_release:released", "A userfaultfd is about to be closed.";
     UserfaultFill = "mfill_atomic:fill", "The page for a userfault is about to be made.";
+    InsertPfn = "insert_pfn:lock", "A frame without a page is about to be mapped at a fault.";
+    RemapPfn = "remap_pfn_range:map", "A device is about to be mapped as a whole.";
+    DriverFault = "vfio_pci_mmap_fault:fault", "A driver is about to say where a page of its device is.";
+    DriverMove = "ttm_bo_handle_move_mem:move", "A driver has taken mappings away and is about to move or clear what they showed.";
 }
 
 impl Site {

@@ -3,9 +3,9 @@
 use crate::arch::{Prot, Pte};
 use crate::config::{Config, Geometry, MAX_CPUS, MAX_DEVICES, MAX_PROCS};
 use crate::entry::EntryConfig;
-use crate::hw::{Mirror, Tlb};
+use crate::hw::{Boards, Mirror, Tlb};
 use crate::mm::{AnonVmas, IMmap, Ksm, Mm, PmdPtr, PtePtr, Tables, VmaId, Vmas};
-use crate::observe::{Backing, FILES};
+use crate::observe::{Backing, FILES, MAPPINGS};
 use crate::phys::{Memcgs, Memory, PageCache, Swap};
 
 /// All modelled state. Two equal worlds behave alike for ever.
@@ -25,8 +25,8 @@ pub struct World {
     pub swap: Swap,
     /// Files and their page caches.
     pub files: [PageCache; FILES],
-    /// Who maps each file.
-    pub i_mmaps: [IMmap; FILES],
+    /// Who maps each file and each device.
+    pub i_mmaps: [IMmap; MAPPINGS],
     /// Counters of the memory control groups.
     pub memcgs: Memcgs,
     /// Processes `A` to `D`.
@@ -43,6 +43,8 @@ pub struct World {
     pub tlbs: [Tlb; MAX_CPUS],
     /// What each device knows of each process.
     pub mirrors: [[Mirror; MAX_PROCS]; MAX_DEVICES],
+    /// Devices whose memory user space maps.
+    pub boards: Boards,
 }
 
 impl World {
@@ -66,6 +68,7 @@ impl World {
             tables: Tables::new(g),
             tlbs: Default::default(),
             mirrors: Default::default(),
+            boards: Boards::default(),
         };
         world.files.iter_mut().for_each(|f| f.reset(g.region_pages()));
         world
@@ -89,6 +92,7 @@ impl World {
         self.tables.reset(config.geometry);
         self.tlbs.iter_mut().for_each(Tlb::reset);
         self.mirrors.iter_mut().flatten().for_each(Mirror::reset);
+        self.boards.reset();
     }
 
     /// Table geometry.
@@ -111,7 +115,7 @@ impl World {
 
     /// `vma_interval_tree_insert()`: a VMA of a file joins its reverse map, for fork right after its parent's.
     pub fn i_mmap_insert(&mut self, vma: VmaId, after: Option<VmaId>) {
-        let Some(file) = self.vmas[vma].backing.file() else { return };
+        let Some(file) = self.vmas[vma].backing.mapping() else { return };
         let list = &mut self.i_mmaps[usize::from(file)].vmas;
         let at = after.and_then(|v| list.iter().position(|o| *o == v)).map_or(list.len(), |at| at + 1);
         list.insert(at, vma);

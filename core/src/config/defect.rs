@@ -249,6 +249,21 @@ defects! {
         "a76054266661 (\"mm: shmem: don't truncate page if memory failure happens\", 5.16)";
     P4 = "P4", fixed None, "me_pagecache_dirty",
         "the file is not told that data were lost which were not written yet", "seeded";
+    R1 = "R1", fixed None, "zap_present_ptes",
+        "what a PFN map shows is given up as if it were a page: pte_special() is not asked", "seeded";
+    R2 = "R2", fixed None, "vma_needs_copy",
+        "fork leaves the entries of a PFN map to the child's faults, which cannot bring them back", "seeded";
+    R3 = "R3", fixed None, "ttm_bo_handle_move_mem",
+        "a driver moves a page on its board without taking its mappings away first", "seeded";
+    R4 = "R4", fixed None, "follow_page_pte",
+        "GUP takes hold of what a PFN map shows: neither the mapping's flags nor pte_special() are asked", "seeded";
+    R5 = "R5", fixed None, "__wp_page_copy_user",
+        "the private copy of a page of a PFN map is filled with zeroes, as there is no page to copy from", "seeded";
+    R6 = "R6", fixed None, "hmm_vma_handle_pte",
+        "a device that mirrors the process is given what a PFN map shows, without a page to hold it by", "seeded";
+    N9 = "N9", fixed None, "call_mmap",
+        "->mmap() maps a device before the VMA is in i_mmap: who takes all mappings away just then does not find it",
+        "found by reading: mm/mmap.c of 6.12, mmap_region(): call_mmap() comes before vma_link_file()";
 }
 
 const _: () = assert!(Defect::ALL.len() < 128, "a DefectSet has one bit for each row");

@@ -25,6 +25,13 @@ pub const MAX_PROCS: usize = 4;
 pub const MAX_REGIONS: usize = 4;
 /// Number of swap devices (`swap 0` to `swap 2`); a device's number is the type in its swap entries.
 pub const MAX_SWAP_DEVICES: usize = 3;
+/// First frame that is no memory of the machine's: a device's registers, or memory on its board. No `struct page` belongs to
+/// it. Banks of [`RAW_BANK`] frames follow one another.
+pub const RAW_PFN_BASE: u32 = 1 << 23;
+/// Frames of one bank: as many as a mapping window has pages at most.
+pub const RAW_BANK: u32 = 1 << 20;
+/// Number of banks: one of the device that is mapped as a whole, two of the one that moves its pages.
+pub const RAW_BANKS: usize = 3;
 /// Number of devices (`gpu0`, `gpu1`).
 pub const MAX_DEVICES: usize = 2;
 

@@ -30,6 +30,12 @@ impl Translation {
         vpn.wrapping_sub(self.vpn) < self.pages
     }
 
+    /// Frames, as indices of their records.
+    #[inline]
+    pub fn frames(&self) -> std::ops::Range<usize> {
+        self.pfn as usize..(self.pfn + self.pages) as usize
+    }
+
     /// Frame of a page that it translates.
     #[inline]
     pub fn pfn_of(&self, vpn: u32) -> Pfn {

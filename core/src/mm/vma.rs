@@ -126,7 +126,10 @@ impl Vma {
     pub fn wants_writenotify(&self, soft_dirty_tracking: bool) -> bool {
         self.shared()
             && self.writable()
-            && (self.backing.file() == Some(REGULAR) || soft_dirty_tracking && !self.soft_dirty || self.uffd_wp())
+            && (self.backing.file() == Some(REGULAR)
+                || self.backing == Backing::MixedmapShared
+                || soft_dirty_tracking && !self.soft_dirty
+                || self.uffd_wp())
     }
 
     /// `vma->vm_page_prot`, as `vma_set_page_prot()` makes it: never hardware-writable in a private mapping.

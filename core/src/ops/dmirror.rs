@@ -189,6 +189,10 @@ async fn hmm_range_fault(k: &Cpu, device: u8, mm: u8, vpn: u32, write: bool) -> 
         Outcome::Fault
     };
     let vma = find_vma(k, mm, vpn, write).map_err(refuse)?;
+    // hmm_vma_walk_test()
+    if k.s().w.vmas[vma].backing.pfnmap() && !k.has(Defect::R6) {
+        return Err(refuse(Signal::SegvAccErr));
+    }
     k.site(Site::HmmFault).await;
     // hmm_vma_handle_pte(): the entry is read without its lock; the sequence tells whether that was in time.
     let ec = k.entries();
@@ -197,6 +201,10 @@ async fn hmm_range_fault(k: &Cpu, device: u8, mm: u8, vpn: u32, write: bool) -> 
     // pte_to_hmm_pfn_flags(): an entry that hints at NUMA placement counts as not there.
     let usable = ec.arch.pte_present(pte) && !ec.arch.pte_protnone(pte);
     if usable && (!write || k.pte_write(pte)) {
+        // What has no page cannot be had, be it mapped as it was asked for; the zero page is like any other.
+        if k.raw_pfn(pte).is_some() && !k.has(Defect::R6) {
+            return Err(refuse(Signal::SegvAccErr));
+        }
         let pfn = k.pte_pfn(pte);
         return Ok(Some(Mapping { pfn, write: k.pte_write(pte), exclusive: false, written: false }));
     }

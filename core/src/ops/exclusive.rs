@@ -52,7 +52,7 @@ async fn make_device_exclusive_by_walk(k: &Cpu, mm: u8, vpn: u32, device: u8) ->
         if let Some(p) = k.pte_offset_map_lock(mm, vpn).await {
             let arch = k.arch();
             let pte = k.ptep_get(p);
-            if arch.pte_present(pte) && k.pte_write(pte) && (k.pte_pfn(pte) == page || k.has(Defect::D4)) {
+            if arch.pte_present(pte) && k.pte_write(pte) && (k.vm_normal_page(pte) == page || k.has(Defect::D4)) {
                 convert(k, page, p).await;
                 converted = true;
             }

@@ -1,5 +1,6 @@
 //! `mm/memory.c`: faults on mappings of files, and write faults on shared pages.
 
+use super::driver::do_device_fault;
 use super::fault::vmf_orig_pte_uffd_wp;
 use super::filemap::{filemap_map_pages, folio_is_at, vma_fault};
 use super::pgtable::pte_alloc;
@@ -21,7 +22,13 @@ fn place(k: &Cpu, vmf: &VmFault) -> (FileId, u32) {
 
 /// `do_fault()`.
 pub async fn do_fault(k: &Cpu, vmf: &VmFault) -> FaultResult {
-    let shared = k.s().w.vmas[vmf.vma].shared();
+    let (shared, device) = {
+        let s = k.s();
+        (s.w.vmas[vmf.vma].shared(), s.w.vmas[vmf.vma].backing.device())
+    };
+    if device.is_some() {
+        return do_device_fault(k, vmf).await;
+    }
     pte_alloc(k, vmf.mm, vmf.vpn).await;
     let result = match (vmf.write, shared) {
         (false, _) => do_read_fault(k, vmf).await,
@@ -154,8 +161,6 @@ pub async fn set_pte_range(k: &Cpu, vmf: &VmFault, p: PtePtr, page: Pfn, prefaul
 }
 
 /// The shared half of `do_wp_page()`: `wp_page_shared()`. Called with the page-table lock, which it releases.
-///
-/// Left out: `pfn_mkwrite` (`wp_pfn_shared()`).
 pub async fn wp_page_shared(k: &Cpu, vmf: &VmFault, p: PtePtr, folio: Pfn) -> FaultResult {
     let (file, index) = place(k, vmf);
     k.folio_get(folio);
@@ -180,7 +185,7 @@ pub async fn wp_page_shared(k: &Cpu, vmf: &VmFault, p: PtePtr, folio: Pfn) -> Fa
 }
 
 /// `finish_mkwrite_fault()`: false when the entry has changed meanwhile.
-async fn finish_mkwrite_fault(k: &Cpu, vmf: &VmFault, folio: Pfn) -> bool {
+pub(super) async fn finish_mkwrite_fault(k: &Cpu, vmf: &VmFault, folio: Pfn) -> bool {
     let Some(p) = k.pte_offset_map_lock(vmf.mm, vmf.vpn).await else { return false };
     if k.ptep_get(p) != vmf.orig_pte {
         k.pte_unmap_unlock(p);

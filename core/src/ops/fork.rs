@@ -51,10 +51,12 @@ pub async fn fork(k: &Cpu, parent: u8, child: u8) -> Outcome {
 
 /// One round of the loop in `dup_mmap()`.
 async fn dup_vma(k: &Cpu, parent: u8, child: u8, src: VmaId) -> Result<(), NoMem> {
-    let (start, end, has_anon, file) = {
+    let lazily = k.has(Defect::R2);
+    let (start, end, needs_copy, file) = {
         let s = k.s();
         let v = &s.w.vmas[src];
-        (v.start, v.end, v.anon_vma.is_some(), v.backing.file())
+        let raw = v.backing.device().is_some() && !lazily;
+        (v.start, v.end, raw || v.anon_vma.is_some(), v.backing.mapping())
     };
     if let Some(file) = file {
         k.lock(Lock::IMmapWrite(file)).await;
@@ -75,8 +77,8 @@ async fn dup_vma(k: &Cpu, parent: u8, child: u8, src: VmaId) -> Result<(), NoMem
         k.unlock(Lock::IMmapWrite(file));
     }
     // vma_needs_copy(): without an anon_vma there is nothing that faults could not bring back, save for the marks of a child
-    // that is write-protected itself.
-    if !has_anon && !k.s().w.vmas[dst].uffd_wp() {
+    // that is write-protected itself, and for PFN maps.
+    if !needs_copy && !k.s().w.vmas[dst].uffd_wp() {
         return Ok(());
     }
     anon_vma_fork(k, src, dst).await;
@@ -334,7 +336,7 @@ async fn try_restore_exclusive_pte(k: &Cpu, vma: VmaId, page: Pfn, p: PtePtr, or
 async fn copy_present_pte(k: &Cpu, dst: VmaId, s: PtePtr, d: PtePtr, prealloc: &mut Option<Pfn>) -> bool {
     let arch = k.arch();
     let pte = k.ptep_get(s);
-    let page = k.pte_pfn(pte);
+    let page = k.vm_normal_page(pte);
     if page != ZERO_PFN {
         let folio = k.page_folio(page);
         k.folio_get(folio);

@@ -40,6 +40,8 @@ pub enum GupError {
     Killed,
     /// `-EOPNOTSUPP`.
     NotSupported,
+    /// `-EEXIST`: something is mapped that has no `struct page`.
+    NoPage,
 }
 
 impl GupError {
@@ -50,6 +52,7 @@ impl GupError {
             GupError::NoMem => Outcome::NoMem,
             GupError::Killed => Outcome::Busy,
             GupError::NotSupported => Outcome::Invalid,
+            GupError::NoPage => Outcome::Exists,
         }
     }
 }
@@ -65,6 +68,7 @@ pub async fn get_user_page(k: &Cpu, mm: u8, vpn: u32, grab: Grab) -> Result<(Pfn
     }
     loop {
         k.site(Site::PinLookup).await;
+        refuse_raw(k, vma, vpn, true).await?;
         if let Some(page) = follow_page(k, vma, vpn, grab).await {
             return Ok((page, vma));
         }
@@ -152,10 +156,36 @@ async fn follow_and_touch(k: &Cpu, mm: u8, vpn: u32, write: bool) -> bool {
     let pte = k.ptep_get(p);
     let usable = arch.pte_present(pte) && gup_can_follow(k, pte) && (!write || k.pte_write(pte));
     if usable && write && !k.pte_dirty(pte) {
-        k.folio_mark_dirty(k.page_folio(k.pte_pfn(pte)));
+        k.folio_mark_dirty(k.page_folio(k.vm_normal_page(pte)));
     }
     k.pte_unmap_unlock(p);
     usable
+}
+
+/// Is it an entry that `follow_page_pte()` gives no page for?
+fn hidden(k: &Cpu, pte: Pte) -> bool {
+    k.raw_pfn(pte).is_some() && !k.has(Defect::R4)
+}
+
+/// What keeps GUP away from devices' memory: `check_vma_flags()` refuses `VM_IO` and `VM_PFNMAP` mappings as a whole, and
+/// `follow_pfn_pte()` an entry of a `VM_MIXEDMAP` mapping that has no page (`-EEXIST`).
+pub(super) async fn refuse_raw(k: &Cpu, vma: VmaId, vpn: u32, write: bool) -> Result<(), GupError> {
+    let (mm, backing) = {
+        let s = k.s();
+        (s.w.vmas[vma].mm, s.w.vmas[vma].backing)
+    };
+    if backing.device().is_none() || k.has(Defect::R4) {
+        return Ok(());
+    }
+    if backing.pfnmap() {
+        return Err(GupError::Fault);
+    }
+    let Some(p) = k.pte_offset_map_lock(mm, vpn).await else { return Ok(()) };
+    let pte = k.ptep_get(p);
+    let usable = k.arch().pte_present(pte) && gup_can_follow(k, pte) && (!write || k.pte_write(pte));
+    let raw = usable && k.raw_pfn(pte).is_some();
+    k.pte_unmap_unlock(p);
+    if raw { Err(GupError::NoPage) } else { Ok(()) }
 }
 
 /// What becomes of a fault in `faultin_page()`.
@@ -186,7 +216,7 @@ async fn follow_page_pte(k: &Cpu, mm: u8, vpn: u32, grab: Grab) -> Option<Pfn> {
     let p = k.pte_offset_map_lock(mm, vpn).await?;
     let pte = k.ptep_get(p);
     let mut found = None;
-    if arch.pte_present(pte) && gup_can_follow(k, pte) && k.pte_write(pte) {
+    if arch.pte_present(pte) && gup_can_follow(k, pte) && k.pte_write(pte) && !hidden(k, pte) {
         let page = k.pte_pfn(pte);
         let folio = k.page_folio(page);
         try_grab_folio(k, page, grab);
@@ -237,6 +267,7 @@ async fn pin_read_locked(k: &Cpu, mm: u8, vpn: u32) -> Result<Pfn, GupError> {
     }
     loop {
         k.site(Site::PinLookup).await;
+        refuse_raw(k, vma, vpn, false).await?;
         // A huge page is split first, so that its pages can be looked at one by one.
         split_huge_pmd_address(k, vma, vpn, None).await;
         let result = match follow_page_pte_read(k, vma, vpn).await {
@@ -274,7 +305,7 @@ async fn follow_page_pte_read(k: &Cpu, vma: VmaId, vpn: u32) -> Followed {
     let Some(p) = k.pte_offset_map_lock(mm, vpn).await else { return Followed::Nothing };
     let pte = k.ptep_get(p);
     let mut followed = Followed::Nothing;
-    if arch.pte_present(pte) && gup_can_follow(k, pte) {
+    if arch.pte_present(pte) && gup_can_follow(k, pte) && !hidden(k, pte) {
         let page = k.pte_pfn(pte);
         // gup_must_unshare(): the zero page is not anonymous, and this mapping is private. Releases that count references
         // cannot tell, and pin the page as it is.

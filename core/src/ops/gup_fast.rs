@@ -52,6 +52,10 @@ async fn gup_fast_pte_range(k: &Cpu, mm: u8, vpn: u32) -> Option<Pfn> {
     if !arch.pte_present(pte) || arch.pte_protnone(pte) || !k.pte_write(pte) {
         return None;
     }
+    // pte_special()
+    if k.raw_pfn(pte).is_some() {
+        return None;
+    }
     let page = k.pte_pfn(pte);
     k.site(Site::GupFastGrab).await;
     // try_grab_folio_fast(): not when the folio is free. (A page whose folio has changed meanwhile is one that the entry

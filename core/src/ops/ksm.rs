@@ -43,9 +43,9 @@ pub async fn ksm_madvise(k: &Cpu, mm: u8, start: u32, end: u32, merge: bool) -> 
                 break;
             }
         }
-        // vma_ksm_compatible(): nothing is merged in shared mappings, nor hugetlb pages.
+        // vma_ksm_compatible(): nothing is merged in shared mappings and those of devices, nor hugetlb pages.
         let v = &mut k.s().w.vmas[vma];
-        v.mergeable = merge && !v.shared() && v.backing != Backing::Hugetlb;
+        v.mergeable = merge && !v.shared() && v.backing != Backing::Hugetlb && v.backing.device().is_none();
     }
     k.unlock(Lock::MmapWrite(mm));
     if result.is_err() || covered < end - start { Outcome::NoMem } else { Outcome::Done }
@@ -78,7 +78,7 @@ async fn maps_ksm_page(k: &Cpu, vma: VmaId, vpn: u32) -> bool {
     let Some(p) = k.pte_offset_map_lock(mm, vpn).await else { return false };
     let pte = k.ptep_get(p);
     let page = if ec.arch.pte_present(pte) {
-        Some(k.pte_pfn(pte))
+        Some(k.vm_normal_page(pte))
     } else if ec.kind(pte).is_migration() {
         Some(k.swp_offset_pfn(k.pte_to_swp_entry(pte)))
     } else {
@@ -121,7 +121,7 @@ async fn get_mergeable_page(k: &Cpu, mm: u8, vpn: u32) -> Option<Pfn> {
     {
         let pte = k.ptep_get(p);
         if k.arch().pte_present(pte) {
-            let page = k.pte_pfn(pte);
+            let page = k.vm_normal_page(pte);
             let f = k.folio(page);
             if f.anon() && !f.large() {
                 k.folio_get(page);

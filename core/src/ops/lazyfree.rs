@@ -57,7 +57,7 @@ async fn madvise_free_pte_range(k: &Cpu, tlb: &mut MmuGather, mm: u8, start: u32
 
 /// The loop's body for a present entry.
 async fn free_present_pte(k: &Cpu, tlb: &mut MmuGather, p: PtePtr) {
-    let folio = k.page_folio(k.pte_pfn(k.ptep_get(p)));
+    let folio = k.page_folio(k.vm_normal_page(k.ptep_get(p)));
     // Large folios, which the kernel frees as a whole or splits, are left alone.
     if folio == ZERO_PFN || k.folio_test_large(folio) {
         return;

@@ -149,11 +149,13 @@ async fn madvise_vma_behavior(
     if is_vm_hugetlb_page(k, vma) && (advice != Advice::DontNeed || !aligned(k, start, end)) {
         return Err(Outcome::Invalid);
     }
-    let (anonymous, armed) = {
+    let (anonymous, armed, pfnmap) = {
         let s = k.s();
-        (s.w.vmas[vma].anonymous(), s.w.vmas[vma].uffd.armed())
+        (s.w.vmas[vma].anonymous(), s.w.vmas[vma].uffd.armed(), s.w.vmas[vma].backing.pfnmap())
     };
     match advice {
+        // madvise_dontneed_free_valid_vma(), can_madv_lru_vma()
+        Advice::DontNeed | Advice::PageOut | Advice::Cold if pfnmap => return Err(Outcome::Invalid),
         // Here not where userfaultfd keeps watch either.
         Advice::Free | Advice::GuardInstall | Advice::GuardRemove if !anonymous || armed => {
             return Err(Outcome::Invalid);
@@ -271,7 +273,7 @@ async fn madvise_cold_or_pageout_pte_range(
         if !arch.pte_present(pte) {
             continue;
         }
-        let mut folio = k.page_folio(k.pte_pfn(pte));
+        let mut folio = k.page_folio(k.vm_normal_page(pte));
         if k.folio_test_large(folio) {
             let shared = k.s().pages_shared(folio);
             if shared || !k.trylock(Lock::Folio(folio)).await {
@@ -288,7 +290,7 @@ async fn madvise_cold_or_pageout_pte_range(
             if !split || !arch.pte_present(pte) {
                 continue;
             }
-            folio = k.page_folio(k.pte_pfn(pte));
+            folio = k.page_folio(k.vm_normal_page(pte));
         }
         if folio == ZERO_PFN
             || k.folio_test_large(folio)
@@ -349,7 +351,8 @@ async fn populate_page(k: &Cpu, mm: u8, vpn: u32, write: bool) -> Outcome {
         let s = k.s();
         let Some(vma) = s.w.vma_lookup(mm, vpn) else { return Outcome::NoMem };
         let v = &s.w.vmas[vma];
-        if !if write { v.writable() } else { v.accessible() } {
+        let permitted = if write { v.writable() } else { v.accessible() };
+        if !permitted || v.backing.pfnmap() {
             return Outcome::Invalid;
         }
         vma

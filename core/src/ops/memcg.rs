@@ -148,7 +148,7 @@ async fn get_mctgt_type(k: &Cpu, vma: VmaId, p: PtePtr, from: Charge) -> Target 
     let pte = k.ptep_get(p);
     let present = ec.arch.pte_present(pte);
     let (page, slot) = match ec.kind(pte) {
-        EntryKind::Present => (Some(k.pte_pfn(pte)), None),
+        EntryKind::Present => (Some(k.vm_normal_page(pte)), None),
         // mc_handle_swap_pte()
         EntryKind::Swap => {
             let slot = k.swp_slot(k.pte_to_swp_entry(pte));

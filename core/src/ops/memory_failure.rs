@@ -5,7 +5,7 @@
 
 use super::access::find_vma;
 use super::error_states::{MfResult, identify_page_state};
-use super::gup::{GupError, faultin_page_unlockable, gup_can_follow};
+use super::gup::{GupError, faultin_page_unlockable, gup_can_follow, hidden, refuse_raw};
 use super::huge::follow_huge_pmd;
 use super::hugetlb::folio_test_hugetlb;
 use super::kill_procs::{collect_procs, kill_accessing_process, kill_procs};
@@ -68,7 +68,7 @@ fn frame_behind(k: &Cpu, mm: u8, vpn: u32, unpoison: bool) -> Option<Pfn> {
     let pte = k.s().w.leaf(mm, vpn);
     let pfn = match ec.kind(pte) {
         _ if ec.pte_none_mostly(pte) => cached_folio(k, mm, vpn)?,
-        EntryKind::Present => k.pte_pfn(pte),
+        EntryKind::Present => k.vm_normal_page(pte),
         EntryKind::Swap => k.slot(k.swp_slot(k.pte_to_swp_entry(pte))).cache?,
         kind if kind.is_device_exclusive() || kind.is_migration() || unpoison && kind == EntryKind::HwPoison => {
             k.swp_offset_pfn(k.pte_to_swp_entry(pte))
@@ -91,6 +91,7 @@ async fn get_user_page_locked(k: &Cpu, mm: u8, vpn: u32) -> Result<Pfn, GupError
     let mut vma = find_vma(k, mm, vpn, false).map_err(|_| GupError::Fault)?;
     loop {
         k.site(Site::PinLookup).await;
+        refuse_raw(k, vma, vpn, false).await?;
         if let Some(p) = k.pmd_leaf(mm, vpn) {
             k.pmd_lock(p).await;
             let found = follow_huge_pmd(k, p, vpn, false);
@@ -104,7 +105,7 @@ async fn get_user_page_locked(k: &Cpu, mm: u8, vpn: u32) -> Result<Pfn, GupError
         }
         if let Some(p) = k.pte_offset_map_lock(mm, vpn).await {
             let pte = k.ptep_get(p);
-            let found = arch.pte_present(pte) && gup_can_follow(k, pte);
+            let found = arch.pte_present(pte) && gup_can_follow(k, pte) && !hidden(k, pte);
             if found {
                 k.folio_get(k.page_folio(k.pte_pfn(pte)));
             }

@@ -52,7 +52,7 @@ impl Select {
 pub async fn migrate_to_device(k: &Cpu, device: u8, mm: u8, vpn: u32) -> Result<(), Outcome> {
     let vma = find_vma(k, mm, vpn, false).map_err(|_| Outcome::Fault)?;
     // migrate_vma_setup()
-    if is_vm_hugetlb_page(k, vma) {
+    if is_vm_hugetlb_page(k, vma) || k.s().w.vmas[vma].backing.device().is_some() {
         return Err(Outcome::Invalid);
     }
     match collect(k, mm, vpn, Select::System).await {
@@ -194,7 +194,7 @@ async fn collect_pte(k: &Cpu, p: crate::mm::PtePtr, select: Select) -> Collected
     let folio = if ec.arch.pte_none(pte) {
         return if select == Select::System { Collected::Hole } else { Collected::Nothing };
     } else if ec.arch.pte_present(pte) {
-        let pfn = k.pte_pfn(pte);
+        let pfn = k.vm_normal_page(pte);
         if select != Select::System {
             return Collected::Nothing;
         }

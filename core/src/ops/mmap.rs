@@ -1,37 +1,54 @@
 //! `mm/mmap.c` and `mm/vma.c`: mappings made and taken away.
 
+use super::driver::call_mmap;
 use super::hugetlb::{aligned, may_split};
 use super::pgtable::free_pte_tables;
 use super::split::split_huge_pmd_if_needed;
 use super::zap::{MmuGather, unlink_anon_vmas, unlink_file_vma, zap_range};
+use crate::config::Defect;
 use crate::mm::{NewVma, VmaId};
-use crate::observe::{Backing, Outcome, Perm};
+use crate::observe::{Backing, Outcome, Perm, REMAPPED};
 use crate::sched::{Cpu, Lock, NotifyEvent};
 use arrayvec::ArrayVec;
 
 /// `mmap_region()` with `MAP_FIXED`: what was mapped in the range goes, the new mapping comes.
 pub async fn mmap(k: &Cpu, mm: u8, start: u32, end: u32, perm: Perm, backing: Backing) -> Outcome {
     k.lock(Lock::MmapWrite(mm)).await;
+    // A device that is gone cannot be opened.
+    if backing.device() == Some(REMAPPED) && k.s().w.boards.unplugged {
+        k.unlock(Lock::MmapWrite(mm));
+        return Outcome::Invalid;
+    }
     if !may_split(k, mm, start, end) || backing == Backing::Hugetlb && !aligned(k, start, end) {
         k.unlock(Lock::MmapWrite(mm));
         return Outcome::Invalid;
     }
     let detached = detach_range(k, mm, start, end).await;
     unmap_region(k, mm, &detached).await;
+    let vma = {
+        let s = &mut *k.s();
+        let pgoff = s.w.pgoff(backing, start);
+        // New mappings are soft-dirty as a whole: nobody can know what user space believes of them.
+        s.w.vmas.alloc(NewVma { mm, start, end, pgoff, perm, backing, soft_dirty: true })
+    };
+    let early = k.has(Defect::N9);
+    if early {
+        call_mmap(k, vma).await;
+    }
     // vma_link_file()
-    if let Some(file) = backing.file() {
+    if let Some(file) = backing.mapping() {
         k.lock(Lock::IMmapWrite(file)).await;
     }
     {
         let s = &mut *k.s();
-        let pgoff = s.w.pgoff(backing, start);
-        // New mappings are soft-dirty as a whole: nobody can know what user space believes of them.
-        let id = s.w.vmas.alloc(NewVma { mm, start, end, pgoff, perm, backing, soft_dirty: true });
-        insert(&mut s.w, mm, id);
-        s.w.i_mmap_insert(id, None);
+        insert(&mut s.w, mm, vma);
+        s.w.i_mmap_insert(vma, None);
     }
-    if let Some(file) = backing.file() {
+    if let Some(file) = backing.mapping() {
         k.unlock(Lock::IMmapWrite(file));
+    }
+    if !early {
+        call_mmap(k, vma).await;
     }
     k.unlock(Lock::MmapWrite(mm));
     Outcome::Done
@@ -91,7 +108,7 @@ pub async fn split_at_bounds(k: &Cpu, mm: u8, start: u32, end: u32) {
 async fn split_vma(k: &Cpu, vma: VmaId, at: u32) {
     let (root, file) = {
         let s = k.s();
-        (s.w.vmas[vma].anon_vma.map(|a| s.w.anon_vmas[a].root), s.w.vmas[vma].backing.file())
+        (s.w.vmas[vma].anon_vma.map(|a| s.w.anon_vmas[a].root), s.w.vmas[vma].backing.mapping())
     };
     // vma_prepare(): rmap walks must not see the ranges while they change.
     if let Some(file) = file {

@@ -8,6 +8,7 @@
 pub mod access;
 pub mod dmirror;
 pub mod error_states;
+pub mod driver;
 pub mod exclusive;
 pub mod fault;
 pub mod file_fault;
@@ -37,6 +38,7 @@ pub mod mprotect;
 pub mod mremap;
 pub mod msync;
 pub mod numa;
+pub mod pfnmap;
 pub mod pgtable;
 pub mod process;
 pub mod pvmw;

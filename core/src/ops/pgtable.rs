@@ -3,6 +3,7 @@
 use crate::arch::Pmd;
 use crate::mm::{PT_PFN_BASE, PmdPtr, TableId};
 use crate::sched::{Cpu, Lock};
+use crate::world::World;
 
 /// `__handle_mm_fault()`'s allocation of upper tables and `pte_alloc()`: makes sure that a PTE table serves `vpn`, or a
 /// huge page.
@@ -57,6 +58,20 @@ async fn alloc_tables(k: &Cpu, mm: u8, vpn: u32, last: u8) {
         // A huge page has been put there.
         let Some(next) = next else { return };
         table = next;
+    }
+}
+
+/// [`pte_alloc`] before anything runs.
+pub fn pte_alloc_now(w: &mut World, mm: u8, vpn: u32) {
+    let arch = w.config.arch;
+    let mut table = w.mms[mm as usize].pgd;
+    for level in (1..=3).rev() {
+        let index = w.tables.index(vpn, level);
+        table = w.tables.next(arch, table, index).unwrap_or_else(|| {
+            let id = w.tables.alloc(mm, level - 1);
+            w.tables.put(table, index, arch.mk_table(PT_PFN_BASE + u64::from(id)).0);
+            id
+        });
     }
 }
 

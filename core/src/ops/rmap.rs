@@ -258,7 +258,7 @@ pub fn check_pte(k: &Cpu, folio: Pfn, pte: Pte, which: Pvmw) -> bool {
         }
         k.swp_offset_pfn(entry)
     } else {
-        if !ec.arch.pte_present(pte) {
+        if !ec.arch.pte_present(pte) || k.raw_pfn(pte).is_some() {
             return false;
         }
         k.pte_pfn(pte)

@@ -36,8 +36,8 @@ pub async fn clear_refs(k: &Cpu, mm: u8) -> Outcome {
 
 /// `clear_refs_pte_range()` of a whole VMA.
 async fn clear_vma(k: &Cpu, mm: u8, vma: VmaId) {
-    // clear_refs_walk_ops has no hugetlb_entry().
-    if is_vm_hugetlb_page(k, vma) {
+    // clear_refs_walk_ops has no hugetlb_entry(), and clear_refs_test_walk() passes over VM_PFNMAP.
+    if is_vm_hugetlb_page(k, vma) || k.s().w.vmas[vma].backing.pfnmap() {
         return;
     }
     let (start, end) = {
@@ -76,7 +76,7 @@ async fn clear_soft_dirty(k: &Cpu, p: PtePtr) {
     }
     // pte_is_pinned(): such a page stays soft-dirty, as whoever has pinned it writes without a fault. The kernel takes
     // it for granted that the entry says so; one that has come from device memory may not (N3).
-    let pfn = k.pte_pfn(pte);
+    let pfn = k.vm_normal_page(pte);
     if pfn != ZERO_PFN && k.pte_write(pte) && k.folio(k.page_folio(pfn)).maybe_dma_pinned() {
         if !arch.pte_soft_dirty(pte) && !k.has(Defect::N3) {
             k.ptep_update(p, Site::PteSet, |pte| arch.pte_mksoft_dirty(pte)).await;
@@ -125,7 +125,12 @@ pub async fn pagemap(k: &Cpu, mm: u8, start: u32, end: u32) -> Outcome {
         let huge = if k.pmd_leaf(mm, vpn).is_some() { k.pmd_trans_huge_lock(mm, vpn).await } else { None };
         let locked = if huge.is_none() { k.pte_offset_map_lock(mm, vpn).await } else { None };
         let op = k.op();
-        let pte = k.s().w.leaf(mm, vpn);
+        let pfnmap = {
+            let s = k.s();
+            s.w.vma_lookup(mm, vpn).is_some_and(|v| s.w.vmas[v].backing.pfnmap())
+        };
+        // walk_page_test(): a VM_PFNMAP mapping is a hole.
+        let pte = if pfnmap { Pte(0) } else { k.s().w.leaf(mm, vpn) };
         let bit = if arch.pte_present(pte) {
             arch.pte_soft_dirty(pte)
         } else {

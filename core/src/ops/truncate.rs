@@ -55,7 +55,7 @@ pub async fn evict_inode(k: &Cpu, file: FileId) {
 }
 
 /// `unmap_mapping_range()`: takes the file's pages out of every page table, private copies as well if asked to.
-async fn unmap_mapping_range(k: &Cpu, file: FileId, from: u32, to: u32, even_cows: bool) {
+pub(super) async fn unmap_mapping_range(k: &Cpu, file: FileId, from: u32, to: u32, even_cows: bool) {
     let details = ZapDetails { even_cows, keep_notes: true, ..ZapDetails::ALL };
     unmap_mapping_range_tree(k, file, from, to, details).await;
 }

@@ -36,7 +36,7 @@ pub async fn break_cow(k: &Cpu, vma: VmaId, p: PtePtr) -> Resolved {
         // Nothing is copied on write there. (In 2019 there was no write protection of shared memory.)
         return Resolved::Change;
     }
-    let page = k.pte_pfn(orig_pte);
+    let page = k.vm_normal_page(orig_pte);
     let folio = k.page_folio(page);
     // What do_wp_page() asks; the patch asked only how often the page is mapped.
     let alone = if k.has(Defect::B4) {

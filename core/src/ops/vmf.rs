@@ -75,6 +75,6 @@ pub fn can_change_pte_writable(k: &Cpu, vma: VmaId, pte: Pte) -> bool {
         return k.pte_dirty(pte);
     }
     // vm_normal_page() is NULL for the zero page; a page of a file is never exclusive.
-    let pfn = k.pte_pfn(pte);
+    let pfn = k.vm_normal_page(pte);
     pfn != ZERO_PFN && k.page_anon_exclusive(pfn)
 }

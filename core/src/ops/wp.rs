@@ -2,6 +2,7 @@
 
 use super::file_fault::wp_page_shared;
 use super::ksm::carry_tracking;
+use super::pfnmap::{copy_user_page, wp_pfn_shared};
 use super::rmap::anon_vma_prepare;
 use super::swap_cache::{folio_free_swap, free_swap_cache};
 use super::uffd::handle_userfault;
@@ -85,7 +86,10 @@ async fn clear_wp_async(k: &Cpu, vmf: &mut VmFault, p: PtePtr) {
 
 /// The part of `do_wp_page()` that has nothing to do with userfaultfd.
 async fn do_wp_page_cont(k: &Cpu, vmf: &mut VmFault, p: PtePtr) -> FaultResult {
-    let page = k.pte_pfn(vmf.orig_pte);
+    let page = k.vm_normal_page(vmf.orig_pte);
+    if k.s().w.vmas[vmf.vma].shared() && page == ZERO_PFN {
+        return wp_pfn_shared(k, vmf, p).await;
+    }
     if k.s().w.vmas[vmf.vma].shared() {
         return wp_page_shared(k, vmf, p, page).await;
     }
@@ -178,7 +182,10 @@ pub async fn try_wp_page_copy(k: &Cpu, vmf: &VmFault, old: Pfn) -> Option<bool> 
         return None;
     };
     k.site(Site::WpCopy).await;
-    k.s().copy_page(old, new);
+    if !copy_user_page(k, vmf, old, new) {
+        k.folio_put(new);
+        return Some(false);
+    }
     k.site(Site::WpCopied).await;
     k.mmu_notifier_invalidate_range_start(vmf.mm, vmf.vpn, vmf.vpn + 1, NotifyEvent::Clear).await;
     let mut put = new;

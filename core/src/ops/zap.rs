@@ -187,7 +187,7 @@ async fn zap_pte(k: &Cpu, tlb: &mut MmuGather, p: PtePtr) {
     match ec.kind(pte) {
         EntryKind::Present => {
             tlb.range(p.vpn);
-            let page = k.pte_pfn(pte);
+            let page = if k.has(Defect::R1) { k.pte_pfn(pte) } else { k.vm_normal_page(pte) };
             if page != ZERO_PFN {
                 zap_present_page(k, tlb, pte, page);
                 if tlb.details.keep_notes && !k.has(Defect::A12) {
@@ -257,7 +257,7 @@ fn should_zap(k: &Cpu, details: ZapDetails, pte: Pte) -> bool {
         return true;
     }
     let page = match ec.kind(pte) {
-        EntryKind::Present => k.pte_pfn(pte),
+        EntryKind::Present => k.vm_normal_page(pte),
         // Genuine swap entries, hence private anonymous pages; poison.
         EntryKind::Swap | EntryKind::HwPoison | EntryKind::MarkerPoisoned => return false,
         kind if kind.is_migration() || kind.is_device_private() || kind.is_device_exclusive() => {
@@ -324,7 +324,7 @@ pub async fn unlink_anon_vmas(k: &Cpu, vma: VmaId) {
 
 /// `unlink_file_vma()`.
 pub async fn unlink_file_vma(k: &Cpu, vma: VmaId) {
-    let Some(file) = k.s().w.vmas[vma].backing.file() else { return };
+    let Some(file) = k.s().w.vmas[vma].backing.mapping() else { return };
     k.lock(Lock::IMmapWrite(file)).await;
     k.s().w.i_mmaps[file as usize].vmas.retain(|v| *v != vma);
     k.unlock(Lock::IMmapWrite(file));

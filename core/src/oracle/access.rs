@@ -152,6 +152,10 @@ impl Oracle {
         let (known, changes) =
             self.look(proc, spot, MAX_CPUS).map_err(|v| OracleViolation { rule: Rule::OracleSignal, ..v })?;
         let Some(mut set) = self.procs[usize::from(proc)].space.reachable(spot, &changes) else { return Ok(()) };
+        // A device that mirrors the process cannot be given what another device shows there.
+        if matches!(by, Agent::Device(_)) && set.iter().any(|s| s.of_device()) {
+            return Ok(());
+        }
         if !set.iter().any(|s| s.ends(&self.files, write).meets(wanted)) {
             return Err(broken(Rule::OracleSignal).known(known));
         }
@@ -218,7 +222,9 @@ impl Oracle {
             || p.space.lost(spot).is_some()
             || flight.contended
             || self.changes(proc, spot, None).iter().any(|(_, e)| e.drops())
-            || p.space.states(spot).is_none_or(|s| s.iter().any(|s| s.perm.is_none() || s.through().is_some()));
+            || p.space
+                .states(spot)
+                .is_none_or(|s| s.iter().any(|s| s.perm.is_none() || s.through().is_some() || s.of_device()));
         if in_doubt || !p.live {
             return Ok(());
         }

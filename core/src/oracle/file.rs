@@ -4,7 +4,7 @@
 //! where there is nothing to read. Truncation and hole punching change cells while they are under way at a moment
 //! of their own: until such a call returns, a cell may be as before or as after it.
 
-use crate::observe::{FILES, FileId, REGULAR, SHMEM, Token};
+use crate::observe::{FILES, FileId, MAPPINGS, REGULAR, REMAPPED, SHMEM, Token};
 use arrayvec::ArrayVec;
 
 /// A page of a file.
@@ -22,6 +22,16 @@ impl CellId {
     /// Its file.
     pub(super) fn file(self) -> FileId {
         (self.0 >> PAGE_BITS) as u8
+    }
+
+    /// It is memory of a device's, without pages behind it.
+    pub(super) fn raw(self) -> bool {
+        usize::from(self.file()) >= FILES
+    }
+
+    /// It is the device's whose mappings never hold pages, save for private copies.
+    pub(super) fn remapped(self) -> bool {
+        self.file() == REMAPPED
     }
 
     /// Its page.
@@ -201,7 +211,7 @@ impl Cell {
 #[derive(Default)]
 pub(super) struct Files {
     /// Cells of each file; those after are [`Cell::default`].
-    cells: [Vec<Cell>; FILES],
+    cells: [Vec<Cell>; MAPPINGS],
     untouched: Cell,
     /// What `msync` has to tell.
     told: Told,
@@ -219,7 +229,7 @@ impl Files {
     }
 
     fn cell_mut(&mut self, id: CellId) -> &mut Cell {
-        let cells = &mut self.cells[usize::from(id.file()) % FILES];
+        let cells = &mut self.cells[usize::from(id.file()) % MAPPINGS];
         if cells.len() <= id.page() as usize {
             cells.resize(id.page() as usize + 1, Cell::default());
         }

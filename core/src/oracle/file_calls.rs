@@ -7,20 +7,26 @@ use super::space::Spot;
 use super::traps::Traps;
 use super::{FILE_IDS, Oracle};
 use crate::config::{MAX_CPUS, MAX_PROCS};
-use crate::observe::FILES;
+use crate::observe::{FAULTED, MAPPINGS};
 use crate::program::OpCode;
 
 impl Oracle {
     /// Begins what a call does to files: truncation, a hole, or a mapping of what may be about to get a hole.
     pub(super) fn start_file_change(&mut self, cpu: usize, flight: &Flight) {
         match flight.code {
-            OpCode::Truncate => {
+            OpCode::Truncate | OpCode::Unplug => {
                 for page in 0..self.region_pages {
                     let change = if page < flight.size { FileChange::Grow } else { FileChange::Cut };
                     self.files.begin(CellId::new(flight.arg, page), 1 << cpu, change);
                 }
                 self.changing.iter_mut().for_each(|c| *c |= 1 << cpu);
                 self.note_cuts();
+                self.break_cow_again();
+            }
+            OpCode::ResetDevice => {
+                for page in 0..self.region_pages {
+                    self.files.begin(CellId::new(FAULTED, page), 1 << cpu, FileChange::Erase);
+                }
                 self.break_cow_again();
             }
             OpCode::Remove => {
@@ -30,7 +36,7 @@ impl Oracle {
                         FILE_IDS.for_each(|f| self.files.begin(CellId::new(f, spot.page), 1 << cpu, FileChange::Erase));
                         continue;
                     };
-                    for cell in set.iter().filter_map(|s| s.through()) {
+                    for cell in set.iter().filter_map(|s| s.through()).filter(|c| !c.raw()) {
                         self.files.begin(cell, 1 << cpu, FileChange::Erase);
                     }
                 }
@@ -125,12 +131,12 @@ impl Oracle {
     /// Notes with every fork in flight which files are being truncated, and with every access that it may find the
     /// page as it was or as it will be.
     pub(super) fn note_cuts(&mut self) {
-        let mut cut = [u32::MAX; FILES];
+        let mut cut = [u32::MAX; MAPPINGS];
         for flight in self.flights.iter().flatten().filter(|f| f.cuts()) {
-            let from = &mut cut[usize::from(flight.arg) % FILES];
+            let from = &mut cut[usize::from(flight.arg) % MAPPINGS];
             *from = flight.size.min(*from);
         }
-        if cut == [u32::MAX; FILES] {
+        if cut == [u32::MAX; MAPPINGS] {
             return;
         }
         for flight in self.flights.iter_mut().flatten() {
@@ -166,8 +172,8 @@ impl Oracle {
     }
 
     /// A child that was born during truncations may have lost its copies to them, or not.
-    pub(super) fn cut_child(&mut self, child: u8, cut: [u32; FILES]) {
-        if cut == [u32::MAX; FILES] {
+    pub(super) fn cut_child(&mut self, child: u8, cut: [u32; MAPPINGS]) {
+        if cut == [u32::MAX; MAPPINGS] {
             return;
         }
         let space = &mut self.procs[usize::from(child)].space;

@@ -5,7 +5,7 @@ use super::page::{Base, Effect, Ends};
 use super::space::Spot;
 use super::traps::{Filling, Traps, Uffd};
 use crate::config::MAX_REGIONS;
-use crate::observe::{Backing, FILES, UffdFlags, Userfault, copy_token};
+use crate::observe::{Backing, MAPPINGS, REMAPPED, UffdFlags, Userfault, copy_token};
 use crate::program::{Actor, Case, OpCode, Perm, Shape};
 
 /// An access that waits for the monitor.
@@ -39,7 +39,7 @@ pub(super) struct Flight {
     /// New size of a file, in pages.
     pub(super) size: u32,
     /// First page of each file that was truncated meanwhile.
-    pub(super) cut: [u32; FILES],
+    pub(super) cut: [u32; MAPPINGS],
     /// Mapping window.
     pub(super) region: u8,
     /// First page.
@@ -98,6 +98,7 @@ impl Flight {
         let arg = match (op.code.actor(), op.code.shape()) {
             (Actor::Device, _) => op.device(),
             (_, Shape::File) => op.file(),
+            _ if op.code == OpCode::Unplug => REMAPPED,
             _ => op.arg,
         };
         let flight = Flight {
@@ -107,7 +108,7 @@ impl Flight {
             arg,
             backing: if op.code == OpCode::Mmap { op.backing() } else { Backing::Anon },
             size: op.page,
-            cut: [u32::MAX; FILES],
+            cut: [u32::MAX; MAPPINGS],
             region: op.region,
             first,
             end,
@@ -150,7 +151,7 @@ impl Flight {
             OpCode::GuardInstall => Some(Effect::Guard(self.fresh)),
             OpCode::GuardRemove => Some(Effect::Unguard),
             OpCode::Mprotect => Some(Effect::Protect(Perm::from_arg(self.arg))),
-            OpCode::Truncate => Some(Effect::Cut(self.arg, self.size)),
+            OpCode::Truncate | OpCode::Unplug => Some(Effect::Cut(self.arg, self.size)),
             _ => self.uffd().map(Effect::Uffd),
         }
     }
@@ -228,9 +229,9 @@ impl Flight {
         }
     }
 
-    /// True when it may change pages of every process: it truncates a file.
+    /// True when it may change pages of every process: it truncates a file, or a device goes.
     pub(super) fn cuts(&self) -> bool {
-        self.code == OpCode::Truncate
+        matches!(self.code, OpCode::Truncate | OpCode::Unplug)
     }
 
     /// True when the page is in its range.

@@ -86,6 +86,7 @@
 //! on ranges are loops over the pages. Nothing is allocated once buffers have grown to the size of the case.
 
 mod access;
+mod device;
 mod file;
 mod file_calls;
 mod flight;
@@ -151,6 +152,8 @@ struct Proc {
     files: bool,
     /// The same of hugetlb memory: calls that would cut a huge page give `EINVAL`.
     hugetlb: bool,
+    /// The same of a device: calls that need pages give `EINVAL`.
+    devices: bool,
 }
 
 impl Proc {
@@ -166,7 +169,8 @@ impl Proc {
 
     /// It has a mapping of this kind, or is about to.
     fn maps(&mut self, backing: Backing) {
-        self.files |= backing.file().is_some();
+        self.files |= backing.mapping().is_some();
+        self.devices |= backing.device().is_some();
         self.hugetlb |= backing == Backing::Hugetlb;
     }
 }

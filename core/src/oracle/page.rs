@@ -57,7 +57,7 @@ pub(super) enum Base {
 impl Base {
     /// What a new mapping shows in page `page` of its window.
     pub(super) fn of(backing: Backing, page: u32) -> Base {
-        match backing.file() {
+        match backing.mapping() {
             None => Base::Anon,
             Some(file) if backing.shared() => Base::Shared(CellId::new(file, page)),
             Some(file) => Base::Private(CellId::new(file, page)),

@@ -89,8 +89,8 @@ impl Oracle {
         if self.refused_for_userfaultfd(flight, outcome) {
             return Ok(Keep::Either);
         }
-        if outcome == Outcome::Invalid && self.procs[usize::from(flight.proc)].hugetlb {
-            // The call would have cut a huge page, or is not for hugetlb. mprotect and madvise go VMA by VMA.
+        if outcome == Outcome::Invalid && self.procs[usize::from(flight.proc)].picky() {
+            // The call would have cut a huge page, or is not for hugetlb, or not for devices. mprotect and madvise go VMA by VMA.
             match flight.code {
                 OpCode::Mmap | OpCode::Munmap | OpCode::Mremap | OpCode::MremapDontunmap | OpCode::UffdRegister => {
                     return Ok(Keep::NotApplied);
@@ -115,6 +115,8 @@ impl Oracle {
             },
             OpCode::Msync => self.judge_msync(flight, outcome),
             OpCode::Truncate => (outcome == Outcome::Done).then_some(Keep::Applied).ok_or("truncate"),
+            OpCode::Unplug => (outcome == Outcome::Done).then_some(Keep::Applied).ok_or("unplug"),
+            OpCode::ResetDevice => (outcome == Outcome::Done).then_some(Keep::Either).ok_or("reset-device"),
             OpCode::Free | OpCode::GuardInstall | OpCode::GuardRemove
                 if outcome == Outcome::Invalid && self.procs[usize::from(flight.proc)].files =>
             {
@@ -212,7 +214,13 @@ impl Oracle {
         if outcome == Outcome::Fault && self.may_be_lost(flight) {
             return Ok(Keep::Either);
         }
+        let alone = !flight.disturbed && !flight.contended && flight.len() > 0;
+        if outcome == Outcome::Done && alone && flight.spots().all(|spot| self.pageless(flight.proc, spot)) {
+            return Err("there is no page to take hold of");
+        }
+        let refused = outcome == Outcome::Fault && flight.spots().any(|spot| self.shows_device(flight.proc, spot));
         let right = flight.len() == 0
+            || refused
             || !proc.live
             || (proc.exiting && outcome == Outcome::Fault)
             || flight.past.meets(wanted)
@@ -246,7 +254,10 @@ impl Oracle {
         let right = match outcome {
             Outcome::Done => flight.spots().all(may(Ends::WELL)),
             Outcome::NoMem => true,
-            Outcome::Invalid => flight.spots().any(may(Ends::ACC_ERR)),
+            Outcome::Invalid => {
+                flight.spots().any(may(Ends::ACC_ERR))
+                    || flight.spots().any(|spot| self.shows_device(flight.proc, spot))
+            }
             Outcome::Fault => {
                 self.may_be_lost(flight) || flight.spots().any(may(Ends::MAP_ERR)) || flight.spots().any(may(Ends::BUS))
             }
@@ -305,11 +316,12 @@ impl Oracle {
         let (cleared, merged) =
             (if cleared_meanwhile { self.now } else { from.cleared }, if merging { self.now } else { from.merged });
         let (remapped, lent, files, hugetlb) = (from.remapped, from.lent, from.files, from.hugetlb);
+        let devices = from.devices;
         let to = &mut self.procs[child];
         std::mem::swap(&mut to.space, &mut self.children[cpu]);
         (to.live, to.exiting) = (true, false);
         (to.cleared, to.remapped, to.merged, to.lent, to.files) = (cleared, remapped, merged, lent, files);
-        to.hugetlb = hugetlb;
+        (to.hugetlb, to.devices) = (hugetlb, devices);
         self.cut_child(child as u8, flight.cut);
         self.catch_up(child as u8);
         Ok(Keep::Either)
@@ -348,8 +360,9 @@ impl Oracle {
         if protects || matches!(flight.code, OpCode::Truncate | OpCode::Remove) {
             self.blur_protection();
         }
-        if matches!(flight.code, OpCode::Truncate | OpCode::Remove) {
-            let certain = flight.cuts() || keep == Keep::Applied && !flight.contended;
+        let resets = flight.code == OpCode::ResetDevice;
+        if flight.cuts() || resets || flight.code == OpCode::Remove {
+            let certain = flight.cuts() || resets || keep == Keep::Applied && !flight.contended;
             self.files.end(bit, certain);
             self.doubt_losses();
         }

@@ -1,7 +1,9 @@
 //! Frames, zones and memory blocks.
 
 use super::folio::{Flags, Folio, Ghost};
+use super::raw::RawFrames;
 use crate::config::{Geometry, MAX_DEVICES};
+use crate::observe::Token;
 
 /// Page frame number of a user frame. [`ZERO_PFN`] is the zero page.
 pub type Pfn = u32;
@@ -14,6 +16,8 @@ pub const ZERO_PFN: Pfn = 0;
 pub struct Memory {
     /// Each frame, the zero page first.
     pub folios: Vec<Folio>,
+    /// Frames that are no memory of the machine's.
+    pub raw: RawFrames,
     /// `deferred_split_queue`: large folios that are mapped in part, in order of queueing.
     pub deferred_split: Vec<Pfn>,
     /// `huge_zero_folio`.
@@ -33,6 +37,7 @@ impl Memory {
     pub fn new(geometry: Geometry) -> Memory {
         let mut m = Memory {
             folios: Vec::new(),
+            raw: RawFrames::default(),
             deferred_split: Vec::new(),
             huge_zero: None,
             huge_zero_refs: 0,
@@ -52,6 +57,7 @@ impl Memory {
         self.geometry = geometry;
         self.offline = 0;
         self.allocated = 0;
+        self.raw.reset();
         self.deferred_split.clear();
         (self.huge_zero, self.huge_zero_refs) = (None, 0);
         let frames = geometry.frames();
@@ -87,6 +93,21 @@ impl Memory {
     #[inline]
     pub fn valid(&self, pfn: u64) -> bool {
         pfn < self.folios.len() as u64
+    }
+
+    /// What a load from a frame reads.
+    #[inline]
+    pub fn load(&self, pfn: Pfn) -> Token {
+        self.folios.get(pfn as usize).map_or_else(|| self.raw.load(pfn), |f| f.data)
+    }
+
+    /// Stores to a frame.
+    #[inline]
+    pub fn store(&mut self, pfn: Pfn, value: Token) {
+        match self.folios.get_mut(pfn as usize) {
+            Some(folio) => folio.data = value,
+            None => self.raw.store(pfn, value),
+        }
     }
 
     /// Frames in use.

@@ -12,12 +12,14 @@ mod memcg;
 mod memory;
 mod node;
 mod page_cache;
+mod raw;
 mod swap;
 
 pub use folio::{Flags, Folio, Ghost};
 pub use memcg::{Charge, MAX_MEMCGS, Memcgs};
 pub use memory::{Memory, Pfn, ZERO_PFN};
 pub use page_cache::{CacheEntry, PageCache};
+pub use raw::RawFrames;
 pub use swap::{Slot, Swap, SwapDevice};
 
 /// `GUP_PIN_COUNTING_BIAS`: references that one `FOLL_PIN` of a small folio takes.

@@ -8,9 +8,10 @@
 //!
 //! ```text
 //! byte 0     kernel, counted back from the newest
-//! byte 1     arch: 3 modulo 4 is arm64, all else x86-64; above, three bits each: backing of the first two maps
-//! byte 2     CPUs: mostly 1 or 2, at most 4; three bits above: backing of the third map
-//! byte 3     maps: their number modulo 4; without any, process A has 4 to 8 writable pages in window 0
+//! byte 1     arch: 3 modulo 4 is arm64, all else x86-64; above, the first six bits of the backings of the maps
+//! byte 2     CPUs: mostly 1 or 2, at most 4; above, three bits more: a backing has four
+//! byte 3     maps: their number modulo 4, and the last three bits of their backings; without any, process A has 4 to 8
+//!            writable pages in window 0
 //! byte 4..8  three maps of 10 bits: process, window, protection, pages
 //! ```
 //!
@@ -177,15 +178,15 @@ pub fn encode_raw_into(case: &Case, out: &mut Vec<u8>) {
     let (mut maps, mut kinds) = (0u32, 0u16);
     for (i, m) in case.maps.iter().take(RAW_MAPS).enumerate() {
         let pages = m.pages.clamp(1, Geometry::Tiny.region_pages()) - 1;
-        kinds |= (m.backing as u16) << (3 * i);
+        kinds |= (m.backing as u16) << (4 * i);
         let word = u32::from(m.proc & 3) | u32::from(m.region & 3) << 2 | (m.perm as u32) << 4 | pages << 6;
         maps |= word << (10 * i);
     }
     out.clear();
     out.push(kernel as u8);
     out.push(if config.arch == Arch::Arm64 { 3 } else { 0 } | (kinds << 2) as u8);
-    out.push(cpus as u8 | (kinds >> 6 << 3) as u8);
-    out.push(case.maps.len().min(RAW_MAPS) as u8);
+    out.push(cpus as u8 | ((kinds >> 6 & 7) << 3) as u8);
+    out.push(case.maps.len().min(RAW_MAPS) as u8 | (kinds >> 9 << 2) as u8);
     out.extend_from_slice(&maps.to_le_bytes());
     for op in case.ops.iter().take(MAX_FUZZ_OPS) {
         out.extend_from_slice(&record::from_op(op).to_le_bytes());
@@ -223,7 +224,7 @@ fn read_raw(case: &mut Case, bytes: &[u8]) {
     let [kernel, arch, cpus, count, map_bits @ ..] = word(header).to_le_bytes();
     case.config = raw_config(kernel, arch, cpus);
     let config = case.config;
-    let kinds = u16::from(arch >> 2) | u16::from(cpus >> 3 & 7) << 6;
+    let kinds = u16::from(arch >> 2) | u16::from(cpus >> 3 & 7) << 6 | u16::from(count >> 2) << 9;
     read_raw_maps(&mut case.maps, count, u32::from_le_bytes(map_bits), kinds, &config);
     for r in records.chunks(record::SIZE) {
         let word = word(r);
@@ -268,7 +269,7 @@ fn read_raw_maps(maps: &mut Vec<Map>, count: u8, bits: u32, kinds: u16, config: 
             // Of four values, two are the protection that most ops need.
             perm: Perm::from_arg((w >> 4 & 3).min(2) as u8),
             pages: 1 + (w >> 6 & 15),
-            backing: Backing::from_index((kinds >> (3 * i) & 7) as u8),
+            backing: Backing::from_index((kinds >> (4 * i) & 15) as u8),
         });
     }
     normalize::repair_maps(maps, config);

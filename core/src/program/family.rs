@@ -42,6 +42,7 @@ families! {
     Thp = "thp", "Huge pages and large folios.";
     Madvise = "madvise", "Advice on memory: lazy freeing, populating, guard pages.";
     Mremap = "mremap", "Mappings that move.";
+    Driver = "driver", "Devices whose memory is mapped, without pages behind it.";
 }
 
 /// A set of families.

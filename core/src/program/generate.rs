@@ -89,19 +89,21 @@ fn generate_maps(rng: &mut Rng, case: &mut Case, families: FamilySet) {
     let ptrs = case.config.geometry.ptrs();
     let pages = if rng.percent(70) { NEAR_PAGES + rng.below(5) } else { ptrs + 1 + rng.below(NEAR_PAGES) };
     let file = families.contains(Family::File);
-    let backing = pick_backing(rng, file);
+    let backing = pick_backing(rng, families);
     case.maps.push(Map { proc: 0, region: 0, pages, perm: Perm::ReadWrite, backing });
     if rng.percent(if file { 60 } else { 20 }) {
         let perm = if rng.percent(80) { Perm::ReadWrite } else { Perm::from_arg(rng.below(2) as u8) };
         let (proc, region) = (rng.below(2) as u8, 1 + rng.below(MAX_REGIONS as u32 - 1) as u8);
-        case.maps.push(Map { proc, region, pages: 1 + rng.below(8), perm, backing: pick_backing(rng, file) });
+        case.maps.push(Map { proc, region, pages: 1 + rng.below(8), perm, backing: pick_backing(rng, families) });
     }
 }
 
 /// What a mapping shows: mostly private anonymous memory, unless the case is about files.
-fn pick_backing(rng: &mut Rng, file: bool) -> Backing {
-    let any = if file && rng.percent(75) { rng.pick(&Backing::ALL) } else { None };
-    any.filter(|b| *b != Backing::Hugetlb).unwrap_or_default()
+fn pick_backing(rng: &mut Rng, families: FamilySet) -> Backing {
+    let device = families.contains(Family::Driver) && rng.percent(60);
+    let wanted = device || families.contains(Family::File) && rng.percent(75);
+    let any = if wanted { rng.pick(&Backing::ALL) } else { None };
+    any.filter(|b| *b != Backing::Hugetlb && b.device().is_some() == device).unwrap_or_default()
 }
 
 /// What ops that are generated one after another have in common.
@@ -171,7 +173,7 @@ pub(super) fn generate_op(rng: &mut Rng, case: &Case, focus: &mut Focus) -> Op {
         1..=6 => 1 + rng.below(NEAR_PAGES),
         _ => 1,
     };
-    op.arg = pick_arg(rng, op.code, op.proc, config, focus.families.contains(Family::File));
+    op.arg = pick_arg(rng, op.code, op.proc, config, focus.families);
     if op.code == OpCode::Mmap && rng.percent(60) {
         (op.page, op.len) = (0, NEAR_PAGES + rng.below(5));
     }
@@ -208,12 +210,12 @@ fn pick_page(rng: &mut Rng, config: &Config) -> u32 {
     }
 }
 
-fn pick_arg(rng: &mut Rng, code: OpCode, proc: u8, config: &Config, file: bool) -> u8 {
+fn pick_arg(rng: &mut Rng, code: OpCode, proc: u8, config: &Config, families: FamilySet) -> u8 {
     match code.shape() {
         // Mostly what lets the next ops go on.
         Shape::Map => {
             let perm = if rng.percent(80) { Perm::ReadWrite } else { Perm::from_arg(rng.below(3) as u8) };
-            Op::map_arg(perm, pick_backing(rng, file))
+            Op::map_arg(perm, pick_backing(rng, families))
         }
         Shape::RangeProt => rng.below(3) as u8,
         Shape::RangeFlags if code == OpCode::UffdRegister => pick_registration(rng),

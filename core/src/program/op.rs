@@ -246,6 +246,12 @@ ops! {
         "The process wants to be told of failed memory at once (PR_MCE_KILL_EARLY).";
     Msync = "msync", User, Range, File, weight 3, "mm/msync.c: msync()",
         "Writes the files that a range shares to their disk, and tells of data that were lost (MS_SYNC).";
+    Unplug = "unplug", User, Proc, Driver, weight 2, "fs/kernfs/file.c: kernfs_drain_open_files()",
+        "The device that is mapped as a whole is gone: every access to it ends in SIGBUS.";
+    ResetDevice = "reset-device", User, Proc, Driver, weight 3, "drivers/vfio/pci/vfio_pci_core.c: vfio_pci_ioctl_reset()",
+        "Resets the device that is mapped at faults: it reads zero.";
+    Relocate = "relocate", Kernel, KernelRange, Driver, weight 8, "drivers/gpu/drm/ttm/ttm_bo.c: ttm_bo_handle_move_mem()",
+        "The driver moves what a range shows of that device to another place on the board.";
 }
 
 impl OpCode {

@@ -6,9 +6,9 @@ use crate::observe::{Observation, Outcome, UffdFlags};
 use crate::ops::madvise::{Advice, madvise, madvise_hugepage, madvise_populate, madvise_remove};
 use crate::ops::uffd_fill::Fill;
 use crate::ops::{
-    access, dmirror, fork, gup, gup_fast, hotplug, khugepaged, kill_procs, ksm, memcg, memory_failure, mmap, mprotect,
-    mremap, msync, numa, process, rmap, soft_offline, split, swapoff, task_mmu, truncate, uffd, uffd_fill, uffd_scan,
-    vmscan, writeback,
+    access, dmirror, driver, fork, gup, gup_fast, hotplug, khugepaged, kill_procs, ksm, memcg, memory_failure, mmap,
+    mprotect, mremap, msync, numa, process, rmap, soft_offline, split, swapoff, task_mmu, truncate, uffd, uffd_fill,
+    uffd_scan, vmscan, writeback,
 };
 use crate::program::{Actor, Op, OpCode};
 use crate::sched::{Cpu, Site};
@@ -28,6 +28,8 @@ pub(super) fn budget(op: &Op, geometry: Geometry) -> u32 {
                 | OpCode::SwapOff
                 | OpCode::Attach
                 | OpCode::Truncate
+                | OpCode::Unplug
+                | OpCode::ResetDevice
                 | OpCode::UffdClose
         ) =>
         {
@@ -175,6 +177,9 @@ async fn call(k: &Cpu, op: &Op) -> Outcome {
         OpCode::Khugepaged => khugepaged::khugepaged(k, mm, start, end).await,
         OpCode::NumaScan => numa::task_numa_work(k, mm, start, end).await,
         OpCode::Split => each_page!(start..end, |vpn| split::split(k, mm, vpn)),
+        OpCode::Unplug => driver::unplug(k).await,
+        OpCode::ResetDevice => driver::reset(k).await,
+        OpCode::Relocate => each_page!(start..end, |vpn| driver::relocate(k, mm, vpn)),
         OpCode::Mkclean => each_page!(start..end, |vpn| rmap::mkclean(k, mm, vpn)),
     }
 }

@@ -5,7 +5,8 @@ use super::verdict::Verdict;
 use crate::config::{Config, MAX_CPUS, MAX_PROCS};
 use crate::invariant;
 use crate::mm::{Life, NewVma};
-use crate::observe::{FILES, FileId, Observation};
+use crate::observe::{FILES, FileId, Observation, REMAPPED};
+use crate::ops::driver::map_from_start;
 use crate::ops::huge_zero::shrink_huge_zero_page;
 use crate::ops::process::{exit_mmap, mm_alloc};
 use crate::ops::swap_cache::folio_free_swap;
@@ -128,6 +129,9 @@ impl Machine {
             let at = s.w.mms[usize::from(map.proc)].vmas.iter().position(|v| s.w.vmas[*v].start > start);
             let list = &mut s.w.mms[usize::from(map.proc)].vmas;
             list.insert(at.unwrap_or(list.len()), vma);
+            if backing.device() == Some(REMAPPED) {
+                map_from_start(s, vma);
+            }
         }
     }
 

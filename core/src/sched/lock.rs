@@ -1,7 +1,7 @@
 //! Locks: objects in the world, taken and released explicitly, and checked.
 //!
 //! The order is that of the comments at the top of `mm/rmap.c` and `mm/filemap.c`, as far as these locks go:
-//! `mf_mutex`, `mem_hotplug_lock`, `ksm_thread_mutex`, `i_rwsem`, `mmap_lock`, `invalidate_lock`, folio lock, `i_mmap_rwsem`, `anon_vma->rwsem`, the driver's mutex (its notifier is called under all of these),
+//! `mf_mutex`, `mem_hotplug_lock`, `ksm_thread_mutex`, `i_rwsem`, `mmap_lock`, a driver's rwsem, `invalidate_lock`, folio lock, `i_mmap_rwsem`, `anon_vma->rwsem`, the driver's mutex (its notifier is called under all of these),
 //! `page_table_lock`, PMD lock, PTE-table lock. Two PTE-table locks nest only where the kernel says so
 //! (`SINGLE_DEPTH_NESTING` in `copy_pte_range()`, `move_ptes()`), and two PMD locks likewise (`move_normal_pmd()`).
 
@@ -9,7 +9,7 @@ use super::ctl::Run;
 use super::{Cpu, Sim, Site};
 use crate::config::MAX_CPUS;
 use crate::mm::{AnonVmaId, TableId};
-use crate::observe::FileId;
+use crate::observe::{FAULTED, FileId};
 use crate::phys::{Flags, Folio, Pfn};
 use crate::rule::{Evidence, Rule};
 use crate::trace::Event;
@@ -32,6 +32,11 @@ pub enum Lock {
     MmapRead(u8),
     /// `mmap_write_lock()` of a process.
     MmapWrite(u8),
+    /// A driver's rwsem for reading: what keeps a device from being unplugged (`kernfs_get_active()`) or reset
+    /// (`vfio_pci_core_device->memory_lock`).
+    BoardRead(FileId),
+    /// The same for writing.
+    BoardWrite(FileId),
     /// `filemap_invalidate_lock_shared()` of a file.
     InvalidateRead(FileId),
     /// `filemap_invalidate_lock()` of a file.
@@ -73,6 +78,8 @@ pub enum LockClass {
     Inode,
     /// `mmap_lock`.
     Mmap,
+    /// A driver's rwsem.
+    Board,
     /// `mapping->invalidate_lock`.
     Invalidate,
     /// The folio lock.
@@ -104,6 +111,7 @@ impl LockClass {
             LockClass::Ksm => "ksm_thread_mutex",
             LockClass::Inode => "inode->i_rwsem",
             LockClass::Mmap => "mmap_lock",
+            LockClass::Board => "memory_lock",
             LockClass::Invalidate => "mapping->invalidate_lock",
             LockClass::Folio => "folio_lock",
             LockClass::IMmap => "mapping->i_mmap_rwsem",
@@ -127,6 +135,7 @@ impl Lock {
             Lock::Ksm => LockClass::Ksm,
             Lock::Inode(_) => LockClass::Inode,
             Lock::MmapRead(_) | Lock::MmapWrite(_) => LockClass::Mmap,
+            Lock::BoardRead(_) | Lock::BoardWrite(_) => LockClass::Board,
             Lock::InvalidateRead(_) | Lock::InvalidateWrite(_) => LockClass::Invalidate,
             Lock::Folio(_) => LockClass::Folio,
             Lock::IMmapRead(_) | Lock::IMmapWrite(_) => LockClass::IMmap,
@@ -144,6 +153,11 @@ impl Lock {
     pub fn spins(self) -> bool {
         self.class() >= LockClass::PageTable
     }
+}
+
+/// Which device it is.
+fn board(f: FileId) -> usize {
+    usize::from(f == FAULTED)
 }
 
 fn take(owner: &mut u8, cpu: u8) -> bool {
@@ -184,6 +198,14 @@ impl Sim {
             Lock::MemHotplug => take(&mut w.mem_hotplug_lock, cpu),
             Lock::Ksm => take(&mut w.ksm.mutex, cpu),
             Lock::Inode(f) => take(&mut w.files[f as usize].inode_lock, cpu),
+            Lock::BoardRead(f) => {
+                let (n, b) = (board(f), &mut w.boards);
+                take_shared(&mut b.readers[n], b.writer[n], cpu)
+            }
+            Lock::BoardWrite(f) => {
+                let (n, b) = (board(f), &mut w.boards);
+                b.readers[n] == 0 && take(&mut b.writer[n], cpu)
+            }
             Lock::InvalidateRead(f) => {
                 let f = &mut w.files[f as usize];
                 take_shared(&mut f.invalidate_readers, f.invalidate_writer, cpu)
@@ -232,6 +254,8 @@ impl Sim {
             Lock::MemHotplug => give(&mut w.mem_hotplug_lock, cpu),
             Lock::Ksm => give(&mut w.ksm.mutex, cpu),
             Lock::Inode(f) => give(&mut w.files[f as usize].inode_lock, cpu),
+            Lock::BoardRead(f) => give_shared(&mut w.boards.readers[board(f)], cpu),
+            Lock::BoardWrite(f) => give(&mut w.boards.writer[board(f)], cpu),
             Lock::InvalidateRead(f) => give_shared(&mut w.files[f as usize].invalidate_readers, cpu),
             Lock::InvalidateWrite(f) => give(&mut w.files[f as usize].invalidate_writer, cpu),
             Lock::IMmapRead(f) => give_shared(&mut w.i_mmaps[f as usize].readers, cpu),

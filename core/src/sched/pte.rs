@@ -7,7 +7,7 @@ use crate::entry::{Accessor, EntryConfig, EntryKind, transition_legal};
 use crate::invariant::page_table_check;
 use crate::mm::{PtePtr, TableId};
 use crate::observe::UffdFlags;
-use crate::phys::{Flags, Pfn, ZERO_PFN};
+use crate::phys::{Flags, Pfn, RawFrames, ZERO_PFN};
 use crate::rule::{Evidence, Rule};
 use crate::trace::Event;
 
@@ -44,6 +44,9 @@ impl Sim {
             }
         };
         match kind {
+            EntryKind::Present if arch.pte_special(pte) && RawFrames::place(arch.pte_pfn(pte)).is_some() => {
+                Target::Nothing
+            }
             EntryKind::Present => page(arch.pte_pfn(pte), arch.pte_write(pte), false),
             EntryKind::Swap => {
                 let SwpEntry { ty, offset } = arch.pte_to_swp_entry(pte);
@@ -237,22 +240,24 @@ impl Sim {
         let Some(vma) = self.w.vma_lookup(p.mm, p.vpn).map(|v| &self.w.vmas[v]) else { return };
         let pfn = arch.pte_pfn(new);
         let private_file = !vma.shared() && !vma.anonymous();
-        if private_file && self.w.mem.valid(pfn) && !self.folio(self.w.mem.page_folio(pfn as Pfn)).anon() {
+        let cache = |pfn: u64| self.w.mem.valid(pfn) && !self.folio(self.w.mem.page_folio(pfn as Pfn)).anon();
+        if private_file && (RawFrames::place(pfn).is_some() || cache(pfn)) {
             self.violate(cpu, Rule::WritablePageCache, Evidence { pfn: Some(pfn as Pfn), ..e });
         } else if vma.uffd_wp() && arch.pte_uffd_wp(new) {
             self.violate(cpu, Rule::WritableUffdWp, e);
         } else if !vma.writable() {
             self.violate(cpu, Rule::WritableVma, e);
-        } else if arch.has_soft_dirty() && !vma.soft_dirty && !arch.pte_soft_dirty(new) {
+        } else if arch.has_soft_dirty() && !vma.soft_dirty && !arch.pte_soft_dirty(new) && !vma.backing.pfnmap() {
             self.violate(cpu, Rule::WritableSoftDirty, e);
         }
     }
 
     /// A note that a page is write-protected stands where a page of a file may be behind it, or where the monitor has
-    /// asked for notes in anonymous memory as well.
+    /// asked for notes in anonymous memory as well. A mapping of a device, which cannot be registered, has none.
     fn check_note(&mut self, cpu: u8, p: PtePtr) {
         let Some(vma) = self.w.vma_lookup(p.mm, p.vpn).map(|v| &self.w.vmas[v]) else { return };
-        if vma.anonymous() && !vma.uffd.flags.has(UffdFlags::UNPOPULATED) {
+        let unasked = vma.anonymous() && !vma.uffd.flags.has(UffdFlags::UNPOPULATED);
+        if unasked || vma.backing.device().is_some() && !vma.uffd_wp() {
             let e = Evidence { proc: Some(p.mm), vpn: Some(p.vpn), ..Evidence::default() };
             self.violate(cpu, Rule::NoteVma, e);
         }
@@ -426,6 +431,25 @@ impl Cpu {
         self.frame(self.arch().pte_pfn(pte))
     }
 
+    /// `vm_normal_page()`: the page that an entry maps. The zero page stands for `NULL`: for it and for whatever else has
+    /// no `struct page` to be counted.
+    #[inline]
+    pub fn vm_normal_page(&self, pte: Pte) -> Pfn {
+        if self.arch().pte_special(pte) {
+            self.accessor(Accessor::PtePfn, pte);
+            return ZERO_PFN;
+        }
+        self.pte_pfn(pte)
+    }
+
+    /// The frame of an entry of a PFN map: special, and not the zero page.
+    #[inline]
+    pub fn raw_pfn(&self, pte: Pte) -> Option<Pfn> {
+        let arch = self.arch();
+        let pfn = arch.pte_pfn(pte);
+        (arch.pte_present(pte) && arch.pte_special(pte) && pfn != u64::from(ZERO_PFN)).then_some(pfn as Pfn)
+    }
+
     /// `swp_offset_pfn()`, likewise.
     pub fn swp_offset_pfn(&self, entry: SwpEntry) -> Pfn {
         self.frame(self.entries().swp_offset_pfn(entry))
@@ -450,7 +474,8 @@ impl Cpu {
         if self.s().w.mem.valid(pfn) {
             return pfn as Pfn;
         }
-        self.violate(Rule::BadPfn, Evidence { found: Some(pfn), ..Evidence::default() });
+        let rule = if RawFrames::place(pfn).is_some() { Rule::RawFrame } else { Rule::BadPfn };
+        self.violate(rule, Evidence { found: Some(pfn), ..Evidence::default() });
         ZERO_PFN
     }
 

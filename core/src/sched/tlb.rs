@@ -6,16 +6,15 @@ use crate::config::MAX_CPUS;
 use crate::hw::Translation;
 use crate::mm::PtePtr;
 use crate::observe::{Agent, Observation, Token};
-use crate::phys::{Flags, Pfn, ZERO_PFN};
+use crate::phys::{Flags, Pfn, RawFrames, ZERO_PFN};
 use crate::trace::{CacheEvent, Event};
 
 impl Sim {
     fn tlb_ghost(&mut self, cpu: u8, t: Translation, what: CacheEvent) {
         let d: i16 = if what == CacheEvent::Fill { 1 } else { -1 };
-        if t.pfn != ZERO_PFN {
-            for f in &mut self.w.mem.folios[t.pfn as usize..(t.pfn + t.pages) as usize] {
-                f.ghost.tlbs = f.ghost.tlbs.wrapping_add_signed(d);
-            }
+        let counted = if t.pfn == ZERO_PFN { None } else { self.w.mem.folios.get_mut(t.frames()) };
+        for f in counted.into_iter().flatten() {
+            f.ghost.tlbs = f.ghost.tlbs.wrapping_add_signed(d);
         }
         if let Some(proc) = self.w.tlbs[cpu as usize].loaded_mm {
             self.log(|| Event::Tlb { cpu, proc, vpn: t.vpn, pfn: t.pfn, write: t.write, what });
@@ -53,7 +52,7 @@ impl Sim {
             self.hw_set_bits(p, old, new);
         }
         let pfn = ec.arch.pte_pfn(new);
-        if !self.w.mem.valid(pfn) {
+        if !self.w.mem.valid(pfn) && RawFrames::place(pfn).is_none() {
             return None;
         }
         let t = Translation {
@@ -110,9 +109,9 @@ impl Sim {
     pub(super) fn retire(&mut self, by: Agent, proc: u8, vpn: u32, pfn: Pfn, write: bool) -> Token {
         if write {
             self.ctl.stores += 1;
-            self.w.mem.folios[pfn as usize].data = self.ctl.stores;
+            self.w.mem.store(pfn, self.ctl.stores);
         }
-        let value = self.w.mem.folios[pfn as usize].data;
+        let value = self.w.mem.load(pfn);
         self.log(|| Event::Access { by, proc, vpn, pfn, write, value });
         value
     }
@@ -149,6 +148,22 @@ impl Sim {
         } else {
             Observation::Load { op, proc, vpn, by, value }
         });
+    }
+
+    /// `__copy_from_user_inatomic()` of a page: what this CPU finds at an address, without a fault. The translation is its
+    /// own where it has the address space loaded.
+    pub fn copy_from_user(&mut self, cpu: u8, mm: u8, vpn: u32) -> Option<Token> {
+        let arch = self.w.config.arch;
+        let cached = self.w.tlbs[cpu as usize].lookup(vpn).filter(|_| self.w.tlbs[cpu as usize].loaded_mm == Some(mm));
+        let pfn = match cached {
+            Some(t) => t.pfn_of(vpn),
+            None => {
+                let pte = self.w.leaf(mm, vpn);
+                arch.hw_access(pte, false)?;
+                arch.pte_pfn(pte) as Pfn
+            }
+        };
+        Some(self.w.mem.load(pfn))
     }
 
     /// Copies a page's contents.
