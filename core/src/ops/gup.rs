@@ -163,7 +163,7 @@ async fn follow_and_touch(k: &Cpu, mm: u8, vpn: u32, write: bool) -> bool {
 }
 
 /// Is it an entry that `follow_page_pte()` gives no page for?
-fn hidden(k: &Cpu, pte: Pte) -> bool {
+pub(super) fn hidden(k: &Cpu, pte: Pte) -> bool {
     k.raw_pfn(pte).is_some() && !k.has(Defect::R4)
 }
 

@@ -39,14 +39,14 @@ pub async fn task_numa_work(k: &Cpu, mm: u8, start: u32, end: u32) -> Outcome {
     Outcome::Done
 }
 
-/// The part of a VMA that is to be hinted. Not of hugetlb, not of files that are mapped read-only, and not where nobody
+/// The part of a VMA that is to be hinted. Not of hugetlb, not of devices, not of files that are mapped read-only, and not where nobody
 /// may access: there the entries could not be told from those of the mapping.
 fn scannable(k: &Cpu, vma: VmaId, start: u32, end: u32) -> Option<(u32, u32)> {
     let hugetlb = is_vm_hugetlb_page(k, vma);
     let s = k.s();
     let v = &s.w.vmas[vma];
     let read_only_file = !v.anonymous() && !v.writable();
-    let scanned = !hugetlb && !read_only_file && v.accessible();
+    let scanned = !hugetlb && !read_only_file && v.accessible() && v.backing.device().is_none();
     scanned.then_some((v.start.max(start), v.end.min(end)))
 }
 
@@ -61,7 +61,7 @@ pub fn can_map_prot_numa(k: &Cpu, vma: VmaId, p: PtePtr) -> bool {
     if k.arch().pte_protnone(pte) {
         return false;
     }
-    let page = k.pte_pfn(pte);
+    let page = k.vm_normal_page(pte);
     page != ZERO_PFN && folio_can_map_prot_numa(k, vma, k.page_folio(page))
 }
 
@@ -120,7 +120,7 @@ pub async fn do_numa_page(k: &Cpu, vmf: &VmFault, p: PtePtr) -> FaultResult {
         k.pte_unmap_unlock(p);
         return FaultResult::Done;
     }
-    let page = k.pte_pfn(old_pte);
+    let page = k.vm_normal_page(old_pte);
     let pte = k.arch().pte_modify(old_pte, k.s().w.page_prot(vmf.vma));
     let writable = writable_again(k, vmf.vma, old_pte, pte);
     let folio = k.page_folio(page);
@@ -204,7 +204,7 @@ async fn numa_rebuild_large_mapping(k: &Cpu, vmf: &VmFault, at: PtePtr, page: Pf
     for vpn in start..end {
         let p = PtePtr { index: vpn - table, vpn, ..at };
         let old = k.ptep_get(p);
-        if !arch.pte_present(old) || !arch.pte_protnone(old) || k.page_folio(k.pte_pfn(old)) != folio {
+        if !arch.pte_present(old) || !arch.pte_protnone(old) || k.page_folio(k.vm_normal_page(old)) != folio {
             continue;
         }
         let pte = arch.pte_modify(old, k.s().w.page_prot(vmf.vma));

@@ -101,6 +101,7 @@ fn templates(rule: Rule) -> (&'static str, &'static str) {
             counts(rule)
         }
         Rule::DeferredSplit | Rule::BugUnpin | Rule::BugHugetlbSplit | Rule::BugHugetlbPte => large(rule),
+        Rule::RawFrame | Rule::BugRemap => pfnmap(rule),
         Rule::Accessor
         | Rule::Transition
         | Rule::BadPfn
@@ -188,6 +189,19 @@ fn visible(rule: Rule) -> (&'static str, &'static str) {
         _ => (
             "{page} was written since clear_refs, and pagemap says that it was not",
             "whoever copies only soft-dirty pages (checkpoint/restore, live migration) loses this write",
+        ),
+    }
+}
+
+fn pfnmap(rule: Rule) -> (&'static str, &'static str) {
+    match rule {
+        Rule::BugRemap => (
+            "a driver maps its device where {what} still stands[ at {page}]",
+            "remap_pfn_range() expects empty entries and ends in a BUG; what stood there would be lost",
+        ),
+        _ => (
+            "frame {found} belongs to a device and is taken for a page",
+            "there is no struct page: whatever is counted, locked or freed there is somebody else's memory",
         ),
     }
 }
