@@ -160,8 +160,10 @@ impl Proc {
     /// Becomes a process that does not exist, keeping its buffers.
     fn reset(&mut self) {
         // One by one: moving the buffers into a new value costs more than all the rest.
-        let Proc { live, exiting, space, pins, clearing, cleared, remapped, merged, lent, files, hugetlb } = self;
-        (*live, *exiting, *lent, *files, *hugetlb) = (false, false, false, false, false);
+        let Proc { live, exiting, space, pins, clearing, cleared, remapped, merged, lent, files, hugetlb, devices } =
+            self;
+        (*live, *exiting, *lent) = (false, false, false);
+        (*files, *hugetlb, *devices) = (false, false, false);
         (*clearing, *cleared, *remapped, *merged) = (0, 0, 0, 0);
         space.clear();
         pins.clear();
