@@ -79,7 +79,7 @@ async fn page_mapped_in_vma(k: &Cpu, folio: Pfn, page: Pfn, vma: VmaId, vpn: u32
 /// The page that an entry maps, or names as failed.
 fn page_of(k: &Cpu, pte: crate::arch::Pte) -> Pfn {
     match k.entries().kind(pte) {
-        EntryKind::Present => k.pte_pfn(pte),
+        EntryKind::Present => k.vm_normal_page(pte),
         kind if kind == EntryKind::HwPoison || kind.is_device_exclusive() => k.swp_offset_pfn(k.pte_to_swp_entry(pte)),
         _ => ZERO_PFN,
     }

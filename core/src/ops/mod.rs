@@ -7,8 +7,8 @@
 
 pub mod access;
 pub mod dmirror;
-pub mod error_states;
 pub mod driver;
+pub mod error_states;
 pub mod exclusive;
 pub mod fault;
 pub mod file_fault;
