@@ -4,7 +4,8 @@
 //! are one change, as the two stand for one thing. A clear that nothing follows is a change to an empty entry.
 
 use crate::config::MAX_CPUS;
-use crate::entry::{Entry, transition_legal};
+use crate::entry::Entry;
+use crate::entry::carry::{Form, transitions};
 use crate::trace::{Event, Trace};
 
 /// One change of one entry.
@@ -20,6 +21,15 @@ pub struct Change {
     pub new: Entry,
     /// `PageAnonExclusive` of the page that the old entry names, before, and of the one that the new entry names, after.
     pub pages: [bool; 2],
+    /// Whether the old and the new entry are those of a PMD; only the first, when it was split.
+    pub huge: [bool; 2],
+}
+
+impl Change {
+    /// Kind and level of the old and of the new entry.
+    pub fn forms(&self) -> (Form, Form) {
+        (Form::new(self.huge[0], self.old.kind), Form::new(self.huge[1], self.new.kind))
+    }
 }
 
 /// A clear that may be the first half of a change.
@@ -29,40 +39,53 @@ struct Cleared {
     change: Change,
 }
 
-/// Every change of a PTE in order. Those of PMDs are passed over: they have a table of their own
-/// ([`crate::entry::PMD_TRANSITIONS`]).
+impl Cleared {
+    /// The whole change, when this is the other half of it.
+    fn completed(&self, at: (u8, u32), second: &Change) -> Option<Change> {
+        // What no function makes of the other in one piece was cleared under another lock.
+        let whole = Change { old: self.change.old, pages: [self.change.pages[0], second.pages[1]], ..*second };
+        let whole = Change { huge: [self.change.huge[0], second.huge[1]], ..whole };
+        let here = self.at == at && second.old == Entry::NONE;
+        (here && transitions().any(|pair| pair == whole.forms())).then_some(whole)
+    }
+}
+
+/// Every change of an entry in order. A change of a PMD is one for each of its pages.
 pub fn changes(trace: &Trace) -> Vec<Change> {
     let mut ops = [None; MAX_CPUS];
-    let mut cleared: [Option<Cleared>; MAX_CPUS] = [None; MAX_CPUS];
+    let mut cleared: [Vec<Cleared>; MAX_CPUS] = Default::default();
     let mut out = Vec::new();
     for (_, event) in &trace.events {
         match *event {
             Event::OpStart { op, cpu } => ops[usize::from(cpu) % MAX_CPUS] = Some(op),
             Event::OpEnd { cpu, .. } => {
                 let cpu = usize::from(cpu) % MAX_CPUS;
-                out.extend(cleared[cpu].take().map(|c| c.change));
+                out.extend(cleared[cpu].drain(..).map(|c| c.change));
                 ops[cpu] = None;
             }
-            Event::Entry { huge: true, .. } => {}
-            Event::Entry { cpu: None, old, new, exclusive, .. } => {
-                out.push(Change { op: None, hardware: true, old, new, pages: exclusive });
+            Event::Entry { cpu: None, old, new, exclusive, huge, .. } => {
+                out.push(Change { op: None, hardware: true, old, new, pages: exclusive, huge });
             }
-            Event::Entry { cpu: Some(cpu), proc, vpn, old, new, exclusive, .. } => {
-                let (op, slot) = (ops[usize::from(cpu) % MAX_CPUS], &mut cleared[usize::from(cpu) % MAX_CPUS]);
-                let mut change = Change { op, hardware: false, old, new, pages: exclusive };
-                if let Some(before) = slot.take() {
-                    // What no function makes of the other in one piece was cleared under another lock.
-                    let one = transition_legal(before.change.old.kind, new.kind);
-                    if before.at == (proc, vpn) && old == Entry::NONE && one {
-                        (change.old, change.pages[0]) = (before.change.old, before.change.pages[0]);
-                    } else {
-                        out.push(before.change);
-                    }
-                }
+            Event::Entry { cpu: Some(cpu), proc, vpn, old, new, exclusive, huge, .. } => {
+                let (op, waiting) = (ops[usize::from(cpu) % MAX_CPUS], &mut cleared[usize::from(cpu) % MAX_CPUS]);
+                let (at, change) = ((proc, vpn), Change { op, hardware: false, old, new, pages: exclusive, huge });
                 if new == Entry::NONE {
-                    *slot = Some(Cleared { at: (proc, vpn), change });
-                } else {
-                    out.push(change);
+                    // Of a PMD all pages are cleared before the first is set again.
+                    if !huge[0] || waiting.iter().any(|c| !c.change.huge[0]) {
+                        out.extend(waiting.drain(..).map(|c| c.change));
+                    }
+                    waiting.push(Cleared { at, change });
+                    continue;
+                }
+                match waiting.iter().find_map(|c| c.completed(at, &change)) {
+                    Some(whole) => {
+                        waiting.retain(|c| c.at != at);
+                        out.push(whole);
+                    }
+                    None => {
+                        out.extend(waiting.drain(..).map(|c| c.change));
+                        out.push(change);
+                    }
                 }
             }
             _ => {}

@@ -123,8 +123,8 @@ pub enum Event {
         new: Entry,
         /// `PageAnonExclusive` of the pages that the two name, at this moment.
         exclusive: [bool; 2],
-        /// The change is that of a PMD, told of each of its pages: a huge page, or its split.
-        huge: bool,
+        /// Whether the old and the new entry are those of a PMD, told of each of its pages. Only the first: it was split.
+        huge: [bool; 2],
     },
     /// A folio's counts changed, or are stated for reference.
     Counts {

@@ -6,8 +6,8 @@ use common::corpus;
 use ptefuzz_core::arch::{Arch, SwpEntry};
 use ptefuzz_core::change::changes;
 use ptefuzz_core::config::{Config, Kernel};
-use ptefuzz_core::entry::carry::{self, Bit, Carry, HARDWARE, PATHS, cells, contradiction};
-use ptefuzz_core::entry::{Entry, EntryConfig, EntryKind, TRANSITIONS, transition_legal};
+use ptefuzz_core::entry::carry::{self, Bit, Carry, HARDWARE, HUGE_PATHS, PATHS, cells, contradiction, transitions};
+use ptefuzz_core::entry::{Entry, EntryConfig, EntryKind};
 use ptefuzz_core::program::Case;
 use ptefuzz_core::program::family::Family;
 use ptefuzz_core::program::generate::{GenConfig, generate};
@@ -17,13 +17,13 @@ use std::collections::BTreeMap;
 
 #[test]
 fn no_cell_of_any_transition_is_empty() {
-    for t in TRANSITIONS {
-        let row = cells(t.from, t.to).unwrap_or_else(|| panic!("no rule for {} -> {}", t.from, t.to));
+    for (from, to) in transitions() {
+        let row = cells(from, to).unwrap_or_else(|| panic!("no rule for {from} -> {to}"));
         for (bit, cell) in Bit::ALL.into_iter().zip(row) {
-            assert!(!cell.by.is_empty(), "{} -> {}: {}", t.from, t.to, bit.name());
+            assert!(!cell.by.is_empty(), "{from} -> {to}: {}", bit.name());
         }
     }
-    assert!(PATHS.iter().all(|p| p.cells.iter().all(|c| !c.by.is_empty())));
+    assert!(PATHS.iter().chain(HUGE_PATHS).all(|p| p.cells.iter().all(|c| !c.by.is_empty())));
 }
 
 #[test]
@@ -47,13 +47,13 @@ fn walk(machine: &mut Machine, case: &Case, wrong: &mut BTreeMap<String, String>
             Some(op) => op.code.name(),
             None => "exit",
         };
-        let words = match contradiction(&ec, op, [&change.old, &change.new], change.pages) {
+        let words = match contradiction(&ec, op, [&change.old, &change.new], change.huge, change.pages) {
             Ok(None) => continue,
             Ok(Some((bit, carry))) => format!("is not {} {}", bit.name(), carry.name()),
             Err(_) => "has no cells".to_owned(),
         };
-        let (old, new) = (change.old.kind, change.new.kind);
-        assert!(transition_legal(old, new), "{old} -> {new}");
+        let (old, new) = change.forms();
+        assert!(transitions().any(|pair| pair == (old, new)), "{old} -> {new}");
         let example = format!("{} -> {} on {} {:?}", change.old, change.new, case.config.kernel, case.config.arch);
         wrong.entry(format!("{op}: {old} -> {new} {words}")).or_insert(example);
     }
@@ -64,14 +64,14 @@ fn a_bit_that_is_lost_or_invented_contradicts_its_cell() {
     let ec = EntryConfig::new(Arch::X86_64, false);
     let present = Entry { soft_dirty: true, ..Entry::with_pfn(EntryKind::Present, 3) };
     let swap = Entry::swap(SwpEntry { ty: 0, offset: 1 });
-    let check = |new: Entry, page| contradiction(&ec, "reclaim", [&present, &new], [page, false]);
+    let check = |new: Entry, page| contradiction(&ec, "reclaim", [&present, &new], [false; 2], [page, false]);
     assert_eq!(check(swap, false), Ok(Some((Bit::SoftDirty, Carry::Carried))));
     let kept = Entry { soft_dirty: true, ..swap };
     assert_eq!(check(kept, false), Ok(None));
     assert_eq!(check(kept, true), Ok(Some((Bit::Exclusive, Carry::Carried))), "it was exclusive and is not");
     assert_eq!(check(Entry { uffd_wp: true, ..kept }, false), Ok(Some((Bit::UffdWp, Carry::Carried))));
     let arm64 = EntryConfig::new(Arch::Arm64, false);
-    let gone = contradiction(&arm64, "reclaim", [&present, &swap], [false; 2]);
+    let gone = contradiction(&arm64, "reclaim", [&present, &swap], [false; 2], [false; 2]);
     assert_eq!(gone, Ok(None), "arm64 has no room for soft-dirty");
 }
 

@@ -160,7 +160,16 @@ impl Sim {
             let site = cpu.and_then(|c| self.ctl.cpus[c as usize].site);
             // To make a huge page invalid changes nothing that it says.
             if old != new {
-                self.log(|| Event::Entry { cpu, site, proc: p.mm, vpn: p.vpn + n, old, new, exclusive, huge: true });
+                self.log(|| Event::Entry {
+                    cpu,
+                    site,
+                    proc: p.mm,
+                    vpn: p.vpn + n,
+                    old,
+                    new,
+                    exclusive,
+                    huge: [true; 2],
+                });
             }
         }
     }
@@ -172,7 +181,7 @@ impl Sim {
             let exclusive = [old, new].map(|pte| self.names_exclusive(ec, pte));
             let (old, new) = (ec.decode(old), ec.decode(new));
             let (proc, vpn) = (at.mm, at.vpn);
-            self.log(|| Event::Entry { cpu: Some(cpu), site, proc, vpn, old, new, exclusive, huge: true });
+            self.log(|| Event::Entry { cpu: Some(cpu), site, proc, vpn, old, new, exclusive, huge: [true, false] });
         }
     }
 

@@ -303,7 +303,7 @@ impl Sim {
         let site = cpu.and_then(|c| self.ctl.cpus[c as usize].site);
         let exclusive = [old, new].map(|pte| self.names_exclusive(ec, pte));
         let (old, new) = (ec.decode(old), ec.decode(new));
-        self.log(|| Event::Entry { cpu, site, proc: p.mm, vpn: p.vpn, old, new, exclusive, huge: false });
+        self.log(|| Event::Entry { cpu, site, proc: p.mm, vpn: p.vpn, old, new, exclusive, huge: [false; 2] });
     }
 }
 

@@ -4,7 +4,7 @@
 //! made it, `hardware` when the walker set a bit, `exit` when the machine took down what was left. Only clean runs
 //! count: what a defect does to an entry is no state that a kernel should reach.
 //!
-//! Beside what was reached stands what is known: the table of transitions ([`TRANSITIONS`]), and for each of its rows the
+//! Beside what was reached stands what is known: the table of transitions ([`transitions`]), and for each of its rows the
 //! bits. A row is reached when its change was seen, a cell when it was seen with an old or a new entry that says the bit.
 
 mod svg;
@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use ptefuzz_core::change::{Change, changes};
-use ptefuzz_core::entry::carry::{Bit, Carry, HARDWARE, cells};
-use ptefuzz_core::entry::{Entry, EntryKind, TRANSITIONS};
+use ptefuzz_core::entry::carry::{Bit, Carry, Form, HARDWARE, cells, transitions};
+use ptefuzz_core::entry::{Entry, EntryKind};
 use ptefuzz_core::program::Case;
 use serde::Serialize;
 
@@ -46,9 +46,9 @@ pub struct Graph {
     /// How often each change was seen.
     pub edges: BTreeMap<Edge, u64>,
     /// Transitions seen, each with the ops that made it.
-    pub kinds: BTreeMap<(EntryKind, EntryKind), BTreeSet<&'static str>>,
+    pub kinds: BTreeMap<(Form, Form), BTreeSet<&'static str>>,
     /// Cells of the table that were seen to matter.
-    bits: BTreeSet<(EntryKind, EntryKind, Bit)>,
+    bits: BTreeSet<(Form, Form, Bit)>,
     /// Cases that were run.
     pub cases: usize,
     /// Cases that were passed over: violations, and machines of full size.
@@ -115,23 +115,22 @@ impl Graph {
             Some(op) => op.code.name(),
             None => EXIT,
         };
-        let (old, new) = (&change.old, &change.new);
-        let edge = Edge { from: state(old), op, to: state(new) };
+        let ((from, to), old, new) = (change.forms(), &change.old, &change.new);
+        let edge = Edge { from: state(from, old), op, to: state(to, new) };
         *self.edges.entry(edge).or_default() += 1;
-        self.kinds.entry((old.kind, new.kind)).or_default().insert(op);
+        self.kinds.entry((from, to)).or_default().insert(op);
         let (before, after) = (says(old, change.pages[0]), says(new, change.pages[1]));
         for (i, bit) in Bit::ALL.into_iter().enumerate() {
             if before[i] || after[i] {
-                self.bits.insert((old.kind, new.kind, bit));
+                self.bits.insert((from, to, bit));
             }
         }
     }
 
     /// How much of the tables was reached.
     pub fn reach(&self) -> Reach {
-        let known = |pair: &(EntryKind, EntryKind)| TRANSITIONS.iter().any(|t| (t.from, t.to) == *pair);
-        let name = |(from, to): (EntryKind, EntryKind)| format!("{from} -> {to}");
-        let pairs: Vec<_> = TRANSITIONS.iter().map(|t| (t.from, t.to)).collect();
+        let pairs: Vec<_> = transitions().collect();
+        let name = |(from, to): (Form, Form)| format!("{from} -> {to}");
         let unreached: Vec<_> = pairs.iter().filter(|p| !self.kinds.contains_key(p)).map(|p| name(*p)).collect();
         let (mut all, mut reached) = (0, 0);
         for (from, to) in &pairs {
@@ -154,7 +153,7 @@ impl Graph {
             cells: all,
             cells_reached: reached,
             cells_percent: percent(reached, all),
-            unknown: self.kinds.keys().filter(|p| !known(p)).map(|p| name(*p)).collect(),
+            unknown: self.kinds.keys().filter(|p| !pairs.contains(p)).map(|p| name(*p)).collect(),
         }
     }
 
@@ -188,9 +187,9 @@ fn percent(part: usize, all: usize) -> f64 {
     if all == 0 { 100.0 } else { part as f64 * 100.0 / all as f64 }
 }
 
-/// Kind and bits.
-fn state(entry: &Entry) -> String {
-    Entry { pfn: None, swap: None, ..*entry }.to_string()
+/// Kind, level and bits.
+fn state(form: Form, entry: &Entry) -> String {
+    format!("{}{}", if form.huge { "huge " } else { "" }, Entry { pfn: None, swap: None, ..*entry })
 }
 
 /// What an entry says of each bit; `page` is `PageAnonExclusive` of the page that it names.
@@ -234,7 +233,7 @@ mod tests {
         let reach = graph.reach();
         assert_eq!((reach.cases, reach.unknown.len()), (1, 0));
         assert!(reach.reached >= 4 && reach.unreached.contains(&"present -> migration-read".to_owned()), "{reach:?}");
-        assert_eq!(reach.transitions, TRANSITIONS.len());
+        assert_eq!(reach.transitions, transitions().count());
     }
 
     #[test]
@@ -250,8 +249,8 @@ mod tests {
     fn the_picture_has_a_node_for_each_kind_and_an_arrow_for_each_transition_with_its_ops() {
         let graph = graph(SWAPPED);
         let svg = graph.to_svg();
-        for kind in EntryKind::ALL.into_iter().filter(|k| *k != EntryKind::Bad) {
-            assert!(svg.contains(&format!(">{}</text>", kind.name())), "{kind}");
+        for (from, to) in transitions() {
+            assert!(svg.contains(&format!(">{from}</text>")) && svg.contains(&format!(">{to}</text>")), "{from}, {to}");
         }
         let arrows = svg.matches("class=\"reached\"").count();
         assert_eq!(arrows, graph.kinds.len());

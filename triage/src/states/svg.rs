@@ -1,8 +1,10 @@
-//! The picture: kinds on an ellipse around `none` and `present`, an arrow for each transition.
+//! The picture: kinds on an ellipse around `none`, `present` and `huge present`, an arrow for each transition.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use ptefuzz_core::entry::{EntryKind, TRANSITIONS};
+use ptefuzz_core::entry::EntryKind;
+use ptefuzz_core::entry::carry::{Form, transitions};
 
 use super::Graph;
 
@@ -23,6 +25,10 @@ g.arrow:hover path{stroke:#d1495b;stroke-width:2.4}g.arrow:hover text{fill:#d149
 
 type Point = (f64, f64);
 
+/// What most arrows begin or end at.
+const HUBS: [Form; 3] =
+    [Form::new(false, EntryKind::None), Form::new(false, EntryKind::Present), Form::new(true, EntryKind::Present)];
+
 /// The graph as a self-contained SVG document.
 pub(super) fn draw(graph: &Graph) -> String {
     let mut svg = format!(
@@ -42,9 +48,10 @@ pub(super) fn draw(graph: &Graph) -> String {
         reach.transitions,
         reach.cases
     );
-    let known = TRANSITIONS.iter().map(|t| (t.from, t.to)).filter(|pair| !graph.kinds.contains_key(pair));
-    for (from, to) in known {
-        arrow(&mut svg, from, to, "missing", "", &format!("{from} &#8594; {to}: not reached"));
+    let around = around();
+    let ends = |(from, to): (Form, Form)| (place(&around, from), place(&around, to));
+    for (from, to) in transitions().filter(|pair| !graph.kinds.contains_key(pair)) {
+        arrow(&mut svg, ends((from, to)), "missing", "", &format!("{from} &#8594; {to}: not reached"));
     }
     for ((from, to), ops) in &graph.kinds {
         let ops: Vec<&str> = ops.iter().copied().collect();
@@ -53,50 +60,48 @@ pub(super) fn draw(graph: &Graph) -> String {
         if more > 0 {
             let _ = write!(label, ", +{more}");
         }
-        arrow(&mut svg, *from, *to, "reached", &label, &format!("{from} &#8594; {to}: {}", ops.join(", ")));
+        let title = format!("{from} &#8594; {to}: {}", ops.join(", "));
+        arrow(&mut svg, ends((*from, *to)), "reached", &label, &title);
     }
-    for kind in EntryKind::ALL.into_iter().filter(|k| *k != EntryKind::Bad) {
-        let (x, y) = place(kind);
-        let class = if matches!(kind, EntryKind::None | EntryKind::Present) { "hub" } else { "node" };
+    for form in HUBS.iter().chain(&around) {
+        let (x, y) = place(&around, *form);
+        let class = if HUBS.contains(form) { "hub" } else { "node" };
         let (w, h) = NODE;
         let _ = writeln!(
             svg,
             "<rect class=\"{class}\" x=\"{:.0}\" y=\"{:.0}\" width=\"{:.0}\" height=\"{:.0}\" rx=\"9\"/>\
-             <text x=\"{x:.0}\" y=\"{:.0}\">{}</text>",
+             <text x=\"{x:.0}\" y=\"{:.0}\">{form}</text>",
             x - w,
             y - h,
             2.0 * w,
             2.0 * h,
             y + 4.5,
-            kind.name()
         );
     }
     svg.push_str("</svg>\n");
     svg
 }
 
-/// Where a kind stands: the hubs in the middle, the others around them in the order of their numbers, so that
-/// families are neighbours.
-fn place(kind: EntryKind) -> Point {
+/// Every kind that stands around the hubs, each level in the order of its numbers, so that families are neighbours.
+fn around() -> Vec<Form> {
+    let known: BTreeSet<Form> = transitions().flat_map(|(from, to)| [from, to]).collect();
+    known.into_iter().filter(|form| !HUBS.contains(form)).collect()
+}
+
+/// Where a kind stands: the hubs in the middle, the others around them.
+fn place(around: &[Form], form: Form) -> Point {
     let (cx, cy) = (WIDTH / 2.0, HEIGHT / 2.0 + 26.0);
-    match kind {
-        EntryKind::None => (cx - 240.0, cy),
-        EntryKind::Present => (cx + 240.0, cy),
-        _ => {
-            let around: Vec<EntryKind> = EntryKind::ALL
-                .into_iter()
-                .filter(|k| !matches!(k, EntryKind::None | EntryKind::Present | EntryKind::Bad))
-                .collect();
-            let at = around.iter().position(|k| *k == kind).unwrap_or(0) as f64 / around.len() as f64;
-            let angle = (at - 0.25) * std::f64::consts::TAU;
-            (cx + angle.cos() * (WIDTH / 2.0 - 120.0), cy + angle.sin() * (HEIGHT / 2.0 - 86.0))
-        }
+    if let Some(hub) = HUBS.iter().position(|h| *h == form) {
+        return [(cx - 260.0, cy), (cx + 250.0, cy + 90.0), (cx + 120.0, cy - 150.0)][hub];
     }
+    let at = around.iter().position(|f| *f == form).unwrap_or(0) as f64 / around.len() as f64;
+    let angle = (at - 0.25) * std::f64::consts::TAU;
+    (cx + angle.cos() * (WIDTH / 2.0 - 120.0), cy + angle.sin() * (HEIGHT / 2.0 - 86.0))
 }
 
 /// One arrow with its label and, for who points at it, everything.
-fn arrow(svg: &mut String, from: EntryKind, to: EntryKind, class: &str, label: &str, title: &str) {
-    let (path, at) = if from == to { turn(place(from)) } else { bend(place(from), place(to)) };
+fn arrow(svg: &mut String, (from, to): (Point, Point), class: &str, label: &str, title: &str) {
+    let (path, at) = if from == to { turn(from) } else { bend(from, to) };
     let tip = if class == "reached" { " marker-end=\"url(#tip)\"" } else { "" };
     let _ = write!(svg, "<g class=\"arrow\"><title>{title}</title><path class=\"{class}\" d=\"{path}\"{tip}/>");
     if !label.is_empty() {

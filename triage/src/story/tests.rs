@@ -33,7 +33,7 @@ fn entry(cpu: u8, site: Site, page: u32, old: Entry, new: Entry) -> Event {
         old,
         new,
         exclusive: [false; 2],
-        huge: false,
+        huge: [false; 2],
     }
 }
 

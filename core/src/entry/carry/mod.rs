@@ -12,14 +12,16 @@
 //! Where an entry has no room in this release or on this architecture ([`EntryConfig::holds`]), carried means dropped: no
 //! young and dirty in migration entries before 6.1, no soft-dirty on arm64.
 
+mod huge;
 mod rules;
 mod table;
 
 use super::EntryKind::{
     self, DeviceExclusive, HwPoison, MigrationRead, MigrationReadExclusive, MigrationWrite, Present, Swap, SwapSpecial,
 };
-use super::{Entry, EntryBit, EntryConfig};
+use super::{Entry, EntryBit, EntryConfig, TRANSITIONS};
 
+pub use huge::{Form, HUGE_PATHS, HUGE_TRANSITIONS, HugeTransition};
 use rules::RULES;
 pub use rules::{HARDWARE, PATHS, Path};
 pub use table::markdown;
@@ -142,10 +144,22 @@ pub struct Cell {
 /// One cell for each of [`Bit::ALL`].
 pub type Cells = [Cell; 6];
 
+/// Every legal pair: those of PTEs, then those with a huge page in them.
+pub fn transitions() -> impl Iterator<Item = (Form, Form)> {
+    let form = |kind| Form::new(false, kind);
+    let ptes = TRANSITIONS.iter().map(move |t| (form(t.from), form(t.to)));
+    ptes.chain(HUGE_TRANSITIONS.iter().map(|t| (t.from, t.to)))
+}
+
 /// The cells of a transition. `None` when there is no rule for it: then the table has a hole.
 #[must_use]
-pub fn cells(from: EntryKind, to: EntryKind) -> Option<Cells> {
-    let mut cells = RULES.iter().find(|r| r.fits(from, to))?.cells;
+pub fn cells(from: Form, to: Form) -> Option<Cells> {
+    let mut cells = if from.huge || to.huge {
+        HUGE_TRANSITIONS.iter().find(|t| (t.from, t.to) == (from, to))?.cells
+    } else {
+        RULES.iter().find(|r| r.fits(from.kind, to.kind))?.cells
+    };
+    let (from, to) = (from.kind, to.kind);
     for (bit, cell) in Bit::ALL.into_iter().zip(&mut cells) {
         if !bit.said_by(from) && !bit.said_by(to) {
             *cell = Cell { carry: Carry::NotHeld, by: "neither entry can say it" };
@@ -156,8 +170,9 @@ pub fn cells(from: EntryKind, to: EntryKind) -> Option<Cells> {
 
 /// The cells of a change that an op has made.
 #[must_use]
-pub fn cells_of(op: &str, from: EntryKind, to: EntryKind) -> Option<Cells> {
-    let path = PATHS.iter().find(|p| (from, to) == (Present, Present) && p.op == op);
+pub fn cells_of(op: &str, from: Form, to: Form) -> Option<Cells> {
+    let paths = if from.huge { HUGE_PATHS } else { PATHS };
+    let path = paths.iter().find(|p| from == to && from.kind == Present && p.op == op);
     path.map(|p| p.cells).or_else(|| cells(from, to))
 }
 
@@ -182,7 +197,8 @@ fn says(ec: &EntryConfig, entry: &Entry, page: bool) -> [Option<bool>; 6] {
     ]
 }
 
-/// The first cell that an observed change contradicts, if any; an error when the change has no cells.
+/// The first cell that an observed change contradicts, if any; an error when the change has no cells. `huge`: whether
+/// what the old and the new entry say is said by a PMD.
 ///
 /// # Errors
 /// The table has a hole there.
@@ -190,9 +206,11 @@ pub fn contradiction(
     ec: &EntryConfig,
     op: &str,
     [old, new]: [&Entry; 2],
+    huge: [bool; 2],
     pages: [bool; 2],
-) -> Result<Option<(Bit, Carry)>, (EntryKind, EntryKind)> {
-    let cells = cells_of(op, old.kind, new.kind).ok_or((old.kind, new.kind))?;
+) -> Result<Option<(Bit, Carry)>, (Form, Form)> {
+    let (from, to) = (Form::new(huge[0], old.kind), Form::new(huge[1], new.kind));
+    let cells = cells_of(op, from, to).ok_or((from, to))?;
     let (before, after) = (says(ec, old, pages[0]), says(ec, new, pages[1]));
     for (i, bit) in Bit::ALL.into_iter().enumerate() {
         let carry = match cells[i].carry {

@@ -45,7 +45,7 @@ impl Rule {
     }
 }
 
-const fn c(carry: Carry, by: &'static str) -> Cell {
+pub(super) const fn c(carry: Carry, by: &'static str) -> Cell {
     Cell { carry, by }
 }
 

@@ -1,6 +1,6 @@
 //! The table as a page: `docs/TRANSITIONS.md` is what this prints.
 
-use super::{Bit, Cells, PATHS, cells};
+use super::{Bit, Cells, HUGE_PATHS, HUGE_TRANSITIONS, PATHS, cells, transitions};
 use crate::entry::TRANSITIONS;
 use std::fmt::Write;
 
@@ -25,6 +25,13 @@ So many paths do this that the row above says little. These are the paths that t
 others (write faults, `MADV_*`, KSM, NUMA hinting) every bit is decided anew.
 ";
 
+const HUGE_HEAD: &str = "
+## PMDs
+
+What a PMD says it says of each page that it maps. From *huge* to something that is not huge: the PMD is split, and every
+page gets an entry of its own. While a huge page is invalid, between two of these states, it says what it said before.
+";
+
 /// The page, in Markdown.
 #[must_use]
 pub fn markdown() -> String {
@@ -32,14 +39,24 @@ pub fn markdown() -> String {
     let mut page = String::from(HEAD);
     page.push_str("\n## Kinds\n\n");
     header(&mut page, "from | to");
-    for t in TRANSITIONS {
-        let start = format!("{} | {}", t.from, t.to);
-        row(&mut page, &mut notes, &start, cells(t.from, t.to));
+    for (from, to) in transitions().filter(|(from, to)| !from.huge && !to.huge) {
+        row(&mut page, &mut notes, &format!("{from} | {to}"), cells(from, to));
     }
     page.push_str(PATHS_HEAD);
     page.push('\n');
     header(&mut page, "path");
     for path in PATHS {
+        row(&mut page, &mut notes, path.op, Some(path.cells));
+    }
+    page.push_str(HUGE_HEAD);
+    page.push('\n');
+    header(&mut page, "from | to");
+    for t in HUGE_TRANSITIONS {
+        row(&mut page, &mut notes, &format!("{} | {}", t.from, t.to), cells(t.from, t.to));
+    }
+    page.push_str("\nFrom a huge page to itself:\n\n");
+    header(&mut page, "path");
+    for path in HUGE_PATHS {
         row(&mut page, &mut notes, path.op, Some(path.cells));
     }
     page.push_str("\n## Functions of the cells\n\n");
@@ -49,6 +66,9 @@ pub fn markdown() -> String {
     }
     page.push_str("\n## Functions of the transitions\n\n| from | to | function |\n|---|---|---|\n");
     for t in TRANSITIONS {
+        let _ = writeln!(page, "| {} | {} | {} |", t.from, t.to, t.why);
+    }
+    for t in HUGE_TRANSITIONS {
         let _ = writeln!(page, "| {} | {} | {} |", t.from, t.to, t.why);
     }
     page
