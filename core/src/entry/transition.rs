@@ -7,6 +7,9 @@
 //! The kernel often clears a slot and fills it again under the same lock. Both views are legal: the pair as a whole,
 //! and the two steps through [`EntryKind::None`]. So a tracer may report either; it learns more from the pair.
 //!
+//! What changes nothing has no row: an empty slot that is cleared, and a swap-special entry, which is one bit pattern, that
+//! is protected again.
+//!
 //! How strict: rows hold for anonymous and file mappings, all releases from 6.12 on and the designs beside them; a pair
 //! that only one release has says so. Approximations: entries moved by `mremap` make every kind reachable from none,
 //! and a private file mapping lets anonymous kinds leave a uffd-wp marker behind when zapped.
@@ -57,7 +60,6 @@ const FORKED: &str = "memory.c copy_nonpresent_pte: the child's copy; mremap.c m
 /// Every legal pair.
 pub const TRANSITIONS: &[Transition] = &[
     // From nothing.
-    row(None, None, "include/linux/pgtable.h pte_clear: nothing to clear"),
     row(
         None,
         Present,
@@ -254,7 +256,6 @@ pub const TRANSITIONS: &[Transition] = &[
         Present,
         "uffd-wp series of 2021: do_fault: revives the page of the page cache, still write-protected",
     ),
-    row(SwapSpecial, SwapSpecial, "uffd-wp series of 2021: change_pte_range: protecting what is protected"),
 ];
 
 /// For each kind, the kinds that may follow, one bit each.

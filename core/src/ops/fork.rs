@@ -158,7 +158,7 @@ async fn copy_tables(
     while vpn < end {
         let next = ((vpn / ptrs + 1) * ptrs).min(end);
         if let Some(p) = k.pmd_leaf(parent, vpn)
-            && copy_huge_pmd(k, src, child, p).await == CopiedPmd::Done
+            && copy_huge_pmd(k, src, dst, p).await == CopiedPmd::Done
         {
             vpn = next;
             continue;

@@ -242,8 +242,12 @@ pub enum Copied {
 }
 
 /// `copy_huge_pmd()`: fork of one PMD.
-pub async fn copy_huge_pmd(k: &Cpu, src_vma: VmaId, child: u8, src: PmdPtr) -> Copied {
+pub async fn copy_huge_pmd(k: &Cpu, src_vma: VmaId, dst_vma: VmaId, src: PmdPtr) -> Copied {
     let (arch, ec) = (k.arch(), k.entries());
+    let (child, uffd_wp) = {
+        let s = k.s();
+        (s.w.vmas[dst_vma].mm, s.w.vmas[dst_vma].uffd_wp())
+    };
     let dst = pmd_alloc(k, child, src.vpn).await;
     let pgtable = pte_alloc_one(k, child);
     k.pmd_lock(dst).await;
@@ -262,12 +266,12 @@ pub async fn copy_huge_pmd(k: &Cpu, src_vma: VmaId, child: u8, src: PmdPtr) -> C
                 pte = k.carry_from_swap(pte, arch.swp_entry_to_pte(entry));
                 k.set_pmd_at(src, Pmd(pte.0)).await;
             }
-            Pmd(arch.pte_swp_clear_uffd_wp(pte).0)
+            Pmd(if uffd_wp { pte } else { arch.pte_swp_clear_uffd_wp(pte) }.0)
         }
         PmdKind::Huge if is_huge_zero_pmd(k, pmd) => {
             dup_huge_zero_page(k, child);
             counted = 0;
-            share_pmd(k, src, pmd).await
+            share_pmd(k, src, pmd, uffd_wp).await
         }
         PmdKind::Huge => {
             let folio = pmd_folio(k, pmd);
@@ -280,7 +284,7 @@ pub async fn copy_huge_pmd(k: &Cpu, src_vma: VmaId, child: u8, src: PmdPtr) -> C
                 split_huge_pmd(k, src_vma, src, None).await;
                 return Copied::Again;
             }
-            share_pmd(k, src, pmd).await
+            share_pmd(k, src, pmd, uffd_wp).await
         }
         _ => {
             k.s().w.tables.free(pgtable);
@@ -299,11 +303,11 @@ pub async fn copy_huge_pmd(k: &Cpu, src_vma: VmaId, child: u8, src: PmdPtr) -> C
 }
 
 /// The end of `copy_huge_pmd()` for a present huge page: write-protected in the parent, and what the child gets.
-async fn share_pmd(k: &Cpu, src: PmdPtr, pmd: Pmd) -> Pmd {
+async fn share_pmd(k: &Cpu, src: PmdPtr, pmd: Pmd, uffd_wp: bool) -> Pmd {
     let arch = k.arch();
     k.pmdp_update(src, |pte| arch.pte_wrprotect(pte)).await;
     let leaf = arch.pte_wrprotect(arch.pmd_leaf(pmd));
-    arch.pte_mkhuge(arch.pte_mkold(arch.pte_clear_uffd_wp(leaf)))
+    arch.pte_mkhuge(arch.pte_mkold(if uffd_wp { leaf } else { arch.pte_clear_uffd_wp(leaf) }))
 }
 
 /// What `zap_huge_pmd()` has taken away.

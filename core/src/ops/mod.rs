@@ -20,6 +20,7 @@ pub mod gup_fast;
 pub mod hotplug;
 pub mod huge;
 pub mod huge_migrate;
+pub mod huge_move;
 pub mod huge_protect;
 pub mod huge_zero;
 pub mod hugetlb;

@@ -6,6 +6,7 @@
 //! `mmap_lock`, look at the old VMA first and at the new one next, as those joined the `anon_vma`; who finds nothing at
 //! the old address finds it at the new one.
 
+use super::huge_move::move_huge_pmd;
 use super::hugetlb::may_split;
 use super::ksm::unmerge_ksm_pages;
 use super::mmap::{detach_range, insert, unmap_region};
@@ -117,8 +118,15 @@ async fn move_page_tables(k: &Cpu, vma: VmaId, start: u32, end: u32, to: u32) {
     while old < end {
         // get_extent()
         let extent = (ptrs - old % ptrs).min(ptrs - new % ptrs).min(end - old);
-        // A huge page is split here, also where the kernel moves it whole (move_huge_pmd()).
-        split_huge_pmd_address(k, vma, old, None).await;
+        if let Some(pmd) = k.pmd_leaf(mm, old) {
+            let clear = clears_uffd_wp(k, vma);
+            let change = |pte| moved_entry(k, pte, clear);
+            if extent == ptrs && move_huge_pmd(k, mm, pmd, new, change).await {
+                (old, new) = (old + extent, new + extent);
+                continue;
+            }
+            split_huge_pmd_address(k, vma, old, None).await;
+        }
         let moved = extent == ptrs && !clears_uffd_wp(k, vma) && move_normal_pmd(k, vma, mm, old, new).await;
         if !moved && k.pte_offset(mm, old).is_some() {
             pte_alloc(k, mm, new).await;
@@ -165,9 +173,7 @@ async fn move_ptes(k: &Cpu, vma: VmaId, mm: u8, start: u32, end: u32, to: u32) -
         if need_clear_uffd_wp && k.entries().is_uffd_wp_note(pte) {
             continue;
         }
-        let pte = move_soft_dirty_pte(k, pte);
-        let pte = if need_clear_uffd_wp { clear_uffd_wp(k, pte) } else { pte };
-        k.set_pte_at(q, pte).await;
+        k.set_pte_at(q, moved_entry(k, pte, need_clear_uffd_wp)).await;
     }
     // Before the locks are dropped: the folio stays as long as translations of the old address do.
     let late = force_flush && k.has(Defect::V4);
@@ -180,6 +186,12 @@ async fn move_ptes(k: &Cpu, vma: VmaId, mm: u8, start: u32, end: u32, to: u32) -
     }
     k.pte_unmap_unlock(first);
     late
+}
+
+/// What an entry says at its new address.
+fn moved_entry(k: &Cpu, pte: Pte, need_clear_uffd_wp: bool) -> Pte {
+    let pte = move_soft_dirty_pte(k, pte);
+    if need_clear_uffd_wp { clear_uffd_wp(k, pte) } else { pte }
 }
 
 /// `move_soft_dirty_pte()`: user space is to notice that entries came from elsewhere.

@@ -114,7 +114,6 @@ pub(super) const RULES: &[Rule] = &[
         ],
     ),
     // From nothing.
-    rule(NONE, NONE, [c(Carried, "pte_clear: nothing to clear"); 6]),
     rule(NONE, PRESENT, [c(MaySet, FAULTED); 6]),
     rule(NONE, ANY, [c(MaySet, COPIED); 6]),
     // A present entry.
