@@ -4,7 +4,7 @@ use super::held::Held;
 use super::{Interrupt, Lock, Site};
 use crate::config::MAX_CPUS;
 use crate::entry::EntryKind;
-use crate::mm::PtePtr;
+use crate::mm::{PmdPtr, PtePtr};
 use crate::rule::Violation;
 
 /// An op that a CPU has been told to do: its index in the case.
@@ -48,6 +48,8 @@ pub struct CpuCtl {
     /// The entry this CPU cleared last under the page-table lock it holds, and what it held: a later set of the
     /// same entry is judged as one transition.
     pub cleared: Option<(PtePtr, EntryKind)>,
+    /// The PMD made invalid last, and `PageAnonExclusive` of its page then, for the trace.
+    pub invalidated: Option<(PmdPtr, bool)>,
     /// Steps since the op began.
     pub op_steps: u32,
     /// In lazy MMU mode (`arch_enter_lazy_mmu_mode()`).

@@ -154,7 +154,12 @@ impl Sim {
         if ec.pmd_kind(new) == PmdKind::Table {
             return;
         }
-        let exclusive = [old, new].map(|pmd| self.names_exclusive(ec, ec.pmd_as_pte(pmd)));
+        let now = [old, new].map(|pmd| self.names_exclusive(ec, ec.pmd_as_pte(pmd)));
+        let exclusive = [self.was_exclusive(cpu, p, now[0]), now[1]];
+        if let Some(cpu) = cpu {
+            let invalid = ec.pmd_kind(new) == PmdKind::Invalid;
+            self.ctl.cpus[cpu as usize].invalidated = invalid.then_some((p, exclusive[0]));
+        }
         for n in 0..self.w.geometry().ptrs() {
             let (old, new) = (ec.decode(ec.pmd_as_pte_of(old, n)), ec.decode(ec.pmd_as_pte_of(new, n)));
             let site = cpu.and_then(|c| self.ctl.cpus[c as usize].site);
@@ -174,11 +179,19 @@ impl Sim {
         }
     }
 
+    /// `PageAnonExclusive` of what a PMD said when it was valid last: who makes another entry of it may have taken the
+    /// page out of its exclusivity since.
+    fn was_exclusive(&self, cpu: Option<u8>, p: PmdPtr, now: bool) -> bool {
+        let invalidated = cpu.and_then(|c| self.ctl.cpus[c as usize].invalidated);
+        invalidated.filter(|(q, _)| *q == p).map_or(now, |(_, then)| then)
+    }
+
     /// What the split of a huge page makes of one page's entry.
-    fn log_split(&mut self, cpu: u8, ec: EntryConfig, at: PtePtr, old: Pte, new: Pte) {
+    fn log_split(&mut self, cpu: u8, ec: EntryConfig, (p, at): (PmdPtr, PtePtr), old: Pte, new: Pte) {
         if self.trace.is_some() {
             let site = self.ctl.cpus[cpu as usize].site;
-            let exclusive = [old, new].map(|pte| self.names_exclusive(ec, pte));
+            let now = [old, new].map(|pte| self.names_exclusive(ec, pte));
+            let exclusive = [self.was_exclusive(Some(cpu), p, now[0]), now[1]];
             let (old, new) = (ec.decode(old), ec.decode(new));
             let (proc, vpn) = (at.mm, at.vpn);
             self.log(|| Event::Entry { cpu: Some(cpu), site, proc, vpn, old, new, exclusive, huge: [true, false] });
@@ -226,7 +239,7 @@ impl Sim {
             }
             self.count_new_pte(cpu, p.mm, new);
             self.w.tables.put(table, index, new.0);
-            self.log_split(cpu, ec, at, ec.pmd_as_pte_of(was, index), new);
+            self.log_split(cpu, ec, (p, at), ec.pmd_as_pte_of(was, index), new);
         }
         let arch = ec.arch;
         self.install_pmd(cpu, p, arch.mk_table(crate::mm::PT_PFN_BASE + u64::from(table)));

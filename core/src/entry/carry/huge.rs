@@ -76,7 +76,7 @@ const TO_MIGRATION: Cells = [
 const FROM_MIGRATION: Cells = [
     c(Carried, "remove_migration_pmd: is_migration_entry_young"),
     c(MayDrop, "remove_migration_pmd: is_migration_entry_dirty, if the folio still is"),
-    c(Carried, "remove_migration_pmd: pmd_mksoft_dirty"),
+    c(MaySet, "remove_migration_pmd: pmd_mksoft_dirty; pmd_mkdirty sets it, too"),
     c(Carried, "remove_migration_pmd: pmd_mkuffd_wp"),
     c(Carried, "remove_migration_pmd: folio_add_anon_rmap_pmd(RMAP_EXCLUSIVE)"),
     c(
