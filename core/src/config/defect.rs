@@ -264,6 +264,9 @@ defects! {
     N9 = "N9", fixed None, "call_mmap",
         "->mmap() maps a device before the VMA is in i_mmap: who takes all mappings away just then does not find it",
         "found by reading: mm/mmap.c of 6.12, mmap_region(): call_mmap() comes before vma_link_file()";
+    V30 = "V30", fixed None, "copy_vma",
+        "the mapping that a file's mapping moves to comes before it in the reverse map: a walk passes by both",
+        "the order that 948f017b0985 (\"mremap: enforce rmap src/dst vma ordering in case of vma_merge() succeeding in copy_vma()\", 3.2) has to enforce for anonymous memory";
 }
 
 const _: () = assert!(Defect::ALL.len() < 128, "a DefectSet has one bit for each row");

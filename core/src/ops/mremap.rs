@@ -4,20 +4,20 @@
 //! Nothing is copied: the entries move, one by one or a table at a time, and the folios stay. A folio's index stays too,
 //! and so the new VMA's `pgoff` is such that the index leads to the new address. Reclaim and migration, which take no
 //! `mmap_lock`, look at the old VMA first and at the new one next, as those joined the `anon_vma`; who finds nothing at
-//! the old address finds it at the new one.
+//! the old address finds it at the new one. Of a file it is the list of its mappings in which the new VMA comes after the old one.
 
 use super::huge_move::move_huge_pmd;
 use super::hugetlb::may_split;
 use super::ksm::unmerge_ksm_pages;
-use super::mmap::{detach_range, insert, unmap_region};
+use super::mmap::{detach_range, insert, unmap_region, vmas_in};
 use super::pgtable::{pmd_alloc, pte_alloc};
 use super::rmap::anon_vma_clone;
 use super::split::split_huge_pmd_address;
 use super::zap::unlink_anon_vmas;
 use crate::arch::Pte;
 use crate::config::Defect;
-use crate::mm::{NewVma, PtePtr, TableId, UffdCtx, VmaId};
-use crate::observe::Outcome;
+use crate::mm::{AnonVmaId, NewVma, PtePtr, TableId, UffdCtx, VmaId};
+use crate::observe::{Backing, FileId, Outcome};
 use crate::sched::{Cpu, Lock, NotifyEvent, Site};
 
 /// `mremap_to()`: moves `start..end` to `to`, where whatever was mapped is gone. With `dontunmap` the old mapping stays,
@@ -25,15 +25,15 @@ use crate::sched::{Cpu, Lock, NotifyEvent, Site};
 pub async fn mremap(k: &Cpu, mm: u8, start: u32, end: u32, to: u32, dontunmap: bool) -> Outcome {
     let len = end - start;
     k.lock(Lock::MmapWrite(mm)).await;
-    let anonymous = {
+    let backing = {
         let s = k.s();
-        s.w.vma_lookup(mm, start).map(|v| s.w.vmas[v].anonymous())
+        s.w.vma_lookup(mm, start).map(|v| s.w.vmas[v].backing)
     };
     let overlap = end > to && to + len > start;
-    let outcome = match anonymous {
+    let outcome = match backing {
         None => Outcome::Fault,
-        // Mappings of files and hugetlb memory are not moved here.
-        Some(anonymous) if overlap || !anonymous => Outcome::Invalid,
+        // Hugetlb memory is not moved here.
+        Some(backing) if overlap || backing == Backing::Hugetlb => Outcome::Invalid,
         Some(_) if !may_split(k, mm, to, to + len) => Outcome::Invalid,
         Some(_) => {
             do_munmap(k, mm, to, to + len).await;
@@ -76,8 +76,11 @@ async fn move_vma(k: &Cpu, mm: u8, start: u32, end: u32, to: u32, dontunmap: boo
         };
         if whole {
             unlink_anon_vmas(k, vma).await;
-            // A mapping without an anon_vma has the offset of its address.
-            k.s().w.vmas[vma].pgoff = start;
+            let v = &mut k.s().w.vmas[vma];
+            if v.anonymous() {
+                // Without an anon_vma it has the offset of its address.
+                v.pgoff = start;
+            }
         }
     } else {
         do_munmap(k, mm, start, end).await;
@@ -91,19 +94,34 @@ async fn copy_vma(k: &Cpu, vma: VmaId, start: u32, end: u32, to: u32) -> VmaId {
         let s = &mut *k.s();
         let v = &s.w.vmas[vma];
         // Nothing was mapped yet: the offset may as well be that of the new address.
-        let pgoff = if v.anon_vma.is_some() { v.linear_page_index(start) } else { to };
+        let unfaulted = v.anonymous() && v.anon_vma.is_none();
+        let pgoff = if unfaulted { to } else { v.linear_page_index(start) };
         let like = NewVma { start: to, end: to + (end - start), pgoff, ..v.like() };
         let new = s.w.vmas.alloc(like);
         let v = &s.w.vmas[vma];
-        let (uffd, guarded, mergeable) = (v.uffd, v.guarded, v.mergeable);
+        let (uffd, guarded, mergeable, thp) = (v.uffd, v.guarded, v.mergeable, v.thp);
         let v = &mut s.w.vmas[new];
-        (v.uffd, v.guarded, v.mergeable) = (uffd, guarded, mergeable);
+        (v.uffd, v.guarded, v.mergeable, v.thp) = (uffd, guarded, mergeable, thp);
         new
     };
     anon_vma_clone(k, vma, new).await;
-    let s = &mut *k.s();
-    let mm = s.w.vmas[new].mm;
-    insert(&mut s.w, mm, new);
+    // vma_link()
+    let file = k.s().w.vmas[new].backing.file();
+    if let Some(file) = file {
+        k.lock(Lock::IMmapWrite(file)).await;
+    }
+    {
+        let s = &mut *k.s();
+        let mm = s.w.vmas[new].mm;
+        insert(&mut s.w, mm, new);
+        s.w.i_mmap_insert(new, None);
+        if let Some(file) = file.filter(|_| s.w.config.has(Defect::V30)) {
+            s.w.i_mmaps[usize::from(file)].vmas.rotate_right(1);
+        }
+    }
+    if let Some(file) = file {
+        k.unlock(Lock::IMmapWrite(file));
+    }
     new
 }
 
@@ -217,19 +235,90 @@ async fn move_normal_pmd(k: &Cpu, vma: VmaId, mm: u8, old: u32, new: u32) -> boo
     let Some(old_pmd) = k.pmd_offset(mm, old).map(|p| p.table) else { return false };
     // alloc_new_pmd()
     let new_pmd = pmd_alloc(k, mm, new).await.table;
-    let locked = !k.has(Defect::V6);
-    let root = {
-        let s = k.s();
-        s.w.vmas[vma].anon_vma.map(|a| s.w.anon_vmas[a].root).filter(|_| locked)
-    };
-    if let Some(root) = root {
-        k.lock(Lock::AnonVmaWrite(root)).await;
-    }
+    let locks = if k.has(Defect::V6) { RmapLocks::default() } else { RmapLocks::of(k, vma) };
+    locks.take(k).await;
     let moved = move_locked_pmd(k, mm, (old_pmd, old), (new_pmd, new)).await;
-    if let Some(root) = root {
-        k.unlock(Lock::AnonVmaWrite(root));
-    }
+    locks.drop(k);
     moved
+}
+
+/// The locks under which nobody walks the reverse map of a VMA.
+#[derive(Clone, Copy, Default)]
+struct RmapLocks {
+    file: Option<FileId>,
+    root: Option<AnonVmaId>,
+}
+
+impl RmapLocks {
+    fn of(k: &Cpu, vma: VmaId) -> RmapLocks {
+        let s = k.s();
+        let v = &s.w.vmas[vma];
+        RmapLocks { file: v.backing.file(), root: v.anon_vma.map(|a| s.w.anon_vmas[a].root) }
+    }
+
+    /// `take_rmap_locks()`, and `vma_prepare()`.
+    async fn take(self, k: &Cpu) {
+        if let Some(file) = self.file {
+            k.lock(Lock::IMmapWrite(file)).await;
+        }
+        if let Some(root) = self.root {
+            k.lock(Lock::AnonVmaWrite(root)).await;
+        }
+    }
+
+    /// `drop_rmap_locks()`.
+    fn drop(self, k: &Cpu) {
+        if let Some(root) = self.root {
+            k.unlock(Lock::AnonVmaWrite(root));
+        }
+        if let Some(file) = self.file {
+            k.unlock(Lock::IMmapWrite(file));
+        }
+    }
+}
+
+/// `mremap()` without flags: lets the range end at `new_end`, or says that there is no room. What is cut off is
+/// unmapped.
+pub async fn mremap_resize(k: &Cpu, mm: u8, start: u32, end: u32, new_end: u32) -> Outcome {
+    if new_end <= start {
+        return Outcome::Invalid;
+    }
+    k.lock(Lock::MmapWrite(mm)).await;
+    let vma = k.s().w.vma_lookup(mm, start);
+    let outcome = match vma {
+        None => Outcome::Fault,
+        // Hugetlb memory has its size.
+        Some(vma) if k.s().w.vmas[vma].backing == Backing::Hugetlb => Outcome::Invalid,
+        Some(_) if new_end < end => {
+            if may_split(k, mm, new_end, end) {
+                do_munmap(k, mm, new_end, end).await;
+                Outcome::Done
+            } else {
+                Outcome::Invalid
+            }
+        }
+        Some(_) if new_end == end => Outcome::Done,
+        Some(vma) => expand(k, mm, vma, end, new_end).await,
+    };
+    k.unlock(Lock::MmapWrite(mm));
+    outcome
+}
+
+/// `vma_to_resize()`, `vma_expandable()` and `vma_merge_extend()`: only at the end of the mapping, and where nothing else is.
+/// (Merging with what comes next is left out.)
+async fn expand(k: &Cpu, mm: u8, vma: VmaId, end: u32, new_end: u32) -> Outcome {
+    let vma_end = k.s().w.vmas[vma].end;
+    if end > vma_end {
+        return Outcome::Fault;
+    }
+    if end != vma_end || !vmas_in(k, mm, end, new_end).is_empty() {
+        return Outcome::NoMem;
+    }
+    let locks = RmapLocks::of(k, vma);
+    locks.take(k).await;
+    k.s().w.vmas[vma].end = new_end;
+    locks.drop(k);
+    Outcome::Done
 }
 
 async fn move_locked_pmd(k: &Cpu, mm: u8, old: (TableId, u32), new: (TableId, u32)) -> bool {

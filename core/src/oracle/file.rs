@@ -19,6 +19,11 @@ impl CellId {
         CellId(u32::from(file) << PAGE_BITS | page)
     }
 
+    /// The page that comes `pages` later.
+    pub(super) fn later(self, pages: u32) -> CellId {
+        CellId::new(self.file(), self.page() + pages)
+    }
+
     /// Its file.
     pub(super) fn file(self) -> FileId {
         (self.0 >> PAGE_BITS) as u8

@@ -33,7 +33,11 @@ impl Oracle {
                 for spot in flight.spots() {
                     let changes = self.changes(flight.proc, spot, None);
                     let Some(set) = self.procs[usize::from(flight.proc)].space.reachable(spot, &changes) else {
-                        FILE_IDS.for_each(|f| self.files.begin(CellId::new(f, spot.page), 1 << cpu, FileChange::Erase));
+                        // Where mappings have moved, any page of the file may be there.
+                        let pages = if self.moved { 0..self.region_pages } else { spot.page..spot.page + 1 };
+                        for cell in FILE_IDS.flat_map(|f| pages.clone().map(move |page| CellId::new(f, page))) {
+                            self.files.begin(cell, 1 << cpu, FileChange::Erase);
+                        }
                         continue;
                     };
                     for cell in set.iter().filter_map(|s| s.through()).filter(|c| !c.raw()) {

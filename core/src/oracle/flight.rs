@@ -125,7 +125,9 @@ impl Flight {
             progress: 0,
         };
         let mut flight = flight;
-        if op.code.shape() == Shape::RangeTo {
+        if op.code == OpCode::MremapResize {
+            flight.resize(op);
+        } else if op.code.shape() == Shape::RangeTo {
             let (region, page) = op.to();
             let apart = region != op.region || page >= end || page + flight.len() <= first;
             flight.moves = apart.then_some(Move { to: Spot { region, page }, confused: false });
@@ -146,6 +148,8 @@ impl Flight {
             OpCode::Munmap => Some(Effect::Unmap),
             OpCode::Mremap => self.moves.map(|_| Effect::Unmap),
             OpCode::MremapDontunmap => self.moves.map(|_| Effect::Empty),
+            // Flight::resize() has done so.
+            OpCode::MremapResize => self.effect,
             OpCode::Dontneed => Some(Effect::Zero(self.fresh)),
             OpCode::Free => Some(Effect::Free),
             OpCode::GuardInstall => Some(Effect::Guard(self.fresh)),
@@ -284,6 +288,7 @@ impl Flight {
                 let copy = Filling::Copy { value: copy_token(self.op, spot.page), wp };
                 Some(Effect::Uffd(Uffd::Fill(copy, wakes)))
             }
+            Effect::Grow(perm, base) => Some(Effect::Grow(perm, base.later(spot.page - self.first))),
             effect => Some(effect.at(spot.page)),
         }
     }

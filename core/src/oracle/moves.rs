@@ -10,11 +10,11 @@
 
 use super::Oracle;
 use super::flight::Flight;
-use super::page::{Reach, State, dedup, insert};
+use super::page::{Effect, Reach, State, dedup, insert};
 use super::result::Keep;
 use super::space::Spot;
 use super::traps::Traps;
-use crate::program::OpCode;
+use crate::program::{Op, OpCode};
 
 /// The move that a call in flight makes.
 #[derive(Clone, Copy, Debug)]
@@ -26,11 +26,30 @@ pub(super) struct Move {
 }
 
 impl Flight {
+    /// The op changes the size of a mapping: its pages are those that go or come.
+    pub(super) fn resize(&mut self, op: &Op) {
+        let (region, new_end) = op.to();
+        if region != self.region || new_end <= self.first {
+            self.end = self.first;
+        } else if new_end < self.end {
+            self.first = new_end;
+            self.effect = Some(Effect::Unmap);
+        } else {
+            (self.first, self.end) = (self.end, new_end);
+            self.effect = (self.first < self.end).then_some(Effect::Arrive);
+        }
+    }
+
     /// The page of the target for a page of the source.
     pub(super) fn target_of(&self, spot: Spot) -> Option<Spot> {
         let to = self.moves?.to;
         let inside = self.region == spot.region && (self.first..self.end).contains(&spot.page);
         inside.then(|| Spot { region: to.region, page: to.page + (spot.page - self.first) })
+    }
+
+    /// True when it makes a mapping longer.
+    pub(super) fn grows(&self) -> bool {
+        self.code == OpCode::MremapResize && matches!(self.effect, Some(Effect::Arrive | Effect::Grow(..)))
     }
 
     /// The page of the source for a page of the target.
@@ -51,12 +70,19 @@ impl Oracle {
     pub(super) fn begin_moves(&mut self, cpu: usize, flight: &Flight) {
         for other in 0..self.flights.len() {
             let Some(with) = self.flights[other].filter(|_| other != cpu) else { continue };
+            let grows = with.grows() && flight.proc == with.proc;
+            if grows && (flight.code == OpCode::Fork || flight.effect().is_some()) {
+                self.confuse(other);
+            }
             if with.moves.is_some() && flight.confuses(&with) {
                 self.confuse(other);
             }
             if flight.moves.is_some() && with.confuses(flight) {
                 self.confuse(cpu);
             }
+        }
+        if flight.grows() {
+            return self.begin_growth(cpu, flight);
         }
         let Some(moves) = self.flights[cpu].and_then(|f| f.moves) else { return };
         let proc = flight.proc;
@@ -70,6 +96,22 @@ impl Oracle {
         for spot in flight.spots() {
             let Some(to) = flight.target_of(spot) else { continue };
             self.may_arrive(proc, spot, to, 1 << cpu);
+        }
+    }
+
+    /// A mapping grows: the new pages are like the one before them, if it is known what that is and nobody changes it.
+    fn begin_growth(&mut self, cpu: usize, flight: &Flight) {
+        let proc = usize::from(flight.proc);
+        self.procs[proc].space.reach(flight.region, flight.end);
+        let before = flight.first.checked_sub(1).map(|page| Spot { region: flight.region, page });
+        let alone = self.changing[proc] == 0 && self.forking[proc] == 0 && self.fresh == Traps::NONE;
+        let like = match before.and_then(|spot| self.procs[proc].space.states(spot)) {
+            Some([one]) if alone => one.perm.map(|perm| (perm, one.base)),
+            _ => None,
+        };
+        let Some((perm, base)) = like else { return self.confuse(cpu) };
+        if let Some(flight) = &mut self.flights[cpu] {
+            flight.effect = Some(Effect::Grow(perm, base.later(1)));
         }
     }
 
@@ -91,6 +133,9 @@ impl Oracle {
     fn confuse(&mut self, cpu: usize) {
         let Some(flight) = &mut self.flights[cpu] else { return };
         flight.disturbed = true;
+        if flight.grows() {
+            flight.effect = Some(Effect::Arrive);
+        }
         if let Some(moves) = &mut flight.moves {
             moves.confused = true;
         }

@@ -65,6 +65,17 @@ impl Base {
     }
 }
 
+impl Base {
+    /// The same of the page that comes `pages` later.
+    pub(super) fn later(self, pages: u32) -> Base {
+        match self {
+            Base::Anon => Base::Anon,
+            Base::Shared(cell) => Base::Shared(cell.later(pages)),
+            Base::Private(cell) | Base::Copied(cell) => Base::Private(cell.later(pages)),
+        }
+    }
+}
+
 impl State {
     /// Nothing is mapped.
     pub(super) const UNMAPPED: State =
@@ -252,6 +263,8 @@ pub(super) enum Effect {
     Unguard,
     /// `mremap`, at the old address, with `MREMAP_DONTUNMAP`: what is mapped is empty.
     Empty,
+    /// `mremap`, where a mapping gets longer: what was not mapped has this protection and shows this.
+    Grow(Perm, Base),
     /// `mremap`, at the new address: what was mapped goes, and something else comes that is not told here.
     Arrive,
     /// A call that has to do with userfaultfd.
@@ -289,6 +302,8 @@ impl Effect {
             Effect::Unguard => State { applied, guard: false, ..state },
             Effect::Empty => State { applied, guard: false, ..state.zeroed() },
             Effect::Arrive => state,
+            Effect::Grow(..) if state.perm.is_some() => return None,
+            Effect::Grow(perm, base) => State { applied, base, ..State::mapped(perm) },
             Effect::Uffd(call) => State { applied, ..call.apply(state)? },
         })
     }
@@ -342,7 +357,7 @@ impl Effect {
     /// True when it makes or fills holes.
     #[inline]
     pub(super) fn maps(self) -> bool {
-        matches!(self, Effect::Map(..) | Effect::Unmap)
+        matches!(self, Effect::Map(..) | Effect::Unmap | Effect::Grow(..))
     }
 }
 

@@ -92,7 +92,12 @@ impl Oracle {
         if outcome == Outcome::Invalid && self.procs[usize::from(flight.proc)].picky() {
             // The call would have cut a huge page, or is not for hugetlb, or not for devices. mprotect and madvise go VMA by VMA.
             match flight.code {
-                OpCode::Mmap | OpCode::Munmap | OpCode::Mremap | OpCode::MremapDontunmap | OpCode::UffdRegister => {
+                OpCode::Mmap
+                | OpCode::Munmap
+                | OpCode::Mremap
+                | OpCode::MremapDontunmap
+                | OpCode::MremapResize
+                | OpCode::UffdRegister => {
                     return Ok(Keep::NotApplied);
                 }
                 OpCode::Mprotect
@@ -135,6 +140,7 @@ impl Oracle {
             OpCode::GuardInstall | OpCode::GuardRemove if outcome == Outcome::Invalid => Ok(Keep::NotApplied),
             OpCode::GuardInstall | OpCode::GuardRemove => self.judge_holes(flight, outcome),
             OpCode::Mremap | OpCode::MremapDontunmap => self.judge_move(flight, outcome),
+            OpCode::MremapResize => self.judge_resize(flight, outcome),
             OpCode::PopulateRead => self.judge_populate(flight, outcome, false),
             OpCode::PopulateWrite => self.judge_populate(flight, outcome, true),
             OpCode::Read | OpCode::Write => match outcome {
@@ -232,14 +238,29 @@ impl Oracle {
     /// `EINVAL` when the two ranges overlap.
     fn judge_move(&self, flight: &Flight, outcome: Outcome) -> Result<Keep, &'static str> {
         match outcome {
-            Outcome::Invalid if flight.moves.is_none() || self.procs[usize::from(flight.proc)].files => {
-                Ok(Keep::NotApplied)
-            }
+            Outcome::Invalid if flight.moves.is_none() => Ok(Keep::NotApplied),
             // ENOMEM: pages that were merged could not be taken apart.
             Outcome::Fault | Outcome::NoMem => Ok(Keep::NotApplied),
             Outcome::Done if flight.moves.is_none() => Err("the ranges overlap"),
             Outcome::Done if !flight.contended && self.holes(flight).must.is_some() => Err("the range has a hole"),
             Outcome::Done => Ok(Keep::AppliedMapped),
+            _ => Err("mremap"),
+        }
+    }
+
+    /// `mremap` in place: `ENOMEM` where something else is in the way, or the range does not end where its mapping does;
+    /// `EFAULT` where nothing, or more than one mapping, is.
+    fn judge_resize(&self, flight: &Flight, outcome: Outcome) -> Result<Keep, &'static str> {
+        let space = &self.procs[usize::from(flight.proc)].space;
+        let taken = |spot| space.states(spot).is_some_and(|s| s.iter().all(|s| s.perm.is_some()));
+        match outcome {
+            Outcome::Done if flight.effect().is_none() => Ok(Keep::Either),
+            Outcome::Done if flight.grows() && !flight.contended && flight.spots().any(taken) => {
+                Err("something else is mapped there")
+            }
+            Outcome::Done => Ok(Keep::Applied),
+            Outcome::Fault | Outcome::NoMem => Ok(Keep::NotApplied),
+            Outcome::Invalid if flight.effect().is_none() => Ok(Keep::NotApplied),
             _ => Err("mremap"),
         }
     }
@@ -469,7 +490,7 @@ impl Oracle {
                 Some(guards.into_iter().chain([unmapped]).collect())
             }
             Effect::Zero(_) | Effect::Guard(_) | Effect::Protect(_) | Effect::Cut(..) | Effect::Uffd(_) => None,
-            Effect::Free | Effect::Unguard | Effect::Empty | Effect::Arrive => None,
+            Effect::Free | Effect::Unguard | Effect::Empty | Effect::Arrive | Effect::Grow(..) => None,
         }
     }
 

@@ -185,6 +185,11 @@ pub(super) fn generate_op(rng: &mut Rng, case: &Case, focus: &mut Focus) -> Op {
         let ptrs = config.geometry.ptrs();
         (op.page, op.len) = (0, ptrs * (1 + rng.below(2)));
     }
+    if op.code == OpCode::MremapResize {
+        // Mostly a few pages longer, or half as long.
+        let end = op.page + if rng.percent(65) { op.len + 1 + rng.below(NEAR_PAGES) } else { op.len / 2 };
+        op.arg = Op::arg_to(op.region, end.min(TO_PAGES - 1));
+    }
     super::codec::repair_op(&mut op, config);
     focus.follow(&op);
     op

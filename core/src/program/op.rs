@@ -252,6 +252,8 @@ ops! {
         "Resets the device that is mapped at faults: it reads zero.";
     Relocate = "relocate", Kernel, KernelRange, Driver, weight 8, "drivers/gpu/drm/ttm/ttm_bo.c: ttm_bo_handle_move_mem()",
         "The driver moves what a range shows of that device to another place on the board.";
+    MremapResize = "mremap-resize", User, RangeTo, Mremap, weight 5, "mm/mremap.c: mremap()",
+        "Lets a range of the same window end before another page, in place: what is cut off is gone.";
 }
 
 impl OpCode {

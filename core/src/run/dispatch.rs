@@ -118,6 +118,8 @@ async fn call(k: &Cpu, op: &Op) -> Outcome {
         OpCode::PopulateWrite => madvise_populate(k, mm, start, end, true).await,
         OpCode::Mremap => mremap::mremap(k, mm, start, end, target(op, g), false).await,
         OpCode::MremapDontunmap => mremap::mremap(k, mm, start, end, target(op, g), true).await,
+        OpCode::MremapResize if op.to().0 != op.region => Outcome::Invalid,
+        OpCode::MremapResize => mremap::mremap_resize(k, mm, start, end, target(op, g)).await,
         OpCode::Fork => fork::fork(k, mm, op.arg).await,
         OpCode::Exit => process::exit(k, mm),
         OpCode::ExitThread => process::exit_thread(k, mm),

@@ -144,6 +144,7 @@ pub(in crate::program) fn repair_op(op: &mut Op, config: &Config) {
     if has.to {
         let (region, page) = op.to();
         let room = (config.geometry.region_pages() - op.len + 1).min(TO_PAGES);
+        let region = if op.code == OpCode::MremapResize { op.region } else { region };
         op.arg = Op::arg_to(region, page % room);
         return;
     }
