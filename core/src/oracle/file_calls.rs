@@ -87,12 +87,17 @@ impl Oracle {
     /// A write fault copies the page of a file before its store retires, and some are not followed by a store at all
     /// (a pin): while a call that faults for writing is in flight, a private page may be a copy of whatever the
     /// file's page holds.
+    #[inline]
     pub(super) fn break_cow(&mut self, flight: &Flight) {
         // A pin for reading takes a page out of the sharing, too.
-        let breaks = flight.access() == Some(true) || flight.code == OpCode::PinRead;
-        if !breaks || !self.procs[usize::from(flight.proc)].files {
-            return;
+        if self.procs[usize::from(flight.proc)].files
+            && (flight.access() == Some(true) || flight.code == OpCode::PinRead)
+        {
+            self.may_all_be_copied(flight);
         }
+    }
+
+    fn may_all_be_copied(&mut self, flight: &Flight) {
         for spot in flight.spots() {
             self.may_be_copied(flight.proc, spot);
         }

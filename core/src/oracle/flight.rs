@@ -269,12 +269,18 @@ impl Flight {
 
     /// Pages that it is about, of windows that hold this many.
     pub(super) fn spots_in(&self, held: [u32; MAX_REGIONS]) -> impl Iterator<Item = Spot> + use<> {
-        let (whole, region, first, end) = (self.everywhere(), self.region, self.first, self.end);
-        let windows = (0..MAX_REGIONS as u8).filter(move |r| whole || *r == region);
-        windows.flat_map(move |region| {
-            let held = held[usize::from(region)];
-            let (first, end) = if whole { (0, held) } else { (first, end.min(held)) };
-            (first..end).map(move |page| Spot { region, page })
+        let end = |r: u8| held.get(usize::from(r)).copied().unwrap_or(0);
+        let (whole, mut region) = (self.everywhere(), self.region);
+        let mut pages = self.first..self.end.min(end(region));
+        if whole {
+            (region, pages) = (0, 0..end(0));
+        }
+        std::iter::from_fn(move || {
+            while pages.is_empty() && whole && usize::from(region) + 1 < MAX_REGIONS {
+                region += 1;
+                pages = 0..held[usize::from(region)];
+            }
+            pages.next().map(|page| Spot { region, page })
         })
     }
 

@@ -15,9 +15,9 @@ use crate::oracle::Oracle;
 use crate::program::family::Family;
 use crate::program::{Case, Op};
 use crate::rule::{Evidence, Rule, Violation};
-use crate::sched::{Cpu, Lock, Run, Sim};
+use crate::sched::{Cpu, Facts, Lock, Run, Sim};
 use crate::trace::{Event, Trace};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -32,11 +32,14 @@ type Task = Pin<Box<dyn Future<Output = ()>>>;
 /// A machine that runs cases, one after the other.
 pub struct Machine {
     sim: Rc<RefCell<Sim>>,
+    facts: Rc<Cell<Facts>>,
     ops: Rc<RefCell<Vec<Op>>>,
     tasks: Vec<Task>,
     oracle: Oracle,
     // For each CPU the ops it has still to do, last first.
     queues: [Vec<u32>; MAX_CPUS],
+    // CPUs that have something to do at all.
+    cpus: usize,
     steps: u32,
     // What was observed, when somebody wants to know.
     recorded: Option<Vec<Observation>>,
@@ -51,10 +54,22 @@ impl Default for Machine {
 impl Machine {
     /// A machine that has run nothing yet.
     pub fn new() -> Machine {
-        let sim = Rc::new(RefCell::new(Sim::new(Config::fixed(crate::config::Kernel::NEWEST))));
+        let config = Config::fixed(crate::config::Kernel::NEWEST);
+        let sim = Rc::new(RefCell::new(Sim::new(config)));
+        let facts = Rc::new(Cell::new(Facts::of(config)));
         let ops = Rc::new(RefCell::new(Vec::new()));
-        let tasks = tasks(&sim, &ops);
-        Machine { sim, ops, tasks, oracle: Oracle::new(), queues: Default::default(), steps: 0, recorded: None }
+        let tasks = tasks(&sim, &facts, &ops);
+        Machine {
+            sim,
+            facts,
+            ops,
+            tasks,
+            oracle: Oracle::new(),
+            queues: Default::default(),
+            cpus: 1,
+            steps: 0,
+            recorded: None,
+        }
     }
 
     /// State counters of a fuzzing engine; the length must be a power of two.
@@ -80,7 +95,7 @@ impl Machine {
         drop(sim);
         if disturbed {
             // Tasks may be stopped anywhere; their locals hold state of this case.
-            self.tasks = tasks(&self.sim, &self.ops);
+            self.tasks = tasks(&self.sim, &self.facts, &self.ops);
         }
         verdict
     }
@@ -107,11 +122,15 @@ impl Machine {
         ops.clear();
         ops.extend_from_slice(&case.ops);
         self.queues.iter_mut().for_each(Vec::clear);
+        self.cpus = 1;
         for (i, op) in case.ops.iter().enumerate().rev() {
-            self.queues[usize::from(op.cpu) % MAX_CPUS].push(i as u32);
+            let cpu = usize::from(op.cpu) % MAX_CPUS;
+            self.queues[cpu].push(i as u32);
+            self.cpus = self.cpus.max(cpu + 1);
         }
         let s = &mut *self.sim.borrow_mut();
         s.w.reset(case.config);
+        self.facts.set(Facts { config: case.config, entries: s.w.entries() });
         s.ctl.reset(&case.interrupts);
         s.observations.clear();
         self.oracle.reset(case);
@@ -178,7 +197,7 @@ impl Machine {
     fn pick(&self, s: &mut Sim, wanted: Option<usize>) -> Option<usize> {
         let wanted = wanted.filter(|c| self.turn(s, *c).is_some());
         let chosen = wanted.or_else(|| {
-            let turns = (0..MAX_CPUS).filter_map(|c| Some((self.turn(s, c)?, c)));
+            let turns = (0..self.cpus).filter_map(|c| Some((self.turn(s, c)?, c)));
             turns.min().map(|(_, c)| c)
         });
         if chosen.is_none() {
@@ -315,8 +334,9 @@ fn judge(oracle: &mut Oracle, case: &Case, s: &mut Sim, cpu: usize) {
     s.observations.clear();
 }
 
-fn tasks(sim: &Rc<RefCell<Sim>>, ops: &Rc<RefCell<Vec<Op>>>) -> Vec<Task> {
-    (0..MAX_CPUS as u8).map(|id| Box::pin(cpu_main(Cpu::new(sim.clone(), id), ops.clone())) as Task).collect()
+fn tasks(sim: &Rc<RefCell<Sim>>, facts: &Rc<Cell<Facts>>, ops: &Rc<RefCell<Vec<Op>>>) -> Vec<Task> {
+    let cpu = |id| Cpu::new(sim.clone(), facts.clone(), id);
+    (0..MAX_CPUS as u8).map(|id| Box::pin(cpu_main(cpu(id), ops.clone())) as Task).collect()
 }
 
 /// What a simulated CPU does for ever.

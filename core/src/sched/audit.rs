@@ -18,10 +18,9 @@ impl Sim {
     /// No PTE-table lock is held any more: the entries that changed are as others will find them.
     #[inline(never)]
     pub(super) fn check_ptl_released(&mut self, cpu: u8) {
-        let mut list = std::mem::take(&mut self.ctl.touched_ptl);
-        for page in list.drain(..) {
+        for i in 0..self.ctl.touched_ptl.len() {
             // What was a folio when it was queued may be a page of a large one by now.
-            let pfn = self.w.mem.page_folio(page);
+            let pfn = self.w.mem.page_folio(self.ctl.touched_ptl[i]);
             self.note_parted(cpu, pfn);
             let found = invariant::mapcount(&self.w, pfn).or_else(|| invariant::anon_exclusive(&self.w, pfn));
             if let Some(f) = found {
@@ -29,7 +28,7 @@ impl Sim {
                 break;
             }
         }
-        self.ctl.touched_ptl = list;
+        self.ctl.touched_ptl.clear();
     }
 
     /// Remembers where a folio's mapcount and the number of its entries parted.
@@ -54,7 +53,9 @@ impl Sim {
         } else if c.notifiers_open != 0 {
             self.violate(cpu, Rule::NotifierUnbalanced, Evidence::default());
         }
-        self.check_weakened(cpu);
+        if !self.ctl.weakened.is_empty() {
+            self.check_weakened(cpu);
+        }
         if self.ctl.quiescent() {
             self.check_quiescent(cpu);
         }
@@ -79,23 +80,23 @@ impl Sim {
     }
 
     fn check_quiescent(&mut self, cpu: u8) {
-        let mut folios = std::mem::take(&mut self.ctl.touched_folios);
-        for page in folios.drain(..) {
+        for i in 0..self.ctl.touched_folios.len() {
+            let page = self.ctl.touched_folios[i];
             self.w.mem.folios[page as usize].ghost.touched = false;
             let pfn = self.w.mem.page_folio(page);
             if let Some(f) = invariant::refcount(&self.w, pfn).or_else(|| invariant::deferred_split(&self.w, pfn)) {
                 self.found(cpu, f);
             }
         }
-        self.ctl.touched_folios = folios;
-        let mut slots = std::mem::take(&mut self.ctl.touched_slots);
-        for slot in slots.drain(..) {
+        self.ctl.touched_folios.clear();
+        for i in 0..self.ctl.touched_slots.len() {
+            let slot = self.ctl.touched_slots[i];
             self.w.swap.slots[slot as usize].touched = false;
             if let Some(f) = invariant::swap_map(&self.w, slot) {
                 self.found(cpu, f);
             }
         }
-        self.ctl.touched_slots = slots;
+        self.ctl.touched_slots.clear();
         if std::mem::take(&mut self.w.memcgs.touched)
             && let Some(f) = invariant::memcg(&self.w)
         {

@@ -8,24 +8,41 @@ use crate::entry::{Accessor, EntryConfig, accessor_legal};
 use crate::observe::Agent;
 use crate::rule::{Evidence, Rule};
 use crate::trace::Note;
-use std::cell::{RefCell, RefMut};
+use std::cell::{Cell, RefCell, RefMut};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+/// What does not change during a case. Asking the simulation itself for it would be a borrow each time.
+#[derive(Clone, Copy)]
+pub struct Facts {
+    /// Machine and kernel.
+    pub config: Config,
+    /// Entry encoding.
+    pub entries: EntryConfig,
+}
+
+impl Facts {
+    /// Of a machine and kernel.
+    pub fn of(config: Config) -> Facts {
+        Facts { config, entries: EntryConfig::of(&config) }
+    }
+}
+
 /// A handle to the simulation on behalf of one CPU. Cheap to clone.
 #[derive(Clone)]
 pub struct Cpu {
     sim: Rc<RefCell<Sim>>,
+    facts: Rc<Cell<Facts>>,
     /// Which CPU.
     pub id: u8,
 }
 
 impl Cpu {
-    /// A handle for CPU `id`.
-    pub fn new(sim: Rc<RefCell<Sim>>, id: u8) -> Cpu {
-        Cpu { sim, id }
+    /// A handle for CPU `id`. Whoever begins another case sets the facts.
+    pub fn new(sim: Rc<RefCell<Sim>>, facts: Rc<Cell<Facts>>, id: u8) -> Cpu {
+        Cpu { sim, facts, id }
     }
 
     /// The simulation. Never held across an await.
@@ -37,31 +54,31 @@ impl Cpu {
     /// Machine and kernel.
     #[inline]
     pub fn config(&self) -> Config {
-        self.sim.borrow().w.config
+        self.facts.get().config
     }
 
     /// Entry layout.
     #[inline]
     pub fn arch(&self) -> Arch {
-        self.sim.borrow().w.config.arch
+        self.facts.get().config.arch
     }
 
     /// Entry encoding.
     #[inline]
     pub fn entries(&self) -> EntryConfig {
-        self.sim.borrow().w.entries()
+        self.facts.get().entries
     }
 
     /// True when a defect is on.
     #[inline]
     pub fn has(&self, defect: Defect) -> bool {
-        self.sim.borrow().w.config.has(defect)
+        self.facts.get().config.has(defect)
     }
 
     /// True when the release follows a design.
     #[inline]
     pub fn uses(&self, design: Design) -> bool {
-        self.sim.borrow().w.config.uses(design)
+        self.facts.get().config.uses(design)
     }
 
     /// Records that a rule is broken.

@@ -128,6 +128,7 @@ impl LockClass {
 
 impl Lock {
     /// Its kind.
+    #[inline]
     pub fn class(self) -> LockClass {
         match self {
             Lock::MemoryFailure => LockClass::MemoryFailure,
@@ -273,11 +274,11 @@ impl Sim {
         }
     }
 
-    fn try_acquire(&mut self, lock: Lock, cpu: u8) -> bool {
+    #[inline]
+    fn try_acquire(&mut self, lock: Lock, class: LockClass, cpu: u8) -> bool {
         if !self.try_take(lock, cpu) {
             return false;
         }
-        let class = lock.class();
         if !self.ctl.cpus[cpu as usize].held.push(lock, class) {
             self.violate(cpu, Rule::LockOrder, Evidence { what: Some("too many locks"), ..Evidence::default() });
             return true;
@@ -289,9 +290,9 @@ impl Sim {
     /// What lockdep would say before a CPU blocks on a lock: none of its class or of a later one may be held. As
     /// spinlocks are the last classes, that also finds who sleeps under one.
     #[inline]
-    fn lockdep(&mut self, lock: Lock, cpu: u8) {
+    fn lockdep(&mut self, lock: Lock, class: LockClass, cpu: u8) {
         let c = &self.ctl.cpus[cpu as usize];
-        if c.held.from(lock.class()) || c.lazy_mmu {
+        if c.held.from(class) || c.lazy_mmu {
             self.lockdep_complains(lock, cpu);
         }
     }
@@ -311,13 +312,13 @@ impl Sim {
         self.violate(cpu, rule, e);
     }
 
-    fn release(&mut self, lock: Lock, cpu: u8) {
+    fn release(&mut self, lock: Lock, class: LockClass, cpu: u8) {
         if !self.give_back(lock, cpu) {
-            let e = Evidence { what: Some(lock.class().name()), ..Evidence::default() };
+            let e = Evidence { what: Some(class.name()), ..Evidence::default() };
             self.violate(cpu, Rule::NotOwner, e);
             return;
         }
-        let (class, c) = (lock.class(), &mut self.ctl.cpus[cpu as usize]);
+        let c = &mut self.ctl.cpus[cpu as usize];
         c.held.remove(lock, class);
         if class >= LockClass::Pmd {
             c.cleared = None;
@@ -365,6 +366,7 @@ enum Stage {
 pub struct Locking<'a> {
     cpu: &'a Cpu,
     lock: Lock,
+    class: LockClass,
     stage: Stage,
 }
 
@@ -373,7 +375,7 @@ impl Future for Locking<'_> {
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
-        let (id, lock) = (self.cpu.id, self.lock);
+        let (id, lock, class) = (self.cpu.id, self.lock, self.class);
         let s = &mut *self.cpu.s();
         if s.ctl.violation.is_some() {
             return Poll::Pending;
@@ -383,15 +385,15 @@ impl Future for Locking<'_> {
             return Poll::Pending;
         }
         if self.stage != Stage::Wait {
-            s.lockdep(lock, id);
+            s.lockdep(lock, class, id);
             self.stage = Stage::Wait;
         }
-        if s.ctl.violation.is_none() && s.try_acquire(lock, id) {
+        if s.ctl.violation.is_none() && s.try_acquire(lock, class, id) {
             return Poll::Ready(());
         }
         s.ctl.cpus[id as usize].run = Run::Waiting(lock);
         s.ctl.waiters = true;
-        s.log(|| Event::Wait { cpu: id, lock: lock.class().name() });
+        s.log(|| Event::Wait { cpu: id, lock: class.name() });
         Poll::Pending
     }
 }
@@ -400,19 +402,19 @@ impl Cpu {
     /// Takes a lock, waiting for it. Others may act just before.
     #[inline]
     pub fn lock(&self, lock: Lock) -> Locking<'_> {
-        Locking { cpu: self, lock, stage: Stage::Site }
+        Locking { cpu: self, lock, class: lock.class(), stage: Stage::Site }
     }
 
     /// Takes a lock if it is free. Others may act just before.
     #[inline]
     pub async fn trylock(&self, lock: Lock) -> bool {
         self.site(Site::Lock).await;
-        self.s().try_acquire(lock, self.id)
+        self.s().try_acquire(lock, lock.class(), self.id)
     }
 
     /// `__folio_set_locked()`: locks a folio that nobody else can know yet.
     pub fn folio_lock_new(&self, pfn: Pfn) {
-        let taken = self.s().try_acquire(Lock::Folio(pfn), self.id);
+        let taken = self.s().try_acquire(Lock::Folio(pfn), LockClass::Folio, self.id);
         debug_assert!(taken, "nobody else knows the folio");
     }
 
@@ -449,13 +451,13 @@ impl Cpu {
     /// Gives a lock back.
     #[inline]
     pub fn unlock(&self, lock: Lock) {
-        self.s().release(lock, self.id);
+        self.s().release(lock, lock.class(), self.id);
     }
 
     /// Turns a write lock of `mmap_lock` into a read lock (`mmap_write_downgrade()`).
     pub fn mmap_write_downgrade(&self, mm: u8) {
         self.unlock(Lock::MmapWrite(mm));
-        let taken = self.s().try_acquire(Lock::MmapRead(mm), self.id);
+        let taken = self.s().try_acquire(Lock::MmapRead(mm), LockClass::Mmap, self.id);
         debug_assert!(taken, "nobody can come between in one step");
     }
 }

@@ -22,7 +22,7 @@ mod tlb;
 mod uffd;
 
 pub use crate::site::Site;
-pub use cpu::Cpu;
+pub use cpu::{Cpu, Facts};
 pub use ctl::{Assignment, CpuCtl, Ctl, Run};
 pub use interrupt::{Action, Interrupt};
 pub use lock::{Lock, LockClass};

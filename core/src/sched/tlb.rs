@@ -2,7 +2,6 @@
 
 use super::{Cpu, Sim, Site};
 use crate::arch::Pte;
-use crate::config::MAX_CPUS;
 use crate::hw::Translation;
 use crate::mm::PtePtr;
 use crate::observe::{Agent, Observation, Token};
@@ -22,11 +21,15 @@ impl Sim {
     }
 
     /// Loads an address space into a CPU (`switch_mm_irqs_off()`): what was cached of another one is dropped.
+    #[inline]
     pub fn switch_mm(&mut self, cpu: u8, mm: Option<u8>) {
         let old = self.w.tlbs[cpu as usize].loaded_mm;
-        if old == mm {
-            return;
+        if old != mm {
+            self.load_mm(cpu, old, mm);
         }
+    }
+
+    fn load_mm(&mut self, cpu: u8, old: Option<u8>, mm: Option<u8>) {
         while let Some(t) = self.w.tlbs[cpu as usize].evict_in(0, u32::MAX) {
             self.tlb_ghost(cpu, t, CacheEvent::Flush);
         }
@@ -183,12 +186,15 @@ impl Cpu {
 
     /// `flush_tlb_range()`: every CPU that may have translations of the range drops them, one after the other.
     pub async fn flush_tlb_range(&self, mm: u8, start: u32, end: u32) {
-        for cpu in 0..MAX_CPUS as u8 {
-            if self.s().w.mms[mm as usize].cpumask & (1 << cpu) == 0 {
-                continue;
-            }
+        let next = |from: u8| {
+            let later = u32::from(self.s().w.mms[mm as usize].cpumask) >> from;
+            (later != 0).then(|| from + later.trailing_zeros() as u8)
+        };
+        let mut from = 0;
+        while let Some(cpu) = next(from) {
             self.site(Site::TlbFlush).await;
             self.s().tlb_drop(cpu, start, end);
+            from = cpu + 1;
         }
     }
 
