@@ -82,12 +82,12 @@ macro_rules! designs {
 
             /// First modelled release that does it this way. The same as [`Design::until`] when it was posted and
             /// never merged: then no release does, and a case chooses it by name.
-            pub fn since(self) -> Kernel {
+            pub const fn since(self) -> Kernel {
                 match self { $(Design::$name => Kernel::$since),* }
             }
 
             /// First modelled release that no longer does it this way.
-            pub fn until(self) -> Option<Kernel> {
+            pub const fn until(self) -> Option<Kernel> {
                 match self { $(Design::$name => $until),* }
             }
 
@@ -234,6 +234,20 @@ pub struct DesignSet(u64);
 impl DesignSet {
     /// Nothing chosen.
     pub const EMPTY: DesignSet = DesignSet(0);
+
+    /// The designs that a release follows.
+    pub(super) const fn of(release: Kernel) -> DesignSet {
+        let (mut set, mut i) = (0, 0);
+        while i < Design::ALL.len() {
+            let d = Design::ALL[i];
+            let ended = matches!(d.until(), Some(until) if until as u8 <= release as u8);
+            if d.since() as u8 <= release as u8 && !ended {
+                set |= 1 << d as u8;
+            }
+            i += 1;
+        }
+        DesignSet(set)
+    }
 
     /// True when `d` is in the set.
     #[inline]

@@ -19,6 +19,7 @@ pub fn mm_alloc(s: &mut Sim, mm: u8, life: Life) {
 }
 
 /// An op of a process begins: it uses the address space, which is loaded into the CPU. False when there is none.
+#[inline]
 pub fn mmget(s: &mut Sim, cpu: u8, mm: u8, load: bool) -> bool {
     if s.w.mms[mm as usize].life != Life::Alive || load && s.w.mms[mm as usize].exited & (1 << cpu) != 0 {
         return false;
@@ -30,13 +31,18 @@ pub fn mmget(s: &mut Sim, cpu: u8, mm: u8, load: bool) -> bool {
     true
 }
 
-/// `mmput()`: the op is over; the last user of a process that has ended takes the address space down.
+/// The first half of `mmput()`: the op is over. True for the last user of a process that has ended, who takes the address
+/// space down ([`exit_mmap`]).
+#[inline]
+pub fn mmput_testzero(s: &mut Sim, mm: u8) -> bool {
+    let m = &mut s.w.mms[mm as usize];
+    m.users -= 1;
+    m.users == 0 && m.life == Life::Exiting
+}
+
+/// `mmput()`: the last user of a process that has ended takes the address space down.
 pub async fn mmput(k: &Cpu, mm: u8) {
-    let last = {
-        let m = &mut k.s().w.mms[mm as usize];
-        m.users -= 1;
-        m.users == 0 && m.life == Life::Exiting
-    };
+    let last = mmput_testzero(&mut k.s(), mm);
     if last {
         exit_mmap(k, mm).await;
     }

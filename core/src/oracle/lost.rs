@@ -107,7 +107,9 @@ impl Oracle {
                 self.procs[proc].space.condemn(values);
             }
             for cpu in 0..MAX_CPUS {
-                self.children[cpu].condemn(values);
+                if self.flights[cpu].as_ref().is_some_and(|f| f.code == OpCode::Fork) {
+                    self.children[cpu].condemn(values);
+                }
             }
         }
     }

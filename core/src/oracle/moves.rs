@@ -68,23 +68,23 @@ impl Flight {
 impl Oracle {
     /// A call begins on CPU `cpu`: does it move pages, or touch some that are being moved?
     pub(super) fn begin_moves(&mut self, cpu: usize, flight: &Flight) {
-        for other in 0..self.flights.len() {
-            let Some(with) = self.flights[other].filter(|_| other != cpu) else { continue };
+        for other in (0..self.flights.len()).filter(|other| *other != cpu) {
+            let Some(with) = &self.flights[other] else { continue };
             let grows = with.grows() && flight.proc == with.proc;
-            if grows && (flight.code == OpCode::Fork || flight.effect().is_some()) {
+            let grows = grows && (flight.code == OpCode::Fork || flight.effect().is_some());
+            let theirs = with.moves.is_some() && flight.confuses(with);
+            let own = flight.moves.is_some() && with.confuses(flight);
+            if grows || theirs {
                 self.confuse(other);
             }
-            if with.moves.is_some() && flight.confuses(&with) {
-                self.confuse(other);
-            }
-            if flight.moves.is_some() && with.confuses(flight) {
+            if own {
                 self.confuse(cpu);
             }
         }
         if flight.grows() {
             return self.begin_growth(cpu, flight);
         }
-        let Some(moves) = self.flights[cpu].and_then(|f| f.moves) else { return };
+        let Some(moves) = self.flights[cpu].as_ref().and_then(|f| f.moves) else { return };
         let proc = flight.proc;
         self.moved = true;
         self.procs[usize::from(proc)].space.reach(moves.to.region, moves.to.page + flight.len());
@@ -155,7 +155,8 @@ impl Oracle {
     /// A store to a page that is being moved may be seen at its other address.
     pub(super) fn echo(&mut self, proc: u8, spot: Spot) {
         for cpu in 0..self.flights.len() {
-            let Some(flight) = self.flights[cpu].filter(|f| f.proc == proc && f.moves.is_some()) else { continue };
+            let moving = self.flights[cpu].as_ref().filter(|f| f.proc == proc && f.moves.is_some());
+            let Some(flight) = moving.copied() else { continue };
             let bit = 1 << cpu;
             if let Some(to) = flight.target_of(spot) {
                 self.may_arrive(proc, spot, to, bit);

@@ -47,6 +47,9 @@ impl Oracle {
         if flight.poisons() {
             self.procs.iter_mut().flat_map(|p| &mut p.pins).for_each(|p| p.sure = false);
         }
+        if self.procs[usize::from(flight.proc)].pins.is_empty() {
+            return;
+        }
         let replaces = flight.effect().is_some_and(|e| e.replaces());
         for pin in &mut self.procs[usize::from(flight.proc)].pins {
             if replaces && flight.covers(flight.proc, pin.spot) {

@@ -403,7 +403,8 @@ impl Oracle {
     fn finish_pages(&mut self, cpu: usize, flight: &Flight, keep: Keep) {
         let proc = usize::from(flight.proc);
         let alone = !self.flights.iter().enumerate().any(|(other, f)| {
-            other != cpu && f.is_some_and(|f| f.overlaps(flight) && (f.effect().is_some() || f.access().is_some()))
+            other != cpu
+                && f.as_ref().is_some_and(|f| f.overlaps(flight) && (f.effect().is_some() || f.access().is_some()))
         });
         let held = self.procs[proc].space.lens();
         for spot in flight.spots_in(held) {
@@ -439,7 +440,7 @@ impl Oracle {
     fn finish_page(&mut self, cpu: usize, flight: &Flight, effect: Effect, keep: Keep, spot: Spot) {
         let bit = 1u8 << cpu;
         let changes = self.changes(flight.proc, spot, None);
-        let others = self.changes(flight.proc, spot, Some(cpu));
+        let others: Changes = changes.iter().copied().filter(|(b, _)| *b != bit).collect();
         let mut reach = self.procs[usize::from(flight.proc)].space.reachable(spot, &changes);
         self.remember(cpu, flight.proc, spot, reach.as_ref());
         let Some(set) = &mut reach else {

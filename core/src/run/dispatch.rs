@@ -11,7 +11,7 @@ use crate::ops::{
     uffd_scan, vmscan, writeback,
 };
 use crate::program::{Actor, Op, OpCode};
-use crate::sched::{Cpu, Site};
+use crate::sched::{Cpu, Sim, Site};
 use crate::trace::Event;
 
 /// Steps that an op may take: far more than any op needs that makes progress.
@@ -40,23 +40,32 @@ pub(super) fn budget(op: &Op, geometry: Geometry) -> u32 {
     20_000 + pages.saturating_mul(2_000)
 }
 
+/// An op begins; what user space or a device asks for is told. False when there is nobody to do it for.
+#[inline]
+fn begin(s: &mut Sim, cpu: u8, index: u32, op: &Op) -> bool {
+    s.log(|| Event::OpStart { op: index, cpu });
+    let actor = op.code.actor();
+    if actor == Actor::Kernel {
+        return true;
+    }
+    let held = process::mmget(s, cpu, op.proc, actor == Actor::User);
+    if held {
+        s.observe(Observation::Start { op: index });
+    }
+    held
+}
+
 /// Runs one op to its end, on behalf of a CPU.
 pub(super) async fn run_op(k: &Cpu, index: u32, op: Op) {
-    k.s().log(|| Event::OpStart { op: index, cpu: k.id });
     let visible = op.code.actor() != Actor::Kernel;
-    let held = match op.code.actor() {
-        Actor::User => process::mmget(&mut k.s(), k.id, op.proc, true),
-        Actor::Device => process::mmget(&mut k.s(), k.id, op.proc, false),
-        Actor::Kernel => true,
-    };
-    if visible && held {
-        k.s().observe(Observation::Start { op: index });
-    }
+    let held = begin(&mut k.s(), k.id, index, &op);
     k.site(Site::OpStart).await;
     let outcome = if held { call(k, &op).await } else { Outcome::Skipped };
     if visible && held {
         k.s().observe(Observation::End { op: index, outcome });
-        process::mmput(k, op.proc).await;
+        if process::mmput_testzero(&mut k.s(), op.proc) {
+            process::exit_mmap(k, op.proc).await;
+        }
     }
     k.s().log(|| Event::OpEnd { op: index, cpu: k.id, outcome });
 }

@@ -349,7 +349,6 @@ async fn cpu_main(k: Cpu, ops: Rc<RefCell<Vec<Op>>>) {
             let op = ops.borrow()[index as usize];
             run_op(&k, index, op).await;
         }
-        k.s().ctl.cpus[k.id as usize].run = Run::Idle;
     }
 }
 

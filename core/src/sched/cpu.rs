@@ -123,7 +123,7 @@ impl Cpu {
         Passing { cpu: self, site, stopped: false }
     }
 
-    /// Waits for the next op to do.
+    /// Waits for the next op to do; the last one, if any, is over.
     pub async fn next_op(&self) -> u32 {
         poll_fn(|_| {
             let c = &mut self.s().ctl.cpus[self.id as usize];
@@ -133,7 +133,10 @@ impl Cpu {
                     c.run = Run::Ready;
                     Poll::Ready(op)
                 }
-                None => Poll::Pending,
+                None => {
+                    c.run = Run::Idle;
+                    Poll::Pending
+                }
             }
         })
         .await
@@ -171,11 +174,16 @@ impl Sim {
         c.site = Some(site);
         c.op_steps += 1;
         if c.op_steps > c.budget {
-            let e = Evidence { found: Some(u64::from(c.op_steps)), ..Evidence::default() };
-            self.violate(cpu, Rule::ProgressSteps, e);
-            return false;
+            return self.out_of_steps(cpu);
         }
         if self.ctl.armed & (1 << site as u8) == 0 { true } else { self.interrupted_at(cpu, site) }
+    }
+
+    #[cold]
+    fn out_of_steps(&mut self, cpu: u8) -> bool {
+        let found = Some(u64::from(self.ctl.cpus[cpu as usize].op_steps));
+        self.violate(cpu, Rule::ProgressSteps, Evidence { found, ..Evidence::default() });
+        false
     }
 
     #[cold]

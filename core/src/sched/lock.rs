@@ -280,10 +280,15 @@ impl Sim {
             return false;
         }
         if !self.ctl.cpus[cpu as usize].held.push(lock, class) {
-            self.violate(cpu, Rule::LockOrder, Evidence { what: Some("too many locks"), ..Evidence::default() });
-            return true;
+            return self.too_many_locks(cpu);
         }
         self.ctl.pte_locks += u32::from(class >= LockClass::Pmd);
+        true
+    }
+
+    #[cold]
+    fn too_many_locks(&mut self, cpu: u8) -> bool {
+        self.violate(cpu, Rule::LockOrder, Evidence { what: Some("too many locks"), ..Evidence::default() });
         true
     }
 
@@ -314,9 +319,7 @@ impl Sim {
 
     fn release(&mut self, lock: Lock, class: LockClass, cpu: u8) {
         if !self.give_back(lock, cpu) {
-            let e = Evidence { what: Some(class.name()), ..Evidence::default() };
-            self.violate(cpu, Rule::NotOwner, e);
-            return;
+            return self.not_owner(class, cpu);
         }
         let c = &mut self.ctl.cpus[cpu as usize];
         c.held.remove(lock, class);
@@ -328,6 +331,19 @@ impl Sim {
             }
         }
         self.wake_waiters();
+    }
+
+    #[cold]
+    fn not_owner(&mut self, class: LockClass, cpu: u8) {
+        self.violate(cpu, Rule::NotOwner, Evidence { what: Some(class.name()), ..Evidence::default() });
+    }
+
+    /// A lock is not free: this CPU waits.
+    #[cold]
+    fn wait_for(&mut self, lock: Lock, cpu: u8) {
+        self.ctl.cpus[cpu as usize].run = Run::Waiting(lock);
+        self.ctl.waiters = true;
+        self.log(|| Event::Wait { cpu, lock: lock.class().name() });
     }
 
     /// Lets everybody who waits for a lock, or for the end of I/O, look again.
@@ -391,9 +407,7 @@ impl Future for Locking<'_> {
         if s.ctl.violation.is_none() && s.try_acquire(lock, class, id) {
             return Poll::Ready(());
         }
-        s.ctl.cpus[id as usize].run = Run::Waiting(lock);
-        s.ctl.waiters = true;
-        s.log(|| Event::Wait { cpu: id, lock: class.name() });
+        s.wait_for(lock, id);
         Poll::Pending
     }
 }
