@@ -47,16 +47,20 @@ pub type FileId = u8;
 pub const SHMEM: FileId = 0;
 /// A regular file on a disk, with `page_mkwrite` and writeback.
 pub const REGULAR: FileId = 1;
+/// A file of `hugetlbfs`, as `memfd_create(MFD_HUGETLB)` makes one.
+pub const HUGETLBFS: FileId = 2;
 /// Number of files.
-pub const FILES: usize = 2;
+pub const FILES: usize = 3;
 /// A device whose driver maps all of it when it is mapped (`remap_pfn_range()` in `->mmap`), until it is unplugged.
 pub const REMAPPED: FileId = FILES as FileId;
 /// A device whose driver maps page by page when they are faulted in (`vmf_insert_pfn()`, `vmf_insert_mixed()`).
 pub const FAULTED: FileId = REMAPPED + 1;
 /// Number of files and devices: of all that has a list of its mappings.
-pub const MAPPINGS: usize = FILES + 2;
+pub const MAPPINGS: usize = FILES + 3;
+/// The unnamed files of anonymous hugetlb memory (`HUGETLB_ANON_FILE`), which have one list of mappings here together.
+pub const HUGETLB_ANON: FileId = FAULTED + 1;
 /// Names of the files in the text form.
-pub const FILE_NAMES: [&str; FILES] = ["shmem", "file"];
+pub const FILE_NAMES: [&str; FILES] = ["shmem", "file", "hugetlbfs"];
 
 macro_rules! backings {
     ($($name:ident = $file:expr, $text:literal, $sharing:literal, $doc:literal;)*) => {
@@ -80,7 +84,7 @@ macro_rules! backings {
                 match self { $(Backing::$name => $text),* }
             }
 
-            /// `shared` or `private`.
+            /// `shared`, `private`, or `noreserve` for private without a reservation.
             pub fn sharing(self) -> &'static str {
                 match self { $(Backing::$name => $sharing),* }
             }
@@ -100,6 +104,8 @@ backings! {
     PfnfaultShared = None, "pfnfault", "shared", "A device that is mapped by `vmf_insert_pfn()` at faults.";
     MixedmapShared = None, "mixedmap", "shared", "The same by `vmf_insert_mixed()`; the driver hears of first stores.";
     MixedmapPrivate = None, "mixedmap", "private", "The same, copied on write.";
+    HugetlbNoreserve = None, "hugetlb", "noreserve", "The same with `MAP_NORESERVE`: nothing is promised.";
+    HugetlbfsShared = Some(HUGETLBFS), "hugetlbfs", "shared", "The file of `hugetlbfs`, shared.";
 }
 
 impl Backing {
@@ -116,7 +122,7 @@ impl Backing {
     /// The file or device that is mapped, if one is (`vm_file->f_mapping`).
     #[inline]
     pub fn mapping(self) -> Option<FileId> {
-        self.file().or_else(|| self.device())
+        self.file().or_else(|| self.device()).or(self.hugetlb().then_some(HUGETLB_ANON))
     }
 
     /// `VM_MIXEDMAP`.
@@ -135,6 +141,12 @@ impl Backing {
     #[inline]
     pub fn shared(self) -> bool {
         self.sharing() == "shared"
+    }
+
+    /// `is_vm_hugetlb_page()`.
+    #[inline]
+    pub fn hugetlb(self) -> bool {
+        matches!(self, Backing::Hugetlb | Backing::HugetlbNoreserve | Backing::HugetlbfsShared)
     }
 
     /// The backing with these words.

@@ -253,6 +253,12 @@ rules! {
         "mm/memory.c: vm_normal_page(); include/linux/mm.h: VM_PFNMAP";
     BugRemap = "bug.remap_pte_range", Always,
         "whoever maps a device as a whole finds only empty entries", "mm/memory.c: BUG_ON in remap_pte_range()";
+    HugetlbCounts = "accounting.hugetlb", Quiescent,
+        "the pool of huge pages has as many pages, free ones, surplus ones and promised ones as there are",
+        "Documentation/mm/hugetlbfs_reserv.rst; mm/hugetlb.c: struct hstate";
+    LeakHugetlb = "leak.hugetlb", AtExit,
+        "every promise of a huge page is given back, and every page beyond the size of the pool",
+        "Documentation/mm/hugetlbfs_reserv.rst; mm/hugetlb.c: hugetlb_vm_op_close(), hugetlb_unreserve_pages()";
 }
 
 impl Rule {

@@ -128,6 +128,9 @@ sites! {
     UserfaultMustWait = "userfaultfd_must_wait:read", "The entry is about to be read once more, without its lock.";
     UserfaultWake = "wake_userfault:wake", "Those who wait for a userfault are about to be woken.";
     UserfaultRelease = "userfaultfd_release:released", "A userfaultfd is about to be closed.";
+    HugetlbAlloc = "alloc_hugetlb_folio:dequeue", "A huge page is about to be taken from the pool.";
+    HugetlbUnmap = "hugetlb_vmdelete_list:vma", "The next mapping of a file of hugetlbfs is about to be zapped.";
+    HugetlbRemove = "remove_inode_hugepages:mutex", "A page of a file of hugetlbfs is about to be removed.";
     UserfaultFill = "mfill_atomic:fill", "The page for a userfault is about to be made.";
     InsertPfn = "insert_pfn:lock", "A frame without a page is about to be mapped at a fault.";
     RemapPfn = "remap_pfn_range:map", "A device is about to be mapped as a whole.";

@@ -65,6 +65,7 @@ notes! {
     NotSplit = "the large folio is not split: refcount {a}, mapcount {b}";
     Discarded = "lazily freed: the entry stays empty";
     GupFastUndone = "the entry has changed meanwhile: the pin is given up";
+    HugetlbTaken = "taken from a child: the owner of the mapping needs a page";
     MonitorCloses = "nobody else is left: the monitor closes the userfaultfds";
 }
 

@@ -6,7 +6,7 @@ use crate::entry::EntryConfig;
 use crate::hw::{Boards, Mirror, Tlb};
 use crate::mm::{AnonVmas, IMmap, Ksm, Mm, PmdPtr, PtePtr, Tables, VmaId, Vmas};
 use crate::observe::{Backing, FILES, MAPPINGS};
-use crate::phys::{Memcgs, Memory, PageCache, Swap};
+use crate::phys::{Hugetlb, Memcgs, Memory, PageCache, Swap};
 
 /// All modelled state. Two equal worlds behave alike for ever.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -27,6 +27,8 @@ pub struct World {
     pub files: [PageCache; FILES],
     /// Who maps each file and each device.
     pub i_mmaps: [IMmap; MAPPINGS],
+    /// The pool of hugetlb pages.
+    pub hugetlb: Hugetlb,
     /// Counters of the memory control groups.
     pub memcgs: Memcgs,
     /// Processes `A` to `D`.
@@ -60,6 +62,7 @@ impl World {
             swap: Swap::new(g),
             files: Default::default(),
             i_mmaps: Default::default(),
+            hugetlb: Hugetlb::default(),
             memcgs: Memcgs::default(),
             mms: Default::default(),
             vmas: Vmas::default(),
@@ -70,6 +73,7 @@ impl World {
             mirrors: Default::default(),
             boards: Boards::default(),
         };
+        world.hugetlb.reset(g);
         world.files.iter_mut().for_each(|f| f.reset(g.region_pages()));
         world
     }
@@ -84,6 +88,7 @@ impl World {
         self.swap.reset(config.geometry);
         self.files.iter_mut().for_each(|f| f.reset(config.geometry.region_pages()));
         self.i_mmaps.iter_mut().for_each(IMmap::reset);
+        self.hugetlb.reset(config.geometry);
         self.memcgs = Memcgs::default();
         self.mms.iter_mut().for_each(Mm::reset);
         self.vmas.reset();
@@ -124,7 +129,7 @@ impl World {
     /// What a mapping at this page with this backing shows there (`vm_pgoff`).
     pub fn pgoff(&self, backing: Backing, vpn: u32) -> u32 {
         match (backing, self.geometry().region_of(vpn)) {
-            (Backing::Anon | Backing::Hugetlb, _) | (_, None) => vpn,
+            (Backing::Anon | Backing::Hugetlb | Backing::HugetlbNoreserve, _) | (_, None) => vpn,
             (_, Some((_, page))) => page,
         }
     }

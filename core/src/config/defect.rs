@@ -267,6 +267,9 @@ defects! {
     V30 = "V30", fixed None, "copy_vma",
         "the mapping that a file's mapping moves to comes before it in the reverse map: a walk passes by both",
         "the order that 948f017b0985 (\"mremap: enforce rmap src/dst vma ordering in case of vma_merge() succeeding in copy_vma()\", 3.2) has to enforce for anonymous memory";
+    N20 = "N20", fixed None, "remove_inode_hugepages",
+        "a page of hugetlbfs that is faulted in while the file is truncated stays, behind the end of the file",
+        "found here; fs/hugetlbfs/inode.c since 6.1 takes the fault mutex only of pages that are there; not tried";
 }
 
 const _: () = assert!(Defect::ALL.len() < 128, "a DefectSet has one bit for each row");

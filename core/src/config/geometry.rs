@@ -97,6 +97,15 @@ impl Geometry {
         1
     }
 
+    /// `nr_overcommit_hugepages`: huge pages that the hugetlb pool may take from the allocator beyond its size.
+    #[inline]
+    pub fn overcommit_huge_pages(self) -> i32 {
+        match self {
+            Geometry::Tiny => 3,
+            Geometry::X86_64 => 64,
+        }
+    }
+
     /// Frames that user pages can be allocated from.
     #[inline]
     pub fn frames(self) -> u32 {

@@ -75,6 +75,7 @@ fn large_anon_exclusive(w: &World, head: Pfn) -> Option<Finding> {
     let pmds = i64::from(f.ghost.pmds) + i64::from(f.ghost.migration_pmds);
     let by_pmd = f.flags.has(Flags::ANON_EXCLUSIVE);
     if pmds > 0
+        && f.anon()
         && let found @ Some(_) = judge_anon_exclusive(w, head, by_pmd, pmds, f.ghost.writable_pmds)
     {
         return found;

@@ -1,6 +1,7 @@
 //! Leaks: after the last exit everything has been given back.
 
 use super::Finding;
+use super::hugetlb::{hugetlb_leaks, in_pool};
 use crate::phys::{Flags, Memcgs, Pfn};
 use crate::rule::{Evidence, Rule};
 use crate::world::World;
@@ -11,12 +12,15 @@ pub fn leaks(w: &World) -> Option<Finding> {
     // A poisoned frame is never given back.
     let leaks = |p: &Pfn| {
         let flags = w.mem.folios[*p as usize].flags;
-        flags.has(Flags::ALLOCATED) && !flags.has(Flags::HWPOISON)
+        flags.has(Flags::ALLOCATED) && !flags.has(Flags::HWPOISON) && !in_pool(w, *p)
     };
     let leaked = if w.mem.allocated() == 0 { None } else { (1..w.mem.folios.len() as Pfn).find(leaks) };
     if leaked.is_some() {
         let found = leaked.map(|p| w.mem.folios[p as usize].refcount as u64);
         return finding(Rule::LeakFolio, Evidence { pfn: leaked, found, ..Evidence::default() });
+    }
+    if let Some(found) = hugetlb_leaks(w) {
+        return Some(found);
     }
     let charged: i32 = w.memcgs.memory.iter().chain(&w.memcgs.swap).sum();
     if charged != 0 && charged != w.memcgs.uncollected(&w.mem) {

@@ -1,7 +1,6 @@
 //! `mapping->i_mmap`: the VMAs that map a file, which are the reverse map of its folios.
 
 use super::ids::VmaId;
-
 /// The interval tree of a file, as a list in order of joining, and its lock.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct IMmap {

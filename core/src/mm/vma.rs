@@ -4,6 +4,7 @@ use super::ids::{AnonVmaId, VmaId};
 use super::uffd::UffdCtx;
 use crate::arch::Prot;
 use crate::observe::{Backing, Perm, REGULAR, UffdFlags};
+use crate::phys::ResvId;
 
 /// Whether large folios may be used (`VM_HUGEPAGE`, `VM_NOHUGEPAGE`).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -15,6 +16,21 @@ pub enum Thp {
     Huge,
     /// `VM_NOHUGEPAGE`.
     Never,
+}
+
+/// What a mapping of hugetlb pages has beside (`vm_private_data`).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct HugetlbVma {
+    /// `vma_resv_map()` of a private mapping.
+    pub resv: Option<ResvId>,
+    /// `HPAGE_RESV_OWNER`: it was this process that reserved the pages.
+    pub owner: bool,
+    /// `HPAGE_RESV_UNMAPPED`: the owner has taken a page away, so that nothing may be faulted in any more.
+    pub unmapped: bool,
+    /// `struct hugetlb_vma_lock` of a shared mapping: CPUs that read.
+    pub readers: u8,
+    /// The same: the CPU that writes, plus one.
+    pub writer: u8,
 }
 
 /// One mapping.
@@ -43,6 +59,8 @@ pub struct Vma {
     pub mergeable: bool,
     /// Whether large folios may be used.
     pub thp: Thp,
+    /// Reservations and lock of a mapping of hugetlb pages.
+    pub hugetlb: HugetlbVma,
     /// `vma->anon_vma`.
     pub anon_vma: Option<AnonVmaId>,
     /// `vma->anon_vma_chain`: every `anon_vma` that a page in it may belong to.
@@ -124,6 +142,7 @@ impl Vma {
     /// `vma_wants_writenotify()`: is the first store to each page to be noticed? Of shared writable mappings those
     /// that have a `page_mkwrite`, that are tracked, or that wait for userfaultfd.
     pub fn wants_writenotify(&self, soft_dirty_tracking: bool) -> bool {
+        let soft_dirty_tracking = soft_dirty_tracking && !self.backing.hugetlb();
         self.shared()
             && self.writable()
             && (self.backing.file() == Some(REGULAR)
@@ -197,6 +216,7 @@ impl Vmas {
                 guarded: false,
                 mergeable: false,
                 thp: Thp::Default,
+                hugetlb: HugetlbVma::default(),
                 anon_vma: None,
                 chain: Vec::with_capacity(4),
             });
@@ -207,7 +227,7 @@ impl Vmas {
         (v.mm, v.start, v.end, v.pgoff) = (new.mm, new.start, new.end, new.pgoff);
         (v.perm, v.backing, v.soft_dirty) = (new.perm, new.backing, new.soft_dirty);
         (v.uffd, v.guarded, v.mergeable) = (UffdCtx::default(), false, false);
-        (v.thp, v.anon_vma) = (Thp::Default, None);
+        (v.thp, v.anon_vma, v.hugetlb) = (Thp::Default, None, HugetlbVma::default());
         id
     }
 

@@ -4,7 +4,6 @@
 
 use super::gup::gup_can_follow;
 use super::huge_zero::{do_huge_zero_page, do_huge_zero_wp_pmd, dup_huge_zero_page, is_huge_zero_pmd};
-use super::hugetlb::folio_test_hugetlb;
 use super::numa::do_huge_pmd_numa_page;
 use super::pgtable::{pmd_alloc, pte_alloc_one};
 use super::rmap::anon_vma_prepare;
@@ -336,10 +335,7 @@ pub async fn zap_huge_pmd(k: &Cpu, mm: u8, vpn: u32) -> Option<Zapped> {
     if let Some(folio) = folio {
         k.folio_remove_rmap_pmd(folio);
     }
-    // __unmap_hugepage_range() does the same otherwise.
-    if folio.is_none_or(|folio| !folio_test_hugetlb(k, folio)) {
-        zap_deposited_table(k, p);
-    }
+    zap_deposited_table(k, p);
     {
         let s = &mut *k.s();
         s.w.mms[mm as usize].anon_pages -= s.w.geometry().ptrs() as i32;

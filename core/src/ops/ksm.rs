@@ -15,7 +15,7 @@ use super::vmf::FaultResult;
 use crate::arch::Pte;
 use crate::config::Defect;
 use crate::mm::{AnonVmaId, Life, RmapItem, VmaId};
-use crate::observe::{Backing, Outcome};
+use crate::observe::Outcome;
 use crate::phys::{Flags, Pfn};
 use crate::sched::{Cpu, Lock, NotifyEvent, Site};
 use crate::trace::Note;
@@ -45,7 +45,7 @@ pub async fn ksm_madvise(k: &Cpu, mm: u8, start: u32, end: u32, merge: bool) -> 
         }
         // vma_ksm_compatible(): nothing is merged in shared mappings and those of devices, nor hugetlb pages.
         let v = &mut k.s().w.vmas[vma];
-        v.mergeable = merge && !v.shared() && v.backing != Backing::Hugetlb && v.backing.device().is_none();
+        v.mergeable = merge && !v.shared() && !v.backing.hugetlb() && v.backing.device().is_none();
     }
     k.unlock(Lock::MmapWrite(mm));
     if result.is_err() || covered < end - start { Outcome::NoMem } else { Outcome::Done }

@@ -5,7 +5,7 @@ use super::guard::{madvise_guard_install, madvise_guard_remove};
 use super::gup::faultin_page;
 use super::huge::pmd_folio;
 use super::huge_zero::is_huge_zero_pmd;
-use super::hugetlb::{aligned, is_vm_hugetlb_page, may_split};
+use super::hugetlb::{aligned, is_vm_hugetlb_page, may_split, zap_hugetlb_page_range_single};
 use super::lazyfree::madvise_free_single_vma;
 use super::mmap::{split_at_bounds, vmas_in};
 use super::split::split_folio;
@@ -162,6 +162,10 @@ async fn madvise_vma_behavior(
         }
         Advice::DontNeed => {
             let details = ZapDetails { keep_notes: !anonymous, ..ZapDetails::ALL };
+            if is_vm_hugetlb_page(k, vma) {
+                zap_hugetlb_page_range_single(k, vma, start, end, details).await;
+                return Ok(());
+            }
             zap_page_range_single(k, mm, start, end, details).await;
         }
         Advice::PageOut => madvise_pageout(k, mm, start, end).await,

@@ -133,7 +133,7 @@ enum Target {
 /// `mc_handle_file_pte()`: the page of a file that is in memory, whoever maps it.
 fn mc_handle_file_pte(w: &World, vma: VmaId, vpn: u32) -> Option<Pfn> {
     let v = &w.vmas[vma];
-    let file = v.backing.file()?;
+    let file = v.backing.file().filter(|_| !v.backing.hugetlb())?;
     // filemap_get_incore_folio(): the page of a tmpfs file may be in the swap cache.
     match w.files[usize::from(file)].get(v.linear_page_index(vpn)) {
         CacheEntry::Folio(folio) => Some(folio),

@@ -1,10 +1,10 @@
 //! `mm/mmap.c` and `mm/vma.c`: mappings made and taken away.
 
 use super::driver::call_mmap;
-use super::hugetlb::{aligned, may_split};
+use super::hugetlb::{aligned, hugetlb_reserve_pages, hugetlb_vm_op_close, hugetlb_vm_op_open, may_split};
 use super::pgtable::free_pte_tables;
 use super::split::split_huge_pmd_if_needed;
-use super::zap::{MmuGather, unlink_anon_vmas, unlink_file_vma, zap_range};
+use super::zap::{MmuGather, unlink_anon_vmas, unlink_file_vma, unmap_single_vma};
 use crate::config::Defect;
 use crate::mm::{NewVma, VmaId};
 use crate::observe::{Backing, Outcome, Perm, REMAPPED};
@@ -19,7 +19,7 @@ pub async fn mmap(k: &Cpu, mm: u8, start: u32, end: u32, perm: Perm, backing: Ba
         k.unlock(Lock::MmapWrite(mm));
         return Outcome::Invalid;
     }
-    if !may_split(k, mm, start, end) || backing == Backing::Hugetlb && !aligned(k, start, end) {
+    if !may_split(k, mm, start, end) || backing.hugetlb() && !aligned(k, start, end) {
         k.unlock(Lock::MmapWrite(mm));
         return Outcome::Invalid;
     }
@@ -31,6 +31,11 @@ pub async fn mmap(k: &Cpu, mm: u8, start: u32, end: u32, perm: Perm, backing: Ba
         // New mappings are soft-dirty as a whole: nobody can know what user space believes of them.
         s.w.vmas.alloc(NewVma { mm, start, end, pgoff, perm, backing, soft_dirty: true })
     };
+    if backing.hugetlb() && !hugetlbfs_file_mmap(k, vma).await {
+        k.s().w.vmas.free(vma);
+        k.unlock(Lock::MmapWrite(mm));
+        return Outcome::NoMem;
+    }
     let early = k.has(Defect::N9);
     if early {
         call_mmap(k, vma).await;
@@ -52,6 +57,30 @@ pub async fn mmap(k: &Cpu, mm: u8, start: u32, end: u32, perm: Perm, backing: Ba
     }
     k.unlock(Lock::MmapWrite(mm));
     Outcome::Done
+}
+
+/// `hugetlbfs_file_mmap()`: reserves pages, and lets the file end behind a mapping that may be written. False when so many
+/// pages cannot be promised.
+async fn hugetlbfs_file_mmap(k: &Cpu, vma: VmaId) -> bool {
+    let file = k.s().w.vmas[vma].backing.file();
+    if let Some(file) = file {
+        k.lock(Lock::Inode(file)).await;
+    }
+    let reserved = {
+        let s = &mut *k.s();
+        let reserved = hugetlb_reserve_pages(s, vma);
+        let (v, end) = (&s.w.vmas[vma], s.w.vmas[vma].end);
+        if let Some(file) = file.filter(|_| reserved && v.writable()) {
+            let len = v.linear_page_index(end);
+            let size = &mut s.w.files[usize::from(file)].size;
+            *size = len.max(*size);
+        }
+        reserved
+    };
+    if let Some(file) = file {
+        k.unlock(Lock::Inode(file));
+    }
+    reserved
 }
 
 /// `do_vmi_align_munmap()`: splits, detaches, and zaps with `mmap_lock` downgraded to a read lock.
@@ -130,6 +159,9 @@ async fn split_vma(k: &Cpu, vma: VmaId, at: u32) {
         s.w.vmas[new].thp = s.w.vmas[vma].thp;
         s.w.vmas[new].mergeable = s.w.vmas[vma].mergeable;
         s.w.vmas[new].guarded = s.w.vmas[vma].guarded;
+        if like.backing.hugetlb() {
+            hugetlb_vm_op_open(s, new, vma);
+        }
         for i in 0..s.w.vmas[vma].chain.len() {
             let av = s.w.vmas[vma].chain[i];
             s.w.vmas[new].chain.push(av);
@@ -169,7 +201,7 @@ pub(super) async fn unmap_region(k: &Cpu, mm: u8, detached: &Detached) {
     k.mmu_notifier_invalidate_range_start(mm, start, end, NotifyEvent::Clear).await;
     for &vma in detached {
         let (start, end) = bounds(k, vma);
-        zap_range(k, &mut tlb, start, end).await;
+        unmap_single_vma(k, &mut tlb, vma, start, end).await;
     }
     k.mmu_notifier_invalidate_range_end(mm).await;
     for &vma in detached {
@@ -181,7 +213,9 @@ pub(super) async fn unmap_region(k: &Cpu, mm: u8, detached: &Detached) {
         let (start, end) = bounds(k, vma);
         let (floor, ceiling) = gap_around(k, mm, start);
         free_pte_tables(k, mm, start, end, floor, ceiling).await;
-        k.s().w.vmas.free(vma);
+        let s = &mut *k.s();
+        hugetlb_vm_op_close(s, vma);
+        s.w.vmas.free(vma);
     }
 }
 

@@ -91,7 +91,7 @@ pub async fn change_protection(k: &Cpu, vma: VmaId, start: u32, end: u32, change
     k.mmu_notifier_invalidate_range_start(mm, start, end, NotifyEvent::Clear).await;
     let mut at = start;
     if is_vm_hugetlb_page(k, vma) {
-        flush = hugetlb_change_protection(k, vma, start, end).await;
+        hugetlb_change_protection(k, vma, start, end).await;
         at = end;
     }
     while at < end {

@@ -2,8 +2,9 @@
 
 use super::gup::unpin_all;
 use super::huge_zero::mm_put_huge_zero_folio;
+use super::hugetlb::hugetlb_vm_op_close;
 use super::ksm::ksm_exit;
-use super::zap::{MmuGather, unlink_anon_vmas, unlink_file_vma, zap_range};
+use super::zap::{MmuGather, unlink_anon_vmas, unlink_file_vma, unmap_single_vma};
 use crate::config::{Defect, MAX_CPUS, MAX_DEVICES};
 use crate::mm::{Life, PT_PFN_BASE, TableId, VmaId};
 use crate::observe::{Observation, Outcome};
@@ -88,7 +89,7 @@ pub async fn exit_mmap(k: &Cpu, mm: u8) {
             let s = k.s();
             (s.w.vmas[vma].start, s.w.vmas[vma].end)
         };
-        zap_range(k, &mut tlb, start, end).await;
+        unmap_single_vma(k, &mut tlb, vma, start, end).await;
         i += 1;
     }
     tlb.flush(k).await;
@@ -134,6 +135,7 @@ async fn remove_vma(k: &Cpu, mm: u8, vma: VmaId) {
     unlink_file_vma(k, vma).await;
     let s = &mut *k.s();
     s.w.mms[mm as usize].vmas.retain(|v| *v != vma);
+    hugetlb_vm_op_close(s, vma);
     s.w.vmas.free(vma);
 }
 

@@ -202,7 +202,7 @@ pub(super) fn cached_folio(k: &Cpu, mm: u8, vpn: u32) -> Option<Pfn> {
     let s = k.s();
     let vma = &s.w.vmas[s.w.vma_lookup(mm, vpn)?];
     match s.w.files[usize::from(vma.backing.file()?)].get(vma.linear_page_index(vpn)) {
-        CacheEntry::Folio(folio) => Some(folio),
+        CacheEntry::Folio(folio) => Some(folio).filter(|f| !s.folio(*f).flags.has(Flags::HUGETLB)),
         CacheEntry::Empty | CacheEntry::Swap(_) | CacheEntry::Poisoned => None,
     }
 }

@@ -6,7 +6,7 @@ use crate::arch::Pte;
 use crate::config::Defect;
 use crate::entry::{EntryKind, MigrationKind};
 use crate::mm::{PtePtr, VmaId};
-use crate::observe::{Backing, Observation, Outcome};
+use crate::observe::{Observation, Outcome};
 use crate::phys::ZERO_PFN;
 use crate::sched::{Cpu, Lock, NotifyEvent, Site};
 
@@ -141,7 +141,7 @@ pub async fn pagemap(k: &Cpu, mm: u8, start: u32, end: u32) -> Outcome {
             let s = &mut *k.s();
             s.observe(Observation::UffdWp { op, proc: mm, vpn, wp });
             // Where the architecture has no such bit, it reads 0 and means nothing. Of hugetlb pages none is kept.
-            let tracked = |v: &VmaId| arch.has_soft_dirty() && s.w.vmas[*v].backing != Backing::Hugetlb;
+            let tracked = |v: &VmaId| arch.has_soft_dirty() && !s.w.vmas[*v].backing.hugetlb();
             if let Some(vma) = s.w.vma_lookup(mm, vpn).filter(tracked) {
                 let dirty = bit || s.w.vmas[vma].soft_dirty;
                 s.observe(Observation::SoftDirty { op, proc: mm, vpn, dirty });

@@ -1,14 +1,18 @@
 //! `mm/truncate.c`, and its like in `mm/shmem.c`: files that become shorter or get holes.
 
 use super::filemap::{filemap_get_entry, filemap_remove_folio, folio_is_at};
+use super::hugetlb::{hugetlb_vmtruncate, hugetlbfs_evict_inode, hugetlbfs_punch_hole};
 use super::zap::{ZapDetails, free_swap_and_cache, zap_page_range_single};
 use crate::config::Defect;
-use crate::observe::{FileId, Outcome, REGULAR};
+use crate::observe::{FileId, HUGETLBFS, Outcome, REGULAR};
 use crate::phys::{CacheEntry, Flags, Pfn};
 use crate::sched::{Cpu, Lock, Site};
 
 /// `ftruncate(2)`: `shmem_setattr()` and `truncate_setsize()` with what a disk file system does around it.
 pub async fn truncate(k: &Cpu, file: FileId, size: u32) -> Outcome {
+    if file == HUGETLBFS {
+        return hugetlb_vmtruncate(k, size).await;
+    }
     k.lock(Lock::Inode(file)).await;
     let shrinks = size < k.i_size_read(file);
     if shrinks && file == REGULAR {
@@ -36,6 +40,9 @@ pub async fn truncate(k: &Cpu, file: FileId, size: u32) -> Outcome {
 /// `fallocate(FALLOC_FL_PUNCH_HOLE)`: `shmem_fallocate()`, and `truncate_pagecache_range()` as disk file systems use
 /// it. Private copies stay.
 pub async fn punch_hole(k: &Cpu, file: FileId, from: u32, to: u32) {
+    if file == HUGETLBFS {
+        return hugetlbfs_punch_hole(k, from, to).await;
+    }
     k.lock(Lock::Inode(file)).await;
     if file == REGULAR {
         k.lock(Lock::InvalidateWrite(file)).await;
@@ -51,6 +58,9 @@ pub async fn punch_hole(k: &Cpu, file: FileId, from: u32, to: u32) {
 
 /// The last thing that happens to a file: `truncate_inode_pages_final()`.
 pub async fn evict_inode(k: &Cpu, file: FileId) {
+    if file == HUGETLBFS {
+        return hugetlbfs_evict_inode(k).await;
+    }
     truncate_inode_pages(k, file, 0, u32::MAX).await;
 }
 

@@ -2,6 +2,7 @@
 
 use super::guard::is_guard_pte_marker;
 use super::huge::{Zapped, zap_huge_pmd};
+use super::hugetlb::{is_vm_hugetlb_page, unmap_single_hugetlb_vma};
 use super::split::split_huge_pmd;
 use super::swap_cache::{folio_free_swap, free_swap_cache};
 use crate::arch::Pte;
@@ -61,6 +62,25 @@ impl MmuGather {
     /// Gathers for a mapping that goes.
     pub fn unmapping(mm: u8) -> MmuGather {
         MmuGather { details: ZapDetails::UNMAP, ..MmuGather::new(mm) }
+    }
+
+    /// Gathers with these details.
+    pub(super) fn with(mm: u8, details: ZapDetails) -> MmuGather {
+        MmuGather { details, ..MmuGather::new(mm) }
+    }
+
+    /// `tlb_remove_huge_tlb_entry()`.
+    pub(super) fn remove_huge_tlb_entry(&mut self, k: &Cpu, vpn: u32) {
+        self.range(vpn);
+        self.range(vpn + k.config().geometry.ptrs() - 1);
+    }
+
+    /// `tlb_remove_page_size()` of a huge page.
+    pub(super) async fn remove_huge_page(&mut self, k: &Cpu, folio: Pfn) {
+        if self.pages.is_full() {
+            self.flush(k).await;
+        }
+        self.pages.push(Gathered { pfn: folio, delay_rmap: false });
     }
 
     /// `tlb_remove_tlb_entry()`: a translation of the page may be cached.
@@ -129,6 +149,14 @@ async fn zap_pmd(k: &Cpu, tlb: &mut MmuGather, p: PmdPtr, pages: u32) -> bool {
         tlb.pages.push(Gathered { pfn, delay_rmap: false });
     }
     true
+}
+
+/// `unmap_single_vma()` of a part of a VMA.
+pub async fn unmap_single_vma(k: &Cpu, tlb: &mut MmuGather, vma: VmaId, start: u32, end: u32) {
+    if is_vm_hugetlb_page(k, vma) {
+        return unmap_single_hugetlb_vma(k, tlb, vma, start, end).await;
+    }
+    zap_range(k, tlb, start, end).await;
 }
 
 /// `unmap_page_range()` of a part of a VMA: table by table.

@@ -48,6 +48,10 @@ impl Oracle {
             }
             OpCode::Mmap if flight.backing.shared() => {
                 let Some(file) = flight.backing.file() else { return };
+                if flight.extends_file() {
+                    (0..flight.end)
+                        .for_each(|page| self.files.begin(CellId::new(file, page), 1 << cpu, FileChange::Grow));
+                }
                 for other in 0..MAX_CPUS {
                     let remove = self.flights[other].filter(|f| f.code == OpCode::Remove && f.overlaps(flight));
                     for spot in remove.iter().flat_map(Flight::spots) {

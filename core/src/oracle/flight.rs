@@ -1,7 +1,7 @@
 //! Calls in flight: one for each CPU.
 
 use super::moves::Move;
-use super::page::{Base, Effect, Ends};
+use super::page::{Base, Effect, Ends, Pool};
 use super::space::Spot;
 use super::traps::{Filling, Traps, Uffd};
 use crate::config::MAX_REGIONS;
@@ -64,6 +64,8 @@ pub(super) struct Flight {
     pub(super) fresh: Traps,
     /// What it does to each page of its range; see [`Flight::effect`].
     pub(super) effect: Option<Effect>,
+    /// What is promised of the pool of huge pages is kept.
+    pub(super) promises: bool,
     /// The access of it that waits.
     pub(super) waiting: Option<Waiting>,
     /// How many pages it said it has dealt with.
@@ -72,7 +74,7 @@ pub(super) struct Flight {
 
 impl Flight {
     /// The op as it begins. `None` for an op that is not in the case, or that is the kernel's own.
-    pub(super) fn of(case: &Case, index: u32, began: u32, fresh: Traps) -> Option<(usize, Flight)> {
+    pub(super) fn of(case: &Case, index: u32, began: u32, (fresh, promises): (Traps, bool)) -> Option<(usize, Flight)> {
         let op = case.ops.get(index as usize)?;
         if op.code.actor() == Actor::Kernel || usize::from(op.cpu) >= crate::config::MAX_CPUS {
             return None;
@@ -91,6 +93,7 @@ impl Flight {
             | Shape::ProcProc
             | Shape::Block
             | Shape::Swap
+            | Shape::Count
             | Shape::Cgroup
             | Shape::DeviceProc
             | Shape::File => (0, 0),
@@ -121,6 +124,7 @@ impl Flight {
             moves: None,
             fresh,
             effect: None,
+            promises,
             waiting: None,
             progress: 0,
         };
@@ -144,7 +148,10 @@ impl Flight {
 
     fn work_out_effect(&self) -> Option<Effect> {
         match self.code {
-            OpCode::Mmap => Some(Effect::Map(Perm::from_arg(self.arg), Base::of(self.backing, 0), self.fresh)),
+            OpCode::Mmap => {
+                let pool = Pool::of(self.backing, self.promises);
+                Some(Effect::Map(Perm::from_arg(self.arg), Base::of(self.backing, 0), self.fresh, pool))
+            }
             OpCode::Munmap => Some(Effect::Unmap),
             OpCode::Mremap => self.moves.map(|_| Effect::Unmap),
             OpCode::MremapDontunmap => self.moves.map(|_| Effect::Empty),
@@ -236,6 +243,13 @@ impl Flight {
     /// True when it may change pages of every process: it truncates a file, or a device goes.
     pub(super) fn cuts(&self) -> bool {
         matches!(self.code, OpCode::Truncate | OpCode::Unplug)
+    }
+
+    /// True when it lets a file end behind what it maps: `mmap` of `hugetlbfs` for writing.
+    pub(super) fn extends_file(&self) -> bool {
+        self.code == OpCode::Mmap
+            && self.backing == Backing::HugetlbfsShared
+            && Perm::from_arg(self.arg) == Perm::ReadWrite
     }
 
     /// True when the page is in its range.

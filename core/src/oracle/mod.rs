@@ -148,7 +148,7 @@ struct Proc {
     /// A device has been asked to take pages into its own memory: fork and `mprotect` do not keep soft-dirty of
     /// such pages (`mm/memory.c: copy_nonpresent_pte()` says so, and why).
     lent: bool,
-    /// It has, or its ancestors had, mapped a file.
+    /// It has, or its ancestors had, mapped a file or hugetlb memory.
     files: bool,
     /// The same of hugetlb memory: calls that would cut a huge page give `EINVAL`.
     hugetlb: bool,
@@ -173,7 +173,7 @@ impl Proc {
     fn maps(&mut self, backing: Backing) {
         self.files |= backing.mapping().is_some();
         self.devices |= backing.device().is_some();
-        self.hugetlb |= backing == Backing::Hugetlb;
+        self.hugetlb |= backing.hugetlb();
     }
 }
 
@@ -194,6 +194,8 @@ pub struct Oracle {
     touching: [u8; MAX_PROCS],
     /// What new memory is like: [`Traps::FRESH`] in a case that registers memory with userfaultfd.
     fresh: Traps,
+    /// No memory is taken out of use, so that what is promised of the pool of huge pages is kept.
+    promises: bool,
     /// Modes and features that memory can be registered with.
     uffd_flags: UffdFlags,
     /// CPUs with a fork in flight, for each parent.
@@ -220,6 +222,7 @@ impl Oracle {
         self.forking = [0; MAX_PROCS];
         self.touching = [0; MAX_PROCS];
         let registers = case.ops.iter().any(|op| op.code == OpCode::UffdRegister);
+        self.promises = case.ops.iter().all(|op| op.code.family() != Family::Poison);
         self.uffd_flags = case.config.uffd_flags();
         let huge = case.ops.iter().any(|op| op.code.family() == Family::Thp);
         self.fresh = match (registers, huge) {
@@ -237,7 +240,7 @@ impl Oracle {
             if let Some(proc) = self.procs.get_mut(usize::from(map.proc)) {
                 proc.live = true;
                 proc.maps(map.backing);
-                proc.space.map(case.config.geometry, map, self.now, self.fresh);
+                proc.space.map(case.config.geometry, map, self.now, self.fresh, self.promises);
             }
         }
     }
@@ -384,7 +387,7 @@ impl Oracle {
 
     /// Begins an op.
     fn start(&mut self, case: &Case, op: u32) {
-        let Some((cpu, mut flight)) = Flight::of(case, op, self.now, self.fresh) else { return };
+        let Some((cpu, mut flight)) = Flight::of(case, op, self.now, (self.fresh, self.promises)) else { return };
         if usize::from(flight.proc) >= MAX_PROCS {
             return;
         }
@@ -439,7 +442,7 @@ impl Oracle {
     /// Begins the child of the fork on CPU `cpu` as a copy of its parent.
     fn copy_parent(&mut self, cpu: usize, parent: u8) {
         self.children[cpu].copy(&self.procs[usize::from(parent)].space);
-        if self.fresh != Traps::NONE {
+        if self.fresh != Traps::NONE || self.procs[usize::from(parent)].hugetlb {
             self.children[cpu].become_child();
         }
         for i in 0..MAX_CPUS {

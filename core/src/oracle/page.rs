@@ -37,8 +37,39 @@ pub(super) struct State {
     pub(super) base: Base,
     /// What userfaultfd has to do with it, and whether anything is there at all.
     pub(super) traps: Traps,
+    /// Where its memory comes from.
+    pub(super) pool: Pool,
     /// Its content, if it is its own; 0 where nothing is mapped and where a file is read through.
     pub(super) value: Token,
+}
+
+/// Where the memory of a page comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Pool {
+    /// From all there is: when there is no more, somebody is killed.
+    Any,
+    /// From the pool of huge pages, which may have none left: then the access ends in `SIGBUS`.
+    Huge,
+    /// The same, and one was promised.
+    Promised,
+}
+
+impl Pool {
+    /// That of a new mapping. Promises hold as long as no memory is taken out of use.
+    pub(super) fn of(backing: Backing, promises: bool) -> Pool {
+        match backing {
+            // The promise for a page of a file goes with the page, and anybody can take that away.
+            Backing::HugetlbNoreserve | Backing::HugetlbfsShared => Pool::Huge,
+            Backing::Hugetlb if promises => Pool::Promised,
+            Backing::Hugetlb => Pool::Huge,
+            _ => Pool::Any,
+        }
+    }
+
+    /// The same when the page was dropped, or is a child's: what was promised has been used, or was not promised to it.
+    fn without_promise(self) -> Pool {
+        if self == Pool::Promised { Pool::Huge } else { self }
+    }
 }
 
 /// What lies under a page.
@@ -78,8 +109,16 @@ impl Base {
 
 impl State {
     /// Nothing is mapped.
-    pub(super) const UNMAPPED: State =
-        State { perm: None, applied: 0, base: Base::Anon, guard: false, lazy: false, traps: Traps::NONE, value: 0 };
+    pub(super) const UNMAPPED: State = State {
+        perm: None,
+        applied: 0,
+        base: Base::Anon,
+        guard: false,
+        lazy: false,
+        traps: Traps::NONE,
+        pool: Pool::Any,
+        value: 0,
+    };
 
     /// A page of anonymous memory that holds zeroes.
     #[inline]
@@ -155,13 +194,14 @@ impl State {
     /// How an access may end that is made in this state.
     #[inline]
     pub(super) fn ends(self, files: &Files, write: bool) -> Ends {
+        let empty_pool = if self.pool == Pool::Huge { Ends::BUS } else { Ends::default() };
         match (self.perm, self.through()) {
             (None, _) => Ends::MAP_ERR,
             (Some(_), _) if !self.allows(write) => Ends::ACC_ERR,
             (Some(_), _) if self.guard => Ends::MAP_ERR,
-            (Some(_), None) => self.traps.ends(write),
+            (Some(_), None) => self.traps.ends(write).or(empty_pool),
             (Some(_), Some(cell)) => {
-                let mut ends = Ends::default();
+                let mut ends = empty_pool;
                 if files.may_read(cell) {
                     ends.add(self.traps.ends(write));
                 }
@@ -189,7 +229,7 @@ impl State {
 
     /// The page of a child that was copied from this one.
     pub(super) fn child(self) -> State {
-        State { applied: 0, traps: self.traps.child(), ..self }
+        State { applied: 0, traps: self.traps.child(), pool: self.pool.without_promise(), ..self }
     }
 }
 
@@ -246,7 +286,7 @@ impl Ends {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Effect {
     /// `mmap`: whatever was there is gone, this is there with this protection.
-    Map(Perm, Base, Traps),
+    Map(Perm, Base, Traps, Pool),
     /// `munmap`: nothing is there.
     Unmap,
     /// `MADV_DONTNEED`: anonymous memory becomes zero, a copy of a file's page becomes the file's page again.
@@ -277,14 +317,14 @@ impl Effect {
     pub(super) fn apply(self, state: State, bit: u8) -> Option<State> {
         let applied = state.applied | bit;
         Some(match self {
-            Effect::Map(perm, base, traps) => State { applied, base, traps, ..State::mapped(perm) },
+            Effect::Map(perm, base, traps, pool) => State { applied, base, traps, pool, ..State::mapped(perm) },
             Effect::Unmap => State { applied, ..State::UNMAPPED },
             Effect::Zero(_) if state.perm.is_none() => State { applied, ..state.zeroed() },
             Effect::Zero(fresh) => {
                 // A page of a shared file is not dropped, and userfaultfd remembers it.
                 let shared = matches!(state.base, Base::Shared(_));
                 let traps = if shared { state.traps } else { state.traps.dropped(fresh) };
-                State { applied, traps, ..state.zeroed() }
+                State { applied, traps, pool: state.pool.without_promise(), ..state.zeroed() }
             }
             Effect::Cut(..) => match state.base {
                 Base::Copied(cell) if self.cuts(cell) => {
@@ -327,8 +367,12 @@ impl Effect {
     pub(super) fn at(self, page: u32) -> Effect {
         let moved = |cell: CellId| CellId::new(cell.file(), page);
         match self {
-            Effect::Map(perm, Base::Shared(cell), traps) => Effect::Map(perm, Base::Shared(moved(cell)), traps),
-            Effect::Map(perm, Base::Private(cell), traps) => Effect::Map(perm, Base::Private(moved(cell)), traps),
+            Effect::Map(perm, Base::Shared(cell), traps, pool) => {
+                Effect::Map(perm, Base::Shared(moved(cell)), traps, pool)
+            }
+            Effect::Map(perm, Base::Private(cell), traps, pool) => {
+                Effect::Map(perm, Base::Private(moved(cell)), traps, pool)
+            }
             effect => effect,
         }
     }

@@ -387,6 +387,9 @@ impl Oracle {
             self.files.end(bit, certain);
             self.doubt_losses();
         }
+        if flight.extends_file() {
+            self.files.end(bit, keep == Keep::Applied);
+        }
         if flight.code == OpCode::ClearRefs {
             self.procs[proc].clearing = self.procs[proc].clearing.saturating_sub(1);
         }

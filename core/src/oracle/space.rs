@@ -1,7 +1,7 @@
 //! The address space of a process as the oracle sees it: pages by window, and the sets of those in doubt.
 
 use super::lost::Lost;
-use super::page::{Base, Changes, Effect, Known, Overflow, Page, Reach, Set, State, close, insert};
+use super::page::{Base, Changes, Effect, Known, Overflow, Page, Pool, Reach, Set, State, close, insert};
 use super::traps::Traps;
 use crate::config::{Geometry, MAX_REGIONS};
 use crate::observe::Token;
@@ -97,12 +97,13 @@ impl Space {
     }
 
     /// Maps what a case has mapped from the start; `now` is when that was.
-    pub(super) fn map(&mut self, geometry: Geometry, map: &Map, now: u32, fresh: Traps) {
+    pub(super) fn map(&mut self, geometry: Geometry, map: &Map, now: u32, fresh: Traps, promises: bool) {
         let end = map.pages.min(geometry.region_pages());
         self.reach(map.region, end);
         if let Some(window) = self.windows.get_mut(usize::from(map.region)) {
             for (page, slot) in (0..end).zip(window) {
-                let state = State { base: Base::of(map.backing, page), traps: fresh, ..State::mapped(map.perm) };
+                let pool = Pool::of(map.backing, promises);
+                let state = State { base: Base::of(map.backing, page), traps: fresh, pool, ..State::mapped(map.perm) };
                 *slot = Page { known: Known::One(state), stored: 0, mapped: now };
             }
         }

@@ -116,7 +116,7 @@ pub struct Folio {
     /// `folio->index`: the page of its file, or for an anonymous folio the `linear_page_index()` at which it was first
     /// mapped.
     pub index: u32,
-    /// Swap slot, when [`Flags::SWAPCACHE`] is set.
+    /// `page->private`: the swap slot, when [`Flags::SWAPCACHE`] is set; of a hugetlb folio its [`super::HpageFlags`].
     pub slot: u32,
     /// Of a head: `folio_order()`.
     pub order: u8,

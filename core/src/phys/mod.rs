@@ -7,6 +7,7 @@
 //! invariant that compares the two does not believe what it checks.
 
 mod folio;
+mod hugetlb;
 mod large;
 mod memcg;
 mod memory;
@@ -16,6 +17,7 @@ mod raw;
 mod swap;
 
 pub use folio::{Flags, Folio, Ghost};
+pub use hugetlb::{FAULT_MUTEXES, HpageFlags, Hugetlb, ResvId, ResvMap};
 pub use memcg::{Charge, MAX_MEMCGS, Memcgs};
 pub use memory::{Memory, Pfn, ZERO_PFN};
 pub use page_cache::{CacheEntry, PageCache};

@@ -43,6 +43,7 @@ families! {
     Madvise = "madvise", "Advice on memory: lazy freeing, populating, guard pages.";
     Mremap = "mremap", "Mappings that move.";
     Driver = "driver", "Devices whose memory is mapped, without pages behind it.";
+    Hugetlb = "hugetlb", "Hugetlb pages: their pool, private and shared mappings.";
 }
 
 /// A set of families.

@@ -13,7 +13,7 @@ use crate::phys::MAX_MEMCGS;
 use crate::program::case::{Action, Case, Interrupt, MAX_FUZZ_INTERRUPTS, MAX_FUZZ_OPS, Map};
 use crate::program::codec::normalize;
 use crate::program::family::{Family, FamilySet, pick_code};
-use crate::program::op::{Op, OpCode, Perm, Shape, TO_PAGES};
+use crate::program::op::{MAX_NR_HUGEPAGES, Op, OpCode, Perm, Shape, TO_PAGES};
 use crate::program::rng::Rng;
 use crate::sched::Site;
 
@@ -60,8 +60,13 @@ pub fn generate(rng: &mut Rng, case: &mut Case, cfg: &GenConfig) {
         let ptrs = case.config.geometry.ptrs();
         case.maps[0].pages = case.maps[0].pages.max(ptrs * (1 + rng.below(2)));
     }
-    if focus.families.contains(Family::Thp) && rng.percent(6) {
-        case.maps[0].backing = Backing::Hugetlb;
+    if wants_hugetlb(rng, &focus) {
+        let ptrs = case.config.geometry.ptrs();
+        case.maps[0].backing = rng.pick(&HUGETLB).unwrap_or_default();
+        case.maps[0].pages = ptrs * (1 + rng.below(2));
+        if case.maps.len() > 1 && rng.percent(50) {
+            case.maps[1].backing = rng.pick(&HUGETLB).unwrap_or_default();
+        }
     }
     for _ in 0..n {
         let op = generate_op(rng, case, &mut focus);
@@ -98,12 +103,21 @@ fn generate_maps(rng: &mut Rng, case: &mut Case, families: FamilySet) {
     }
 }
 
+/// Backings of hugetlb memory.
+const HUGETLB: [Backing; 3] = [Backing::Hugetlb, Backing::HugetlbNoreserve, Backing::HugetlbfsShared];
+
+/// Is the case about hugetlb memory? A few of those that use its family are; all where that is the bias.
+fn wants_hugetlb(rng: &mut Rng, focus: &Focus) -> bool {
+    let share = if focus.bias == Some(Family::Hugetlb) { 95 } else { 25 };
+    focus.families.contains(Family::Hugetlb) && rng.percent(share)
+}
+
 /// What a mapping shows: mostly private anonymous memory, unless the case is about files.
 fn pick_backing(rng: &mut Rng, families: FamilySet) -> Backing {
     let device = families.contains(Family::Driver) && rng.percent(60);
     let wanted = device || families.contains(Family::File) && rng.percent(75);
     let any = if wanted { rng.pick(&Backing::ALL) } else { None };
-    any.filter(|b| *b != Backing::Hugetlb && b.device().is_some() == device).unwrap_or_default()
+    any.filter(|b| !b.hugetlb() && b.device().is_some() == device).unwrap_or_default()
 }
 
 /// What ops that are generated one after another have in common.
@@ -143,7 +157,13 @@ impl Focus {
     pub(super) fn follow(&mut self, op: &Op) {
         self.cpu = op.cpu;
         match op.code.shape() {
-            Shape::Proc | Shape::Block | Shape::Swap | Shape::Cgroup | Shape::DeviceProc | Shape::File => {}
+            Shape::Proc
+            | Shape::Block
+            | Shape::Swap
+            | Shape::Count
+            | Shape::Cgroup
+            | Shape::DeviceProc
+            | Shape::File => {}
             Shape::ProcProc => self.live |= 1 << (op.arg % MAX_PROCS as u8),
             Shape::RangeTo => (self.proc, (self.region, self.page)) = (op.proc, op.to()),
             _ => (self.proc, self.region, self.page) = (op.proc, op.region, op.page),
@@ -177,8 +197,14 @@ pub(super) fn generate_op(rng: &mut Rng, case: &Case, focus: &mut Focus) -> Op {
     if op.code == OpCode::Mmap && rng.percent(60) {
         (op.page, op.len) = (0, NEAR_PAGES + rng.below(5));
     }
-    if op.code == OpCode::Mmap && focus.families.contains(Family::Thp) && rng.percent(4) {
-        op.arg = Op::map_arg(op.perm(), Backing::Hugetlb);
+    let huge = case.maps.first().is_some_and(|m| m.backing.hugetlb());
+    if huge && rng.percent(50) {
+        // What cuts a huge page is refused.
+        let ptrs = config.geometry.ptrs();
+        (op.page, op.len) = (ptrs * rng.below(2), ptrs * (1 + rng.below(2)));
+    }
+    if op.code == OpCode::Mmap && huge && rng.percent(70) {
+        op.arg = Op::map_arg(op.perm(), rng.pick(&HUGETLB).unwrap_or_default());
         (op.page, op.len) = (0, config.geometry.ptrs() * (1 + rng.below(2)));
     }
     if op.code.family() == Family::Thp && rng.percent(70) {
@@ -233,6 +259,7 @@ fn pick_arg(rng: &mut Rng, code: OpCode, proc: u8, config: &Config, families: Fa
             }
         }
         Shape::Swap => rng.below(MAX_SWAP_DEVICES as u32) as u8,
+        Shape::Count => rng.below(u32::from(MAX_NR_HUGEPAGES)) as u8,
         Shape::File => rng.below(FILES as u32) as u8,
         Shape::Cgroup => rng.below(MAX_MEMCGS as u32) as u8,
         // Mostly to the same place in another window, so that whole tables can move.

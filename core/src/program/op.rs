@@ -48,6 +48,8 @@ pub enum Shape {
     Cgroup,
     /// `op swap 1`: a job of the kernel on a swap device (in `arg`).
     Swap,
+    /// `op 2`: a job of the kernel with a number (in `arg`).
+    Count,
     /// `gpu0 op A heap[0..4]`: a device (in `arg`), then a range.
     DeviceRange,
     /// `gpu0 op A`: a device (in `arg`) and a process.
@@ -254,6 +256,8 @@ ops! {
         "The driver moves what a range shows of that device to another place on the board.";
     MremapResize = "mremap-resize", User, RangeTo, Mremap, weight 5, "mm/mremap.c: mremap()",
         "Lets a range of the same window end before another page, in place: what is cut off is gone.";
+    NrHugepages = "nr-hugepages", Kernel, Count, Hugetlb, weight 4, "mm/hugetlb.c: set_max_huge_pages()",
+        "Sets the size of the pool of huge pages (/proc/sys/vm/nr_hugepages); what is in use beyond it is surplus.";
 }
 
 impl OpCode {
@@ -267,6 +271,9 @@ impl OpCode {
         }
     }
 }
+
+/// Largest pool that `nr-hugepages` asks for.
+pub const MAX_NR_HUGEPAGES: u8 = 4;
 
 /// Pages of a window, from its start, that a move can go to.
 pub const TO_PAGES: u32 = 256 / crate::config::MAX_REGIONS as u32;

@@ -6,9 +6,9 @@ use crate::observe::{Observation, Outcome, UffdFlags};
 use crate::ops::madvise::{Advice, madvise, madvise_hugepage, madvise_populate, madvise_remove};
 use crate::ops::uffd_fill::Fill;
 use crate::ops::{
-    access, dmirror, driver, fork, gup, gup_fast, hotplug, khugepaged, kill_procs, ksm, memcg, memory_failure, mmap,
-    mprotect, mremap, msync, numa, process, rmap, soft_offline, split, swapoff, task_mmu, truncate, uffd, uffd_fill,
-    uffd_scan, vmscan, writeback,
+    access, dmirror, driver, fork, gup, gup_fast, hotplug, hugetlb, khugepaged, kill_procs, ksm, memcg, memory_failure,
+    mmap, mprotect, mremap, msync, numa, process, rmap, soft_offline, split, swapoff, task_mmu, truncate, uffd,
+    uffd_fill, uffd_scan, vmscan, writeback,
 };
 use crate::program::{Actor, Op, OpCode};
 use crate::sched::{Cpu, Sim, Site};
@@ -172,6 +172,10 @@ async fn call(k: &Cpu, op: &Op) -> Outcome {
         OpCode::SoftOffline => soft_offline::soft_offline(k, mm, start, end).await,
         OpCode::MemoryFailure => memory_failure::corrupt_pfn(k, mm, start).await,
         OpCode::Unpoison => memory_failure::unpoison_pfn(k, mm, start).await,
+        OpCode::NrHugepages => {
+            hugetlb::nr_hugepages(k, op.arg);
+            Outcome::Done
+        }
         OpCode::SwapOn => swapoff::swapon(k, op.arg),
         OpCode::SwapOff => swapoff::swapoff(k, op.arg).await,
         OpCode::SwapError => swapoff::lose_slot(k, mm, start),

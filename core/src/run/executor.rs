@@ -8,6 +8,7 @@ use crate::mm::{Life, NewVma};
 use crate::observe::{FILES, FileId, Observation, REMAPPED};
 use crate::ops::driver::map_from_start;
 use crate::ops::huge_zero::shrink_huge_zero_page;
+use crate::ops::hugetlb::hugetlb_reserve_pages;
 use crate::ops::process::{exit_mmap, mm_alloc};
 use crate::ops::swap_cache::folio_free_swap;
 use crate::ops::truncate::evict_inode;
@@ -145,6 +146,8 @@ impl Machine {
             let (mm, end) = (map.proc, start + map.pages);
             let vma = s.w.vmas.alloc(NewVma { mm, start, end, pgoff, perm, backing, soft_dirty: true });
             s.w.i_mmap_insert(vma, None);
+            let reserved = !backing.hugetlb() || hugetlb_reserve_pages(s, vma);
+            debug_assert!(reserved, "a normalised case does not ask for more");
             let at = s.w.mms[usize::from(map.proc)].vmas.iter().position(|v| s.w.vmas[*v].start > start);
             let list = &mut s.w.mms[usize::from(map.proc)].vmas;
             list.insert(at.unwrap_or(list.len()), vma);
@@ -289,7 +292,9 @@ impl Machine {
         let s = &mut *self.sim.borrow_mut();
         let alive = s.w.mms.iter().any(|m| m.life == Life::Alive);
         let cached = s.w.files.iter().any(|f| !f.indices().is_empty());
-        if !alive && !cached && s.w.swap.orphan(0).is_none() && s.w.mem.huge_zero_refs != 1 {
+        let promised = !s.w.hugetlb.file.is_empty();
+        let swapped = s.w.swap.orphan(0).is_some();
+        if !alive && !cached && !promised && !swapped && s.w.mem.huge_zero_refs != 1 {
             if let Some(f) = invariant::leaks(&s.w) {
                 s.ctl.violation = Some(Violation {
                     rule: f.rule,

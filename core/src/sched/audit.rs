@@ -97,6 +97,11 @@ impl Sim {
             }
         }
         self.ctl.touched_slots.clear();
+        if std::mem::take(&mut self.w.hugetlb.touched)
+            && let Some(f) = invariant::hugetlb(&self.w)
+        {
+            self.found(cpu, f);
+        }
         if std::mem::take(&mut self.w.memcgs.touched)
             && let Some(f) = invariant::memcg(&self.w)
         {
@@ -119,6 +124,7 @@ impl Sim {
             && f.ghost.pins == 0
             // A KSM folio may be mapped where its stable node does not lead, until the next scan.
             && !f.flags.has(Flags::KSM)
+            && !f.flags.has(Flags::HUGETLB)
             && f.locked_by == 0
             && mappings > 0
             && f.refcount == mappings + self.w.mem.cache_refs(pfn)

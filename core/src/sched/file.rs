@@ -22,6 +22,17 @@ impl Sim {
     }
 }
 
+impl Sim {
+    /// Puts a folio of `hugetlbfs` at an empty index. False when something is there.
+    pub(super) fn hugetlb_cache_insert(&mut self, file: FileId, index: u32, folio: Pfn) -> bool {
+        let empty = self.w.files[file as usize].get(index) == CacheEntry::Empty;
+        if empty {
+            self.set_cache_entry(file, index, CacheEntry::Folio(folio));
+        }
+        empty
+    }
+}
+
 /// The counter of an mm that a page is counted in (`mm_counter()`).
 fn counter(mm: &mut Mm, folio: Folio) -> &mut i32 {
     if folio.anon() {

@@ -54,6 +54,9 @@ impl Sim {
         // mem_cgroup_uncharge()
         let memcg = self.w.mem.folios[pfn as usize].memcg;
         self.w.memcgs.charge(memcg, -1);
+        if self.w.mem.folios[pfn as usize].flags.has(Flags::HUGETLB) {
+            return self.free_huge_folio(pfn);
+        }
         self.w.mem.free_folio(pfn);
     }
 

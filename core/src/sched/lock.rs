@@ -1,16 +1,16 @@
 //! Locks: objects in the world, taken and released explicitly, and checked.
 //!
 //! The order is that of the comments at the top of `mm/rmap.c` and `mm/filemap.c`, as far as these locks go:
-//! `mf_mutex`, `mem_hotplug_lock`, `ksm_thread_mutex`, `i_rwsem`, `mmap_lock`, a driver's rwsem, `invalidate_lock`, folio lock, `i_mmap_rwsem`, `anon_vma->rwsem`, the driver's mutex (its notifier is called under all of these),
+//! `mf_mutex`, `mem_hotplug_lock`, `ksm_thread_mutex`, `i_rwsem`, `mmap_lock`, a driver's rwsem, `invalidate_lock`, the locks of hugetlb (`hugetlb_fault_mutex`, `hugetlb_vma_lock`, its `i_mmap_rwsem`), folio lock, `i_mmap_rwsem`, `anon_vma->rwsem`, the driver's mutex (its notifier is called under all of these),
 //! `page_table_lock`, PMD lock, PTE-table lock. Two PTE-table locks nest only where the kernel says so
 //! (`SINGLE_DEPTH_NESTING` in `copy_pte_range()`, `move_ptes()`), and two PMD locks likewise (`move_normal_pmd()`).
 
 use super::ctl::Run;
 use super::{Cpu, Sim, Site};
 use crate::config::MAX_CPUS;
-use crate::mm::{AnonVmaId, TableId};
-use crate::observe::{FAULTED, FileId};
-use crate::phys::{Flags, Folio, Pfn};
+use crate::mm::{AnonVmaId, TableId, VmaId};
+use crate::observe::{FAULTED, FileId, HUGETLB_ANON, HUGETLBFS};
+use crate::phys::{FAULT_MUTEXES, Flags, Folio, Pfn, ResvId};
 use crate::rule::{Evidence, Rule};
 use crate::trace::Event;
 use std::future::{Future, poll_fn};
@@ -41,6 +41,16 @@ pub enum Lock {
     InvalidateRead(FileId),
     /// `filemap_invalidate_lock()` of a file.
     InvalidateWrite(FileId),
+    /// `hugetlb_fault_mutex_table[]`.
+    HugetlbFault(u8),
+    /// `hugetlb_vma_lock_read()` of a shared mapping.
+    HugetlbVmaRead(VmaId),
+    /// `hugetlb_vma_lock_write()` of a shared mapping.
+    HugetlbVmaWrite(VmaId),
+    /// The same of a private mapping, whose lock is that of its reservations.
+    ResvRead(ResvId),
+    /// The same for writing.
+    ResvWrite(ResvId),
     /// `folio_lock()`.
     Folio(Pfn),
     /// `i_mmap_lock_read()` of a file.
@@ -80,8 +90,16 @@ pub enum LockClass {
     Mmap,
     /// A driver's rwsem.
     Board,
+    /// `inode->i_rwsem` of a file of `hugetlbfs`, which its `mmap` takes.
+    HugetlbInode,
     /// `mapping->invalidate_lock`.
     Invalidate,
+    /// `hugetlb_fault_mutex_table`.
+    HugetlbFault,
+    /// `hugetlb_vma_lock` and `resv_map->rw_sema`.
+    HugetlbVma,
+    /// `i_mmap_rwsem` of a file of `hugetlbfs`.
+    HugetlbIMmap,
     /// The folio lock.
     Folio,
     /// `mapping->i_mmap_rwsem`.
@@ -110,9 +128,13 @@ impl LockClass {
             LockClass::MemHotplug => "mem_hotplug_lock",
             LockClass::Ksm => "ksm_thread_mutex",
             LockClass::Inode => "inode->i_rwsem",
+            LockClass::HugetlbInode => "inode->i_rwsem of hugetlbfs",
             LockClass::Mmap => "mmap_lock",
             LockClass::Board => "memory_lock",
             LockClass::Invalidate => "mapping->invalidate_lock",
+            LockClass::HugetlbFault => "hugetlb_fault_mutex_table",
+            LockClass::HugetlbVma => "hugetlb_vma_lock",
+            LockClass::HugetlbIMmap => "hugetlbfs_i_mmap_rwsem_key",
             LockClass::Folio => "folio_lock",
             LockClass::IMmap => "mapping->i_mmap_rwsem",
             LockClass::AnonVma => "anon_vma->rwsem",
@@ -134,11 +156,17 @@ impl Lock {
             Lock::MemoryFailure => LockClass::MemoryFailure,
             Lock::MemHotplug => LockClass::MemHotplug,
             Lock::Ksm => LockClass::Ksm,
+            Lock::Inode(f) if f == HUGETLBFS => LockClass::HugetlbInode,
             Lock::Inode(_) => LockClass::Inode,
             Lock::MmapRead(_) | Lock::MmapWrite(_) => LockClass::Mmap,
             Lock::BoardRead(_) | Lock::BoardWrite(_) => LockClass::Board,
             Lock::InvalidateRead(_) | Lock::InvalidateWrite(_) => LockClass::Invalidate,
+            Lock::HugetlbFault(_) => LockClass::HugetlbFault,
+            Lock::HugetlbVmaRead(_) | Lock::HugetlbVmaWrite(_) | Lock::ResvRead(_) | Lock::ResvWrite(_) => {
+                LockClass::HugetlbVma
+            }
             Lock::Folio(_) => LockClass::Folio,
+            Lock::IMmapRead(f) | Lock::IMmapWrite(f) if f == HUGETLBFS || f == HUGETLB_ANON => LockClass::HugetlbIMmap,
             Lock::IMmapRead(_) | Lock::IMmapWrite(_) => LockClass::IMmap,
             Lock::AnonVmaRead(_) | Lock::AnonVmaWrite(_) => LockClass::AnonVma,
             Lock::Mirror(..) => LockClass::Mirror,
@@ -215,6 +243,23 @@ impl Sim {
                 let f = &mut w.files[f as usize];
                 f.invalidate_readers == 0 && take(&mut f.invalidate_writer, cpu)
             }
+            Lock::HugetlbFault(n) => take(&mut w.hugetlb.fault_mutex[usize::from(n) % FAULT_MUTEXES], cpu),
+            Lock::HugetlbVmaRead(v) => {
+                let h = &mut w.vmas[v].hugetlb;
+                take_shared(&mut h.readers, h.writer, cpu)
+            }
+            Lock::HugetlbVmaWrite(v) => {
+                let h = &mut w.vmas[v].hugetlb;
+                h.readers == 0 && take(&mut h.writer, cpu)
+            }
+            Lock::ResvRead(r) => {
+                let r = w.hugetlb.map_mut(r);
+                take_shared(&mut r.readers, r.writer, cpu)
+            }
+            Lock::ResvWrite(r) => {
+                let r = w.hugetlb.map_mut(r);
+                r.readers == 0 && take(&mut r.writer, cpu)
+            }
             Lock::IMmapRead(f) => {
                 let m = &mut w.i_mmaps[f as usize];
                 take_shared(&mut m.readers, m.writer, cpu)
@@ -259,6 +304,11 @@ impl Sim {
             Lock::BoardWrite(f) => give(&mut w.boards.writer[board(f)], cpu),
             Lock::InvalidateRead(f) => give_shared(&mut w.files[f as usize].invalidate_readers, cpu),
             Lock::InvalidateWrite(f) => give(&mut w.files[f as usize].invalidate_writer, cpu),
+            Lock::HugetlbFault(n) => give(&mut w.hugetlb.fault_mutex[usize::from(n) % FAULT_MUTEXES], cpu),
+            Lock::HugetlbVmaRead(v) => give_shared(&mut w.vmas[v].hugetlb.readers, cpu),
+            Lock::HugetlbVmaWrite(v) => give(&mut w.vmas[v].hugetlb.writer, cpu),
+            Lock::ResvRead(r) => give_shared(&mut w.hugetlb.map_mut(r).readers, cpu),
+            Lock::ResvWrite(r) => give(&mut w.hugetlb.map_mut(r).writer, cpu),
             Lock::IMmapRead(f) => give_shared(&mut w.i_mmaps[f as usize].readers, cpu),
             Lock::IMmapWrite(f) => give(&mut w.i_mmaps[f as usize].writer, cpu),
             Lock::MmapRead(m) => give_shared(&mut w.mms[m as usize].mmap_readers, cpu),
@@ -307,11 +357,11 @@ impl Sim {
         if self.ctl.cpus[cpu as usize].lazy_mmu && !lock.spins() {
             self.violate(cpu, Rule::LazyMmu, Evidence { what: Some(lock.class().name()), ..Evidence::default() });
         }
-        let held = &self.ctl.cpus[cpu as usize].held;
-        if !held.from(lock.class()) {
-            return;
-        }
-        let worst = held.locks().iter().max_by_key(|l| l.class()).copied().unwrap_or(lock);
+        // Of hugetlb the folio lock has no place in the order: faults take it below these locks, and truncation above.
+        let hugetlb = (LockClass::HugetlbFault..=LockClass::HugetlbIMmap).contains(&lock.class());
+        let counts = |l: &&Lock| !hugetlb || l.class() != LockClass::Folio;
+        let held = self.ctl.cpus[cpu as usize].held.locks().iter().filter(counts);
+        let Some(worst) = held.max_by_key(|l| l.class()).copied().filter(|l| l.class() >= lock.class()) else { return };
         let rule = if worst.spins() && !lock.spins() { Rule::SleepInAtomic } else { Rule::LockOrder };
         let e = Evidence { what: Some(lock.class().name()), on: Some(worst.class().name()), ..Evidence::default() };
         self.violate(cpu, rule, e);
@@ -500,6 +550,21 @@ impl Cpu {
                 return Poll::Ready(());
             }
             s.ctl.cpus[self.id as usize].run = Run::Waiting(Lock::Folio(pfn));
+            s.ctl.waiters = true;
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Waits until nobody holds the lock of a shared hugetlb mapping, without taking it.
+    pub async fn wait_for_hugetlb_vma(&self, vma: VmaId) {
+        poll_fn(|_| {
+            let s = &mut *self.s();
+            let h = s.w.vmas[vma].hugetlb;
+            if s.ctl.violation.is_none() && h.readers == 0 && h.writer == 0 {
+                return Poll::Ready(());
+            }
+            s.ctl.cpus[self.id as usize].run = Run::Waiting(Lock::HugetlbVmaWrite(vma));
             s.ctl.waiters = true;
             Poll::Pending
         })

@@ -11,6 +11,7 @@ mod ctl;
 mod file;
 mod folio;
 mod held;
+mod hugetlb;
 mod interrupt;
 mod large;
 mod lock;

@@ -6,7 +6,7 @@ use crate::arch::{Pmd, Pte};
 use crate::entry::{EntryConfig, PmdKind, pmd_transition_legal};
 use crate::hw::Translation;
 use crate::mm::{PmdPtr, PtePtr, TableId};
-use crate::phys::Pfn;
+use crate::phys::{Flags, Pfn};
 use crate::rule::{Evidence, Rule};
 use crate::trace::Event;
 
@@ -76,9 +76,12 @@ impl Sim {
         } else {
             bump(&mut g.migration_pmds);
         }
-        let m = &mut self.w.mms[mm as usize];
-        m.ghost_pages += i32::from(d) * (1 << self.w.config.geometry.shift());
-        m.touched = true;
+        // Of hugetlb the kernel keeps no exact count (hugetlb_usage is for show only).
+        if !self.w.mem.folios[folio as usize].flags.has(Flags::HUGETLB) {
+            let m = &mut self.w.mms[mm as usize];
+            m.ghost_pages += i32::from(d) * (1 << self.w.config.geometry.shift());
+            m.touched = true;
+        }
     }
 
     /// Writes a PMD on behalf of the kernel, and checks that it may.
@@ -140,6 +143,7 @@ impl Sim {
             self.violate(cpu, Rule::BugPageTableCheck, Evidence { what: Some("uffd-wp and writable"), ..e });
         } else if let Target::Folio { folio, .. } = self.pmd_target(ec, new)
             && self.w.mem.mappings(folio) > 1
+            && self.folio(folio).anon()
         {
             let what = Some("mapped writable and not alone");
             self.violate(cpu, Rule::BugPageTableCheck, Evidence { what, pfn: Some(folio), ..e });

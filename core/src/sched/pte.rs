@@ -247,7 +247,12 @@ impl Sim {
             self.violate(cpu, Rule::WritableUffdWp, e);
         } else if !vma.writable() {
             self.violate(cpu, Rule::WritableVma, e);
-        } else if arch.has_soft_dirty() && !vma.soft_dirty && !arch.pte_soft_dirty(new) && !vma.backing.pfnmap() {
+        } else if arch.has_soft_dirty()
+            && !vma.soft_dirty
+            && !arch.pte_soft_dirty(new)
+            && !vma.backing.pfnmap()
+            && !vma.backing.hugetlb()
+        {
             self.violate(cpu, Rule::WritableSoftDirty, e);
         }
     }

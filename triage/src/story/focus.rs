@@ -57,7 +57,7 @@ impl Focus {
             *proc == op.proc && vpn.checked_sub(base).is_some_and(|at| at >= op.page && at - op.page < op.len)
         };
         match op.code.shape() {
-            Shape::Block | Shape::Swap | Shape::File => true,
+            Shape::Block | Shape::Swap | Shape::Count | Shape::File => true,
             Shape::Proc | Shape::Cgroup | Shape::DeviceProc => self.pages().any(|(proc, _)| *proc == op.proc),
             Shape::ProcProc => self.pages().any(|(proc, _)| *proc == op.proc || *proc == op.arg),
             Shape::RangeTo => {

@@ -102,6 +102,7 @@ fn templates(rule: Rule) -> (&'static str, &'static str) {
         }
         Rule::DeferredSplit | Rule::BugUnpin | Rule::BugHugetlbSplit | Rule::BugHugetlbPte => large(rule),
         Rule::RawFrame | Rule::BugRemap => pfnmap(rule),
+        Rule::HugetlbCounts | Rule::LeakHugetlb => hugetlb(rule),
         Rule::Accessor
         | Rule::Transition
         | Rule::BadPfn
@@ -223,6 +224,19 @@ fn large(rule: Rule) -> (&'static str, &'static str) {
         _ => (
             "{folio} is unpinned and is not exclusive to the mapping through which it was pinned",
             "the device may have worked on a page that the process does not see any more",
+        ),
+    }
+}
+
+fn hugetlb(rule: Rule) -> (&'static str, &'static str) {
+    match rule {
+        Rule::HugetlbCounts => (
+            "the pool of huge pages says {what} {found}, and it is {expected}",
+            "promises of mmap cannot be kept, or pages stay out of everybody's reach",
+        ),
+        _ => (
+            "{found} is left of {what} when every process and every file is gone",
+            "huge pages are kept back for mappings that are no more",
         ),
     }
 }

@@ -7,10 +7,10 @@ use crate::config::{
     Config, Design, DesignGroup, DesignSet, MAX_CPUS, MAX_DEVICES, MAX_PROCS, MAX_REGIONS, MAX_SWAP_DEVICES,
 };
 use crate::entry::EntryConfig;
-use crate::observe::{Backing, FILES};
+use crate::observe::{Backing, FILES, HUGETLBFS};
 use crate::phys::MAX_MEMCGS;
 use crate::program::case::{Action, Case, Interrupt, MAX_INTERRUPTS, MAX_OPS, Map};
-use crate::program::op::{Op, OpCode, Perm, Shape, TO_PAGES};
+use crate::program::op::{MAX_NR_HUGEPAGES, Op, OpCode, Perm, Shape, TO_PAGES};
 
 /// Most maps a case can have: one for each process and window.
 pub const MAX_MAPS: usize = MAX_PROCS * MAX_REGIONS;
@@ -23,7 +23,7 @@ pub const MAX_MAPS: usize = MAX_PROCS * MAX_REGIONS;
 ///   one page long, a child is not its own parent, `arg` names an existing protection, block or device;
 /// - interruptions name an existing CPU, `nth` is at least 1, and a switch goes to another CPU (on a machine
 ///   with one CPU there is none: such interruptions are dropped);
-/// - a process maps a window once (the first map counts), hugetlb memory in whole huge pages;
+/// - a process maps a window once (the first map counts), hugetlb memory in whole huge pages, of which no more are reserved than there can be;
 /// - there are at most [`MAX_OPS`] ops and [`MAX_INTERRUPTS`] interruptions.
 pub fn normalize(case: &mut Case) {
     repair_config(&mut case.config);
@@ -63,8 +63,10 @@ fn repair_config(config: &mut Config) {
 /// Wraps the operands of every map and drops all but the first of a process and window.
 pub(super) fn repair_maps(maps: &mut Vec<Map>, config: &Config) {
     let mut seen = 0u32;
+    let mut promised = 0;
     maps.retain_mut(|m| {
         repair_map(m, config);
+        repair_promise(m, config, &mut promised);
         let bit = 1 << (usize::from(m.proc) * MAX_REGIONS + usize::from(m.region));
         let first = seen & bit == 0;
         seen |= bit;
@@ -76,8 +78,22 @@ fn repair_map(map: &mut Map, config: &Config) {
     map.proc %= MAX_PROCS as u8;
     map.region %= MAX_REGIONS as u8;
     (_, map.pages) = fit(0, map.pages, config);
-    if map.backing == Backing::Hugetlb {
+    if map.backing.hugetlb() {
         map.pages = map.pages.next_multiple_of(config.geometry.ptrs());
+    }
+}
+
+/// A case begins with no more promises of huge pages than the pool can keep: what is beyond that is not reserved, or is
+/// no hugetlb memory.
+fn repair_promise(map: &mut Map, config: &Config, promised: &mut u32) {
+    let pages = match map.backing {
+        Backing::Hugetlb | Backing::HugetlbfsShared => map.pages / config.geometry.ptrs(),
+        _ => return,
+    };
+    if *promised + pages <= config.geometry.overcommit_huge_pages() as u32 {
+        *promised += pages;
+    } else {
+        map.backing = if map.backing == Backing::Hugetlb { Backing::HugetlbNoreserve } else { Backing::Anon };
     }
 }
 
@@ -125,6 +141,7 @@ const fn operands(code: OpCode) -> Operands {
         Shape::Page => Operands { many: 0, ..range },
         Shape::Block => Operands { proc: 0, args: 0, ..none },
         Shape::Swap => Operands { proc: 0, args: MAX_SWAP_DEVICES as u8, ..none },
+        Shape::Count => Operands { proc: 0, args: MAX_NR_HUGEPAGES + 1, ..none },
         Shape::Cgroup => Operands { args: MAX_MEMCGS as u8, ..none },
         Shape::DeviceRange => Operands { args: MAX_DEVICES as u8, ..range },
         Shape::DeviceProc => Operands { args: MAX_DEVICES as u8, ..none },
@@ -147,6 +164,10 @@ pub(in crate::program) fn repair_op(op: &mut Op, config: &Config) {
         let region = if op.code == OpCode::MremapResize { op.region } else { region };
         op.arg = Op::arg_to(region, page % room);
         return;
+    }
+    if op.code.shape() == Shape::File && op.file() == HUGETLBFS {
+        // Such a file has whole huge pages.
+        op.page &= !(config.geometry.ptrs() - 1);
     }
     let args = if has.args == 0 { config.geometry.movable_blocks() } else { u32::from(has.args) };
     op.arg = (u32::from(op.arg) % args) as u8;

@@ -13,7 +13,7 @@ use crate::observe::{Backing, FILE_NAMES};
 use crate::phys::MAX_MEMCGS;
 use crate::program::case::{Action, Case, Interrupt, MAX_BYTES, MAX_INTERRUPTS, MAX_OPS, Map};
 use crate::program::codec::normalize;
-use crate::program::op::{Actor, Op, OpCode, Perm, Shape, TO_PAGES};
+use crate::program::op::{Actor, MAX_NR_HUGEPAGES, Op, OpCode, Perm, Shape, TO_PAGES};
 use crate::rule::Rule;
 use crate::sched::Site;
 
@@ -364,6 +364,7 @@ impl Parser {
                 words.lookup("unit", |w| (w == "block").then_some(()), || vec!["block"])?;
                 op.arg = words.number("block", 0, config.geometry.movable_blocks() - 1)? as u8;
             }
+            Shape::Count => op.arg = words.number("number of huge pages", 0, u32::from(MAX_NR_HUGEPAGES))? as u8,
             Shape::Swap => {
                 words.lookup("unit", |w| (w == "swap").then_some(()), || vec!["swap"])?;
                 op.arg = words.number("swap device", 0, MAX_SWAP_DEVICES as u32 - 1)? as u8;

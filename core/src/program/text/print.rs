@@ -150,6 +150,7 @@ fn mentions(case: &Case) -> impl Iterator<Item = (u8, bool)> {
                 | Shape::ProcProc
                 | Shape::Block
                 | Shape::Swap
+                | Shape::Count
                 | Shape::Cgroup
                 | Shape::DeviceProc
                 | Shape::File
@@ -291,6 +292,9 @@ fn push_operands(out: &mut String, op: &Op, names: &Names) {
         }
         Shape::Block => {
             let _ = write!(out, "block {}", op.arg);
+        }
+        Shape::Count => {
+            let _ = write!(out, "{}", op.arg);
         }
         Shape::Swap => {
             let _ = write!(out, "swap {}", op.arg);

@@ -1,0 +1,67 @@
+//! The pool of hugetlb pages against what is there.
+
+use super::Finding;
+use crate::observe::HUGETLBFS;
+use crate::phys::{CacheEntry, Flags, HpageFlags, Pfn};
+use crate::rule::{Evidence, Rule};
+use crate::world::World;
+
+fn finding(rule: Rule, expected: i32, found: i32, what: &'static str) -> Option<Finding> {
+    let evidence = Evidence {
+        expected: Some(i64::from(expected) as u64),
+        found: Some(i64::from(found) as u64),
+        what: Some(what),
+        ..Evidence::default()
+    };
+    (expected != found).then_some(Finding { rule, cause: None, evidence })
+}
+
+/// `accounting.hugetlb`, when nothing is in flight: the counters of `struct hstate`.
+pub fn hugetlb(w: &World) -> Option<Finding> {
+    let h = &w.hugetlb;
+    let step = 1usize << w.geometry().shift();
+    let heads = (1..=w.mem.frames() as usize).step_by(step).map(|p| &w.mem.folios[p]);
+    let pool = heads.filter(|f| f.order != 0 && f.flags.has(Flags::HUGETLB));
+    let (mut nr, mut free, mut dropped) = (0, 0, 0);
+    for f in pool {
+        nr += 1;
+        free += i32::from(HpageFlags(f.slot).has(HpageFlags::FREED));
+        dropped += i32::from(HpageFlags(f.slot).has(HpageFlags::RESTORE_RESERVE));
+    }
+    // The owner of a page that was dropped, but that somebody still refers to, has its promise back before the pool has.
+    let promised = promised(w) - dropped;
+    finding(Rule::HugetlbCounts, nr, h.nr, "nr_huge_pages")
+        .or_else(|| finding(Rule::HugetlbCounts, free, h.free.len() as i32, "free_huge_pages"))
+        .or_else(|| finding(Rule::HugetlbCounts, promised, h.resv, "resv_huge_pages"))
+        .or_else(|| finding(Rule::HugetlbCounts, h.surplus.clamp(0, h.nr), h.surplus, "surplus_huge_pages"))
+        .or_else(|| finding(Rule::HugetlbCounts, h.resv.min(free), h.resv, "free for resv_huge_pages"))
+}
+
+/// Pages that are promised and not yet used: of the file those that are reserved and not there, of private mappings all
+/// that are not noted as used.
+fn promised(w: &World) -> i32 {
+    let ptrs = w.geometry().ptrs();
+    let file = &w.files[usize::from(HUGETLBFS)];
+    let cached = |index: u32| matches!(file.get(index), CacheEntry::Folio(_));
+    let there = file.indices().filter(|i| i.is_multiple_of(ptrs) && cached(*i)).count() as i32;
+    let mut promised = w.hugetlb.file.count(0, u32::MAX) - there;
+    for vma in w.mms.iter().flat_map(|m| &m.vmas).map(|v| &w.vmas[*v]) {
+        let Some(resv) = vma.hugetlb.resv.filter(|_| vma.hugetlb.owner) else { continue };
+        let (from, to) = (vma.pgoff / ptrs, vma.linear_page_index(vma.end) / ptrs);
+        promised += (to - from) as i32 - w.hugetlb.map(resv).count(from, to);
+    }
+    promised
+}
+
+/// `leak.hugetlb`, after every process has exited and every file is empty.
+pub fn hugetlb_leaks(w: &World) -> Option<Finding> {
+    let h = &w.hugetlb;
+    finding(Rule::LeakHugetlb, 0, h.resv, "resv_huge_pages")
+        .or_else(|| finding(Rule::LeakHugetlb, 0, h.surplus, "surplus_huge_pages"))
+}
+
+/// True for a page of a free folio of the pool, which is no leak.
+pub(super) fn in_pool(w: &World, page: Pfn) -> bool {
+    let f = &w.mem.folios[w.mem.page_folio(page) as usize];
+    f.flags.has(Flags::HUGETLB) && HpageFlags(f.slot).has(HpageFlags::FREED)
+}

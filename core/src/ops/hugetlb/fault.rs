@@ -1,0 +1,286 @@
+//! Faults on hugetlb pages.
+
+use super::reserve::{
+    alloc_hugetlb_folio, fault_mutex, hugetlb_vma_lock_read, hugetlb_vma_unlock_read, place, restore_reserve_on_error,
+};
+use super::zap::unmap_ref_private;
+use super::{copy_user_large_folio, make_huge_pte};
+use crate::arch::Pmd;
+use crate::entry::PmdKind;
+use crate::mm::{PmdPtr, VmaId};
+use crate::observe::HUGETLBFS;
+use crate::ops::filemap::{filemap_get_entry, folio_is_at};
+use crate::ops::huge::pmd_folio;
+use crate::ops::pgtable::pmd_alloc;
+use crate::ops::rmap::anon_vma_prepare;
+use crate::ops::vmf::{FaultResult, VmFault};
+use crate::phys::{CacheEntry, Flags, HpageFlags, Pfn};
+use crate::rule::{Evidence, Rule};
+use crate::sched::{Cpu, Lock, NotifyEvent, Site};
+use crate::trace::Note;
+
+/// A fault on its way: `struct vm_fault` as hugetlb uses it, and the mutex of the page.
+struct Fault<'a> {
+    vmf: &'a VmFault,
+    vma: VmaId,
+    /// First page of the huge page.
+    address: u32,
+    p: PmdPtr,
+    orig: Pmd,
+    mutex: Lock,
+}
+
+/// `hugetlb_fault()`.
+pub async fn hugetlb_fault(k: &Cpu, vmf: &VmFault) -> FaultResult {
+    let vma = vmf.vma;
+    let address = vmf.vpn & !(k.config().geometry.ptrs() - 1);
+    let mutex = fault_mutex(k, vma, address);
+    k.lock(mutex).await;
+    hugetlb_vma_lock_read(k, vma).await;
+    let p = pmd_alloc(k, vmf.mm, address).await;
+    let orig = k.pmdp_get(p);
+    let f = Fault { vmf, vma, address, p, orig, mutex };
+    k.site(Site::HugeFault).await;
+    let mut wait = None;
+    let result = match k.entries().pmd_kind(orig) {
+        PmdKind::None => hugetlb_no_page(k, &f).await,
+        PmdKind::Huge => hugetlb_present(k, &f, &mut wait).await,
+        kind => {
+            // huge_pte_alloc() has the same BUG_ON().
+            let table = kind == PmdKind::Table;
+            let e = Evidence { proc: Some(p.mm), vpn: Some(p.vpn), ..Evidence::default() };
+            k.bug_on(table, Rule::BugHugetlbPte, e);
+            FaultResult::Done
+        }
+    };
+    hugetlb_vma_unlock_read(k, vma);
+    k.unlock(mutex);
+    // Only trylock would do under the locks; now the holder may be waited for.
+    if let Some(folio) = wait {
+        k.folio_wait_locked(folio).await;
+    }
+    result
+}
+
+/// `hugetlb_pte_stable()`.
+async fn hugetlb_pte_stable(k: &Cpu, f: &Fault<'_>) -> bool {
+    k.pmd_lock(f.p).await;
+    let same = k.pmdp_get(f.p) == f.orig;
+    k.pmd_unlock(f.p);
+    same
+}
+
+/// The folio of a fault where nothing is mapped.
+struct NewFolio {
+    folio: Pfn,
+    /// It was allocated.
+    new: bool,
+    /// It is in the page cache.
+    cached: bool,
+}
+
+/// `hugetlb_no_page()`, without the unlocking at its end.
+async fn hugetlb_no_page(k: &Cpu, f: &Fault<'_>) -> FaultResult {
+    // The owner of the mapping has taken its page away from this child.
+    if k.s().w.vmas[f.vma].hugetlb.unmapped {
+        return FaultResult::SigBus;
+    }
+    let found = match find_or_make_folio(k, f).await {
+        Ok(found) => found,
+        Err(result) => return result,
+    };
+    let folio = found.folio;
+    k.pmd_lock(f.p).await;
+    if k.pmdp_get(f.p) != f.orig {
+        k.pmd_unlock(f.p);
+        if found.new && !found.cached {
+            restore_reserve_on_error(k, f.vma, f.address, folio);
+        }
+        k.folio_unlock(folio);
+        k.folio_put(folio);
+        return FaultResult::Done;
+    }
+    if found.cached {
+        k.hugetlb_add_file_rmap(folio);
+    } else {
+        k.hugetlb_add_new_anon_rmap(folio, f.vma, f.address);
+    }
+    let shared = k.s().w.vmas[f.vma].shared();
+    k.set_pmd_at(f.p, make_huge_pte(k, f.vma, folio, shared)).await;
+    let mut result = FaultResult::Done;
+    if f.vmf.write && !shared {
+        // Optimization, do the COW without a second fault
+        result = hugetlb_wp(k, f, k.pmdp_get(f.p)).await;
+    }
+    if found.new {
+        k.hpage_set(folio, HpageFlags::MIGRATABLE);
+    }
+    k.pmd_unlock(f.p);
+    k.folio_unlock(folio);
+    result
+}
+
+/// The first half of `hugetlb_no_page()`: a locked folio with a reference, from the page cache or new.
+async fn find_or_make_folio(k: &Cpu, f: &Fault<'_>) -> Result<NewFolio, FaultResult> {
+    let index = place(k, f.vma, f.address);
+    if let Some(index) = index {
+        if let Some(folio) = filemap_lock_hugetlb_folio(k, index).await {
+            if k.folio_test(folio, Flags::HWPOISON) {
+                k.folio_unlock(folio);
+                k.folio_put(folio);
+                return Err(FaultResult::HwPoison);
+            }
+            return Ok(NewFolio { folio, new: false, cached: true });
+        }
+        if index >= k.i_size_read(HUGETLBFS) {
+            return Err(FaultResult::SigBus);
+        }
+    } else {
+        anon_vma_prepare(k, f.vma).await;
+    }
+    let Some(folio) = alloc_hugetlb_folio(k, f.vma, f.address, false).await else {
+        // Migration takes no mutex: perhaps its entry was seen between a clear and a set.
+        return Err(if hugetlb_pte_stable(k, f).await { FaultResult::SigBus } else { FaultResult::Done });
+    };
+    k.folio_zero_user(folio);
+    k.folio_set(folio, Flags::UPTODATE);
+    k.folio_lock_new(folio);
+    let Some(index) = index else { return Ok(NewFolio { folio, new: true, cached: false }) };
+    k.site(Site::CacheAdd).await;
+    if !k.hugetlb_add_to_page_cache(HUGETLBFS, index, folio) {
+        restore_reserve_on_error(k, f.vma, f.address, folio);
+        k.folio_unlock(folio);
+        k.folio_put(folio);
+        return Err(FaultResult::SigBus);
+    }
+    Ok(NewFolio { folio, new: true, cached: true })
+}
+
+/// `filemap_lock_hugetlb_folio()`: with a reference.
+pub(super) async fn filemap_lock_hugetlb_folio(k: &Cpu, index: u32) -> Option<Pfn> {
+    loop {
+        let CacheEntry::Folio(folio) = filemap_get_entry(k, HUGETLBFS, index).await else { return None };
+        k.lock(Lock::Folio(folio)).await;
+        if folio_is_at(k, folio, HUGETLBFS, index) {
+            return Some(folio);
+        }
+        k.folio_unlock(folio);
+        k.folio_put(folio);
+    }
+}
+
+/// The second half of `hugetlb_fault()`: a page is mapped, but not as the access needs it.
+async fn hugetlb_present(k: &Cpu, f: &Fault<'_>, wait: &mut Option<Pfn>) -> FaultResult {
+    k.pmd_lock(f.p).await;
+    if k.pmdp_get(f.p) != f.orig {
+        k.pmd_unlock(f.p);
+        return FaultResult::Done;
+    }
+    let arch = k.arch();
+    let (write, unshare) = (f.vmf.write, f.vmf.unshare);
+    if (write || unshare) && !k.pte_write(k.entries().pmd_as_pte(f.orig)) {
+        let folio = pmd_folio(k, f.orig);
+        let anon = k.folio(folio).anon();
+        if anon && !k.trylock(Lock::Folio(folio)).await {
+            k.pmd_unlock(f.p);
+            *wait = Some(folio);
+            return FaultResult::Done;
+        }
+        k.folio_get(folio);
+        let result = hugetlb_wp(k, f, f.orig).await;
+        k.pmd_unlock(f.p);
+        if anon {
+            k.folio_unlock(folio);
+        }
+        k.folio_put(folio);
+        return result;
+    }
+    k.pmdp_update(f.p, |pte| if write { arch.pte_mkdirty(arch.pte_mkyoung(pte)) } else { arch.pte_mkyoung(pte) }).await;
+    k.flush_tlb_fix_spurious_fault(f.vmf.vpn);
+    k.pmd_unlock(f.p);
+    FaultResult::Done
+}
+
+/// `set_huge_ptep_writable()`.
+async fn set_huge_ptep_writable(k: &Cpu, p: PmdPtr) {
+    let arch = k.arch();
+    k.pmdp_update(p, |pte| arch.pte_mkwrite(arch.pte_mkdirty(arch.pte_mkyoung(pte)))).await;
+}
+
+/// `hugetlb_wp()`, with the PMD locked, and locked again when it returns: a folio that is mapped once is reused, be it
+/// referenced otherwise or not, because copies may fail for want of pages; else the whole of it is copied.
+async fn hugetlb_wp(k: &Cpu, f: &Fault<'_>, pte: Pmd) -> FaultResult {
+    let (vma, p, unshare) = (f.vma, f.p, f.vmf.unshare);
+    if k.s().w.vmas[vma].shared() {
+        set_huge_ptep_writable(k, p).await;
+        return FaultResult::Done;
+    }
+    let old_folio = pmd_folio(k, pte);
+    loop {
+        if k.folio_mapcount(old_folio) == 1 && k.folio(old_folio).anon() {
+            if !k.page_anon_exclusive(old_folio) {
+                k.folio_move_anon_rmap(old_folio, vma);
+                k.set_page_anon_exclusive(old_folio);
+            }
+            if !unshare {
+                k.note(Note::Reused, Some(old_folio), 0, 0);
+                set_huge_ptep_writable(k, p).await;
+            }
+            return FaultResult::Done;
+        }
+        let cow_from_owner = k.s().w.vmas[vma].hugetlb.owner && k.folio(old_folio).anon();
+        k.folio_get(old_folio);
+        k.pmd_unlock(p);
+        if let Some(new) = alloc_hugetlb_folio(k, vma, f.address, cow_from_owner).await {
+            return hugetlb_cow(k, f, pte, [old_folio, new]).await;
+        }
+        k.folio_put(old_folio);
+        if !cow_from_owner {
+            k.pmd_lock(p).await;
+            return FaultResult::SigBus;
+        }
+        // What the owner was promised it gets at the cost of those that it has forked.
+        hugetlb_vma_unlock_read(k, vma);
+        k.unlock(f.mutex);
+        unmap_ref_private(k, vma, old_folio, f.address).await;
+        k.lock(f.mutex).await;
+        hugetlb_vma_lock_read(k, vma).await;
+        k.pmd_lock(p).await;
+        if k.pmdp_get(p) != pte {
+            return FaultResult::Done;
+        }
+    }
+}
+
+/// The second half of `hugetlb_wp()`: copies `old` to `new`, unless somebody else was faster. Returns with the PMD locked.
+async fn hugetlb_cow(k: &Cpu, f: &Fault<'_>, pte: Pmd, [old, new]: [Pfn; 2]) -> FaultResult {
+    let (vma, p) = (f.vma, f.p);
+    anon_vma_prepare(k, vma).await;
+    k.site(Site::WpCopy).await;
+    copy_user_large_folio(k, new, old);
+    k.folio_set(new, Flags::UPTODATE);
+    let end = f.address + k.config().geometry.ptrs();
+    k.mmu_notifier_invalidate_range_start(p.mm, f.address, end, NotifyEvent::Clear).await;
+    k.pmd_lock(p).await;
+    let same = k.pmdp_get(p) == pte;
+    if same {
+        let newpte = make_huge_pte(k, vma, new, !f.vmf.unshare);
+        // huge_ptep_clear_flush()
+        k.pmdp_huge_get_and_clear(p).await;
+        k.flush_tlb_range(p.mm, f.address, end).await;
+        k.hugetlb_remove_rmap(old);
+        k.hugetlb_add_new_anon_rmap(new, vma, f.address);
+        k.note(Note::Copied, Some(old), new, 0);
+        k.set_pmd_at(p, newpte).await;
+        k.hpage_set(new, HpageFlags::MIGRATABLE);
+    }
+    k.pmd_unlock(p);
+    k.mmu_notifier_invalidate_range_end(p.mm).await;
+    if !same {
+        restore_reserve_on_error(k, vma, f.address, new);
+    }
+    k.folio_put(if same { old } else { new });
+    k.folio_put(old);
+    k.pmd_lock(p).await;
+    FaultResult::Done
+}

@@ -1,0 +1,98 @@
+//! Fork of hugetlb memory.
+
+use super::reserve::{alloc_hugetlb_folio, hugetlb_vma_lock_read, hugetlb_vma_unlock_read, restore_reserve_on_error};
+use super::{copy_user_large_folio, make_huge_pte};
+use crate::entry::PmdKind;
+use crate::mm::{PmdPtr, VmaId};
+use crate::ops::huge::pmd_folio;
+use crate::ops::pgtable::pmd_alloc;
+use crate::phys::{Flags, HpageFlags, Pfn};
+use crate::sched::{Cpu, Lock};
+use crate::trace::Note;
+
+/// `copy_hugetlb_page_range()`. False when there is no page for the copy of a folio that may be pinned.
+pub async fn copy_hugetlb_page_range(k: &Cpu, src: VmaId, dst: VmaId, start: u32, end: u32) -> bool {
+    let parent = k.s().w.vmas[src].mm;
+    let cow = !k.s().w.vmas[src].shared();
+    if !cow {
+        hugetlb_vma_lock_read(k, src).await;
+    }
+    let mut copied = true;
+    for vpn in (start..end).step_by(k.config().geometry.ptrs() as usize) {
+        if let Some(p) = k.pmd_offset(parent, vpn)
+            && !copy_hugetlb_page(k, dst, p).await
+        {
+            copied = false;
+            break;
+        }
+    }
+    if !cow {
+        hugetlb_vma_unlock_read(k, src);
+    }
+    copied
+}
+
+/// The body of the loop.
+async fn copy_hugetlb_page(k: &Cpu, dst_vma: VmaId, src: PmdPtr) -> bool {
+    let arch = k.arch();
+    let child = k.s().w.vmas[dst_vma].mm;
+    let cow = !k.s().w.vmas[dst_vma].shared();
+    let dst = pmd_alloc(k, child, src.vpn).await;
+    lock_both(k, src, dst).await;
+    loop {
+        let entry = k.pmdp_get(src);
+        if k.entries().pmd_kind(entry) != PmdKind::Huge {
+            break;
+        }
+        let folio = pmd_folio(k, entry);
+        k.folio_get(folio);
+        if !k.folio(folio).anon() {
+            k.hugetlb_add_file_rmap(folio);
+        } else if !k.folio_try_dup_anon_rmap_pmd(folio) {
+            // It may be pinned, and the page stays the parent's.
+            unlock_both(k, src, dst);
+            let new = alloc_copy(k, dst_vma, src.vpn, folio).await;
+            k.folio_put(folio);
+            let Some(new) = new else { return false };
+            lock_both(k, src, dst).await;
+            if k.pmdp_get(src) != entry {
+                restore_reserve_on_error(k, dst_vma, src.vpn, new);
+                k.folio_put(new);
+                continue;
+            }
+            // hugetlb_install_folio()
+            k.hugetlb_add_new_anon_rmap(new, dst_vma, dst.vpn);
+            k.hpage_set(new, HpageFlags::MIGRATABLE);
+            k.set_pmd_at(dst, make_huge_pte(k, dst_vma, new, true)).await;
+            break;
+        }
+        let mut copy = arch.pmd_leaf(entry);
+        if cow {
+            k.pmdp_update(src, |pte| arch.pte_wrprotect(pte)).await;
+            copy = arch.pte_wrprotect(copy);
+        }
+        k.set_pmd_at(dst, arch.pte_mkhuge(copy)).await;
+        break;
+    }
+    unlock_both(k, src, dst);
+    true
+}
+
+/// A copy of a folio for the child. `None` when there is no page for it.
+async fn alloc_copy(k: &Cpu, dst_vma: VmaId, vpn: u32, folio: Pfn) -> Option<Pfn> {
+    let new = alloc_hugetlb_folio(k, dst_vma, vpn, false).await?;
+    copy_user_large_folio(k, new, folio);
+    k.folio_set(new, Flags::UPTODATE);
+    k.note(Note::PinnedCopy, Some(folio), new, 0);
+    Some(new)
+}
+
+async fn lock_both(k: &Cpu, src: PmdPtr, dst: PmdPtr) {
+    k.pmd_lock(dst).await;
+    k.lock(Lock::PmdNested(src.table)).await;
+}
+
+fn unlock_both(k: &Cpu, src: PmdPtr, dst: PmdPtr) {
+    k.unlock(Lock::PmdNested(src.table));
+    k.pmd_unlock(dst);
+}
