@@ -52,11 +52,17 @@ async fn do_munmap(k: &Cpu, mm: u8, start: u32, end: u32) {
 
 /// `vma_to_resize()` and `move_vma()`. The range must lie in one VMA.
 async fn move_vma(k: &Cpu, mm: u8, start: u32, end: u32, to: u32, dontunmap: bool) -> Outcome {
-    let vma = {
+    let Some(vma) = k.s().w.vma_lookup(mm, start) else { return Outcome::Fault };
+    {
         let s = k.s();
-        s.w.vma_lookup(mm, start).filter(|v| end <= s.w.vmas[*v].end)
-    };
-    let Some(vma) = vma else { return Outcome::Fault };
+        let v = &s.w.vmas[vma];
+        if dontunmap && v.backing.pfnmap() {
+            return Outcome::Invalid;
+        }
+        if end > v.end {
+            return Outcome::Fault;
+        }
+    }
     // ksm_madvise(MADV_UNMERGEABLE): a KSM page is found by its address, so none may move.
     let merged = {
         let s = k.s();

@@ -238,7 +238,7 @@ impl Oracle {
     /// `EINVAL` when the two ranges overlap.
     fn judge_move(&self, flight: &Flight, outcome: Outcome) -> Result<Keep, &'static str> {
         match outcome {
-            Outcome::Invalid if flight.moves.is_none() => Ok(Keep::NotApplied),
+            Outcome::Invalid if flight.moves.is_none() || self.refuses_dontunmap(flight) => Ok(Keep::NotApplied),
             // ENOMEM: pages that were merged could not be taken apart.
             Outcome::Fault | Outcome::NoMem => Ok(Keep::NotApplied),
             Outcome::Done if flight.moves.is_none() => Err("the ranges overlap"),
@@ -246,6 +246,13 @@ impl Oracle {
             Outcome::Done => Ok(Keep::AppliedMapped),
             _ => Err("mremap"),
         }
+    }
+
+    /// A mapping by PFN cannot stay behind empty (`MREMAP_DONTUNMAP`).
+    fn refuses_dontunmap(&self, flight: &Flight) -> bool {
+        let space = &self.procs[usize::from(flight.proc)].space;
+        let device = |spot| space.states(spot).is_none_or(|s| s.iter().any(|s| s.of_device()));
+        flight.code == OpCode::MremapDontunmap && flight.spots().any(device)
     }
 
     /// `mremap` in place: `ENOMEM` where something else is in the way, or the range does not end where its mapping does;
