@@ -136,6 +136,8 @@ sites! {
     RemapPfn = "remap_pfn_range:map", "A device is about to be mapped as a whole.";
     DriverFault = "vfio_pci_mmap_fault:fault", "A driver is about to say where a page of its device is.";
     DriverMove = "ttm_bo_handle_move_mem:move", "A driver has taken mappings away and is about to move or clear what they showed.";
+    TruncateZero = "truncate_inode_partial_folio:zero", "A part of a large folio is about to be zeroed.";
+    HugeZapCleared = "zap_huge_pmd:cleared", "A PMD is cleared; the folio still counts as mapped by it.";
 }
 
 impl Site {

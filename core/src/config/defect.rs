@@ -270,6 +270,13 @@ defects! {
     N20 = "N20", fixed None, "remove_inode_hugepages",
         "a page of hugetlbfs that is faulted in while the file is truncated stays, behind the end of the file",
         "found here; fs/hugetlbfs/inode.c since 6.1 takes the fault mutex only of pages that are there; not tried";
+    T9 = "T9", fixed None, "__split_huge_pmd_locked",
+        "the split of a PMD that maps a file forgets its dirty bit: the folio is dropped as clean", "seeded";
+    T10 = "T10", fixed None, "truncate_inode_partial_folio",
+        "a hole in a huge folio that cannot be split is not zeroed", "seeded";
+    T11 = "T11", fixed Some(Kernel::V5_14), "zap_pmd_range",
+        "truncation passes over a PMD that munmap has cleared while the folio still counts as mapped by it",
+        "22061a1ffabd (\"mm/thp: unmap_mapping_page() to fix THP truncate_cleanup_page()\", 5.13)";
 }
 
 const _: () = assert!(Defect::ALL.len() < 128, "a DefectSet has one bit for each row");

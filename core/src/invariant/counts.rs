@@ -74,6 +74,10 @@ fn large_anon_exclusive(w: &World, head: Pfn) -> Option<Finding> {
     let f = &w.mem.folios[head as usize];
     let pmds = i64::from(f.ghost.pmds) + i64::from(f.ghost.migration_pmds);
     let by_pmd = f.flags.has(Flags::ANON_EXCLUSIVE);
+    // As of a small page of a file.
+    if !f.anon() {
+        return None;
+    }
     if pmds > 0
         && f.anon()
         && let found @ Some(_) = judge_anon_exclusive(w, head, by_pmd, pmds, f.ghost.writable_pmds)

@@ -2,8 +2,8 @@
 
 use super::driver::do_device_fault;
 use super::fault::vmf_orig_pte_uffd_wp;
-use super::filemap::{filemap_map_pages, folio_is_at, vma_fault};
-use super::pgtable::pte_alloc;
+use super::filemap::{filemap_map_pages, folio_file_page, folio_is_at, vma_fault};
+use super::huge_file::map_pmd_or_alloc_table;
 use super::rmap::anon_vma_prepare;
 use super::vmf::{FaultResult, VmFault, maybe_mkwrite};
 use super::wp::wp_page_reuse;
@@ -20,7 +20,7 @@ fn place(k: &Cpu, vmf: &VmFault) -> (FileId, u32) {
     (vma.backing.file().unwrap_or(REGULAR), vma.linear_page_index(vmf.vpn))
 }
 
-/// `do_fault()`.
+/// `do_fault()`. A page table is made when there is something to map.
 pub async fn do_fault(k: &Cpu, vmf: &VmFault) -> FaultResult {
     let (shared, device) = {
         let s = k.s();
@@ -29,7 +29,6 @@ pub async fn do_fault(k: &Cpu, vmf: &VmFault) -> FaultResult {
     if device.is_some() {
         return do_device_fault(k, vmf).await;
     }
-    pte_alloc(k, vmf.mm, vmf.vpn).await;
     let result = match (vmf.write, shared) {
         (false, _) => do_read_fault(k, vmf).await,
         (true, false) => do_cow_fault(k, vmf).await,
@@ -46,8 +45,8 @@ async fn do_read_fault(k: &Cpu, vmf: &VmFault) -> Result<(), FaultResult> {
     if around && filemap_map_pages(k, vmf, file).await {
         return Ok(());
     }
-    let folio = vma_fault(k, file, index).await?;
-    finish_fault(k, vmf, folio).await;
+    let folio = vma_fault(k, vmf.vma, file, index).await?;
+    finish_fault(k, vmf, folio_file_page(k, folio, index)).await;
     k.folio_unlock(folio);
     k.folio_put(folio);
     Ok(())
@@ -58,7 +57,7 @@ async fn do_cow_fault(k: &Cpu, vmf: &VmFault) -> Result<(), FaultResult> {
     let (file, index) = place(k, vmf);
     anon_vma_prepare(k, vmf.vma).await;
     let copy = k.folio_alloc().ok_or(FaultResult::Oom)?;
-    let folio = match vma_fault(k, file, index).await {
+    let folio = match vma_fault(k, vmf.vma, file, index).await {
         Ok(folio) => folio,
         Err(error) => {
             k.folio_put(copy);
@@ -66,7 +65,8 @@ async fn do_cow_fault(k: &Cpu, vmf: &VmFault) -> Result<(), FaultResult> {
         }
     };
     k.site(Site::WpCopy).await;
-    k.s().copy_page(folio, copy);
+    let page = folio_file_page(k, folio, index);
+    k.s().copy_page(page, copy);
     k.folio_set(copy, Flags::UPTODATE);
     let mapped = finish_fault(k, vmf, copy).await;
     k.folio_unlock(folio);
@@ -80,7 +80,8 @@ async fn do_cow_fault(k: &Cpu, vmf: &VmFault) -> Result<(), FaultResult> {
 /// `do_shared_fault()`: the file's page itself, writable.
 async fn do_shared_fault(k: &Cpu, vmf: &VmFault) -> Result<(), FaultResult> {
     let (file, index) = place(k, vmf);
-    let folio = vma_fault(k, file, index).await?;
+    let folio = vma_fault(k, vmf.vma, file, index).await?;
+    let page = folio_file_page(k, folio, index);
     if file == REGULAR {
         k.folio_unlock(folio);
         if !do_page_mkwrite(k, folio, file, index).await {
@@ -88,7 +89,7 @@ async fn do_shared_fault(k: &Cpu, vmf: &VmFault) -> Result<(), FaultResult> {
             return Ok(());
         }
     }
-    if finish_fault(k, vmf, folio).await {
+    if finish_fault(k, vmf, page).await {
         fault_dirty_shared_page(k, folio);
     } else {
         k.folio_unlock(folio);
@@ -116,10 +117,13 @@ fn fault_dirty_shared_page(k: &Cpu, folio: Pfn) {
     k.folio_unlock(folio);
 }
 
-/// `finish_fault()`: maps a page unless somebody else was faster. The page's reference goes into the entry only when
-/// it is a private copy; a page of the cache gets one of its own.
+/// `finish_fault()`: maps a page, or the huge folio that it is in, unless somebody else was faster. The page's reference
+/// goes into the entry only when it is a private copy; a page of the cache gets one of its own.
 async fn finish_fault(k: &Cpu, vmf: &VmFault, page: Pfn) -> bool {
     k.site(Site::FinishFault).await;
+    if map_pmd_or_alloc_table(k, vmf, k.page_folio(page)).await {
+        return true;
+    }
     let Some(p) = k.pte_offset_map_lock(vmf.mm, vmf.vpn).await else { return false };
     // vmf_pte_changed()
     let same = k.ptep_get(p) == vmf.orig_pte;
@@ -143,7 +147,7 @@ pub async fn set_pte_range(k: &Cpu, vmf: &VmFault, p: PtePtr, page: Pfn, prefaul
     entry = if prefault && !arch.has_soft_dirty() { arch.pte_mkold(entry) } else { arch.pte_mkyoung(entry) };
     if write {
         entry = maybe_mkwrite(k, vmf.vma, arch.pte_mkdirty(entry));
-    } else if arch.pte_write(entry) && k.folio_test(page, Flags::DIRTY) {
+    } else if arch.pte_write(entry) && k.folio_test(k.page_folio(page), Flags::DIRTY) {
         entry = arch.pte_mkdirty(entry);
     }
     if !prefault && vmf_orig_pte_uffd_wp(k, vmf) {
@@ -153,7 +157,7 @@ pub async fn set_pte_range(k: &Cpu, vmf: &VmFault, p: PtePtr, page: Pfn, prefaul
         k.folio_add_new_anon_rmap(page, vmf.vma, p.vpn, true);
         k.folio_add_lru(page);
     } else {
-        k.folio_get(page);
+        k.folio_get(k.page_folio(page));
         k.folio_add_file_rmap_pte(page);
     }
     k.add_mm_counter(p.mm, page, 1);
@@ -161,8 +165,9 @@ pub async fn set_pte_range(k: &Cpu, vmf: &VmFault, p: PtePtr, page: Pfn, prefaul
 }
 
 /// The shared half of `do_wp_page()`: `wp_page_shared()`. Called with the page-table lock, which it releases.
-pub async fn wp_page_shared(k: &Cpu, vmf: &VmFault, p: PtePtr, folio: Pfn) -> FaultResult {
+pub async fn wp_page_shared(k: &Cpu, vmf: &VmFault, p: PtePtr, page: Pfn) -> FaultResult {
     let (file, index) = place(k, vmf);
+    let folio = k.page_folio(page);
     k.folio_get(folio);
     if file == REGULAR {
         k.pte_unmap_unlock(p);

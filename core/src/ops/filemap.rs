@@ -1,9 +1,10 @@
 //! `mm/filemap.c`: finding pages in the page cache, reading them from the disk, mapping those around a fault.
 
 use super::file_fault::set_pte_range;
+use super::huge_file::map_pmd_or_alloc_table;
 use super::truncate::{mapping_evict_folio, unmap_mapping_folio};
 use super::vmf::{FaultResult, VmFault};
-use crate::mm::PtePtr;
+use crate::mm::{PtePtr, VmaId};
 use crate::observe::{FileId, SHMEM};
 use crate::phys::{CacheEntry, Flags, Pfn};
 use crate::sched::{Cpu, Lock, Site};
@@ -31,19 +32,25 @@ pub async fn filemap_add_folio(k: &Cpu, file: FileId, index: u32, folio: Pfn, ex
     added
 }
 
-/// `filemap_remove_folio()`: with the cache's reference.
+/// `filemap_remove_folio()`: with the cache's references.
 pub async fn filemap_remove_folio(k: &Cpu, folio: Pfn) {
     k.assert_folio_locked(folio);
     k.site(Site::CacheRemove).await;
     k.bug_on_cache_mapped(folio);
+    let pages = k.folio_nr_pages(folio);
     k.page_cache_remove(folio, CacheEntry::Empty);
-    k.folio_put(folio);
+    k.folio_put_refs(folio, pages as i32);
 }
 
-/// True when a locked folio is still the one at this index of the file.
+/// True when a locked folio is still the one at this index of the file (`folio_contains()`).
 pub fn folio_is_at(k: &Cpu, folio: Pfn, file: FileId, index: u32) -> bool {
     let f = k.folio(folio);
-    f.file() == Some(file) && f.index == index
+    f.file() == Some(file) && (f.index..f.index + f.nr_pages()).contains(&index)
+}
+
+/// `folio_file_page()`: the page of a folio that shows an index of its file.
+pub fn folio_file_page(k: &Cpu, folio: Pfn, index: u32) -> Pfn {
+    folio + (index - k.folio(folio).index)
 }
 
 /// `filemap_fault()`: the folio of a regular file, locked and with a reference.
@@ -115,13 +122,18 @@ pub async fn filemap_map_pages(k: &Cpu, vmf: &VmFault, file: FileId) -> bool {
         let index = pgoff + (vpn - start);
         let Some(folio) = next_uptodate_folio(k, file, index, size) else { continue };
         if table.is_none() {
+            if map_pmd_or_alloc_table(k, vmf, folio).await {
+                k.folio_unlock(folio);
+                k.folio_put(folio);
+                return true;
+            }
             k.site(Site::FaultAround).await;
             table = k.pte_offset_map_lock(vmf.mm, start).await;
         }
         if let Some(first) = table {
             let p = PtePtr { index: first.index + (vpn - start), vpn, ..first };
             if k.arch().pte_none(k.ptep_get(p)) {
-                set_pte_range(k, vmf, p, folio, vpn != vmf.vpn).await;
+                set_pte_range(k, vmf, p, folio_file_page(k, folio, index), vpn != vmf.vpn).await;
                 mapped |= vpn == vmf.vpn;
             }
         }
@@ -152,9 +164,12 @@ fn next_uptodate_folio(k: &Cpu, file: FileId, index: u32, size: u32) -> Option<P
 
 /// `__do_fault()`: the folio that a mapping shows at an index (`vm_ops->fault`), locked and with a reference; not one whose
 /// memory has failed.
-pub async fn vma_fault(k: &Cpu, file: FileId, index: u32) -> Result<Pfn, FaultResult> {
-    let folio =
-        if file == SHMEM { super::shmem::shmem_fault(k, index).await? } else { filemap_fault(k, file, index).await? };
+pub async fn vma_fault(k: &Cpu, vma: VmaId, file: FileId, index: u32) -> Result<Pfn, FaultResult> {
+    let folio = if file == SHMEM {
+        super::shmem::shmem_fault(k, vma, index).await?
+    } else {
+        filemap_fault(k, file, index).await?
+    };
     if !k.folio_test(folio, Flags::HWPOISON) {
         return Ok(folio);
     }

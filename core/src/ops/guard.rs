@@ -23,7 +23,7 @@ pub async fn madvise_guard_install(k: &Cpu, vma: VmaId, start: u32, end: u32) {
         anon_vma_prepare(k, vma).await;
     }
     while !install_markers(k, mm, start, end).await {
-        zap_page_range_single(k, mm, start, end, ZapDetails::ALL).await;
+        zap_page_range_single(k, vma, start, end, ZapDetails::ALL).await;
     }
 }
 

@@ -4,6 +4,7 @@ use super::access::find_vma;
 use super::fault::{handle_mm_fault, handle_mm_fault_retry, handle_unshare_fault};
 use super::huge::follow_huge_pmd;
 use super::hugetlb::is_vm_hugetlb_page;
+use super::pgtable::pte_alloc;
 use super::split::{split_huge_pmd, split_huge_pmd_address};
 use super::uffd::userfault_retry;
 use super::vmf::FaultResult;
@@ -91,6 +92,8 @@ async fn follow_page(k: &Cpu, vma: VmaId, vpn: u32, grab: Grab) -> Option<Pfn> {
     if let Some(p) = k.pmd_leaf(mm, vpn) {
         if grab == Grab::GetSplitPmd && (!is_vm_hugetlb_page(k, vma) || splits_hugetlb(k, vma)) {
             split_huge_pmd(k, vma, p, None).await;
+            // If the PMD was left empty, a table is put there quickly.
+            pte_alloc(k, mm, vpn).await;
         } else {
             k.pmd_lock(p).await;
             let found = follow_huge_pmd(k, p, vpn, true);
@@ -269,7 +272,10 @@ async fn pin_read_locked(k: &Cpu, mm: u8, vpn: u32) -> Result<Pfn, GupError> {
         k.site(Site::PinLookup).await;
         refuse_raw(k, vma, vpn, false).await?;
         // A huge page is split first, so that its pages can be looked at one by one.
-        split_huge_pmd_address(k, vma, vpn, None).await;
+        if k.pmd_leaf(mm, vpn).is_some() {
+            split_huge_pmd_address(k, vma, vpn, None).await;
+            pte_alloc(k, mm, vpn).await;
+        }
         let result = match follow_page_pte_read(k, vma, vpn).await {
             Followed::Page(page) => return Ok(page),
             Followed::Unshare => handle_unshare_fault(k, vma, vpn).await,

@@ -1,6 +1,6 @@
-//! `mm/huge_memory.c`: huge pages of private anonymous memory, mapped by one PMD.
+//! `mm/huge_memory.c`: huge pages that one PMD maps, those of private anonymous memory above all.
 //!
-//! The huge zero page is in [`super::huge_zero`]. Left out: huge pages of files and of devices.
+//! The huge zero page is in [`super::huge_zero`], huge pages of files are in [`super::huge_file`].
 
 use super::gup::gup_can_follow;
 use super::huge_zero::{do_huge_zero_page, do_huge_zero_wp_pmd, dup_huge_zero_page, is_huge_zero_pmd};
@@ -133,8 +133,15 @@ async fn huge_pmd_set_accessed(k: &Cpu, vmf: &VmFault, p: PmdPtr, orig_pmd: Pmd)
     k.pmd_unlock(p);
 }
 
-/// `wp_huge_pmd()`. Userfaultfd's asynchronous write protection is lifted from one page only, so the PMD is split.
+/// `wp_huge_pmd()`. Userfaultfd's asynchronous write protection is lifted from one page only, so the PMD is split. In a
+/// mapping of a file it is split too: copy-on-write and write-notify are dealt with at PTE level, or when the folio is mapped
+/// anew.
 async fn wp_huge_pmd(k: &Cpu, vmf: &VmFault, p: PmdPtr, orig_pmd: Pmd) -> Option<FaultResult> {
+    let anonymous = k.s().w.vmas[vmf.vma].anonymous();
+    if !anonymous {
+        split_huge_pmd(k, vmf.vma, p, None).await;
+        return None;
+    }
     let uffd_wp = k.s().w.vmas[vmf.vma].uffd_wp() && k.pte_uffd_wp(k.entries().pmd_as_pte(orig_pmd));
     if uffd_wp {
         split_huge_pmd(k, vmf.vma, p, None).await;
@@ -247,6 +254,11 @@ pub async fn copy_huge_pmd(k: &Cpu, src_vma: VmaId, dst_vma: VmaId, src: PmdPtr)
         let s = k.s();
         (s.w.vmas[dst_vma].mm, s.w.vmas[dst_vma].uffd_wp())
     };
+    // The child's faults bring a page of a file back.
+    let anonymous = k.s().w.vmas[src_vma].anonymous();
+    if !anonymous {
+        return Copied::Done;
+    }
     let dst = pmd_alloc(k, child, src.vpn).await;
     let pgtable = pte_alloc_one(k, child);
     k.pmd_lock(dst).await;
@@ -330,18 +342,25 @@ pub async fn zap_huge_pmd(k: &Cpu, mm: u8, vpn: u32) -> Option<Zapped> {
         k.pmd_unlock(p);
         return Some(Zapped::Zero);
     }
-    let kind = k.entries().pmd_kind(orig);
-    let folio = matches!(kind, PmdKind::Huge | PmdKind::Invalid).then(|| pmd_folio(k, orig));
-    if let Some(folio) = folio {
+    let ec = k.entries();
+    let leaf = ec.pmd_as_pte(orig);
+    let present = matches!(ec.pmd_kind(orig), PmdKind::Huge | PmdKind::Invalid);
+    let folio = if present { pmd_folio(k, orig) } else { k.page_folio(k.swp_offset_pfn(k.pte_to_swp_entry(leaf))) };
+    k.site(Site::HugeZapCleared).await;
+    if present {
         k.folio_remove_rmap_pmd(folio);
     }
-    zap_deposited_table(k, p);
-    {
-        let s = &mut *k.s();
-        s.w.mms[mm as usize].anon_pages -= s.w.geometry().ptrs() as i32;
+    let anon = k.folio(folio).anon();
+    if anon {
+        zap_deposited_table(k, p);
+    }
+    let pages = k.config().geometry.ptrs() as i32;
+    k.add_mm_counter(mm, folio, -pages);
+    if !anon && present && k.pte_dirty(leaf) {
+        k.folio_mark_dirty(folio);
     }
     k.pmd_unlock(p);
-    Some(folio.map_or(Zapped::Migration, Zapped::Folio))
+    Some(if present { Zapped::Folio(folio) } else { Zapped::Migration })
 }
 
 /// `zap_deposited_table()`.

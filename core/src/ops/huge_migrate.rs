@@ -23,7 +23,7 @@ pub async fn set_pmd_migration_entry(k: &Cpu, folio: Pfn, p: PmdPtr) -> bool {
     }
     let writable = k.pte_write(leaf);
     k.bug_on(
-        writable && !anon_exclusive && !k.uses(Design::CowByCount),
+        writable && k.folio(folio).anon() && !anon_exclusive && !k.uses(Design::CowByCount),
         Rule::BugMigrateExclusive,
         Evidence { pfn: Some(folio), ..Evidence::default() },
     );
@@ -73,6 +73,10 @@ pub async fn remove_migration_pmd(k: &Cpu, new: Pfn, vma: VmaId, p: PmdPtr) {
     if k.pte_swp_uffd_wp(old) {
         pte = arch.pte_mkuffd_wp(pte);
     }
-    k.folio_add_anon_rmap_pmd(new, !ec.is_readable_migration_entry(entry));
+    if k.folio(new).anon() {
+        k.folio_add_anon_rmap_pmd(new, !ec.is_readable_migration_entry(entry));
+    } else {
+        k.folio_add_file_rmap_pmd(new);
+    }
     k.set_pmd_at(p, arch.pte_mkhuge(pte)).await;
 }

@@ -1,7 +1,7 @@
 //! Changes of what a huge PMD permits and remembers: `mm/huge_memory.c: change_huge_pmd()` and
 //! `fs/proc/task_mmu.c: clear_soft_dirty_pmd()`.
 
-use super::mprotect::Change;
+use super::mprotect::{Change, wants_manual_pte_write_upgrade};
 use super::numa::{can_map_prot_numa_pmd, preserve_write};
 use super::vmf::can_change_pte_writable;
 use crate::arch::{Arch, Pmd, Pte};
@@ -36,7 +36,7 @@ async fn change_present_pmd(k: &Cpu, vma: VmaId, p: PmdPtr, change: Change) {
     let arch = k.arch();
     let (prot, writable) = {
         let s = k.s();
-        (s.w.page_prot(vma), s.w.vmas[vma].writable())
+        (s.w.page_prot(vma), wants_manual_pte_write_upgrade(&s.w, vma))
     };
     // Under mmap_lock for reading the PMD must not be none in between: MADV_DONTNEED would pass over it.
     let old = if k.has(Defect::T3) { k.pmdp_huge_get_and_clear(p).await } else { k.pmdp_invalidate(p).await };
@@ -60,7 +60,9 @@ fn change_migration_pmd(k: &Cpu, old: Pte, change: Change) -> Pte {
     let entry = k.pte_to_swp_entry(old);
     let mut new = old;
     if ec.is_writable_migration_entry(entry) && !k.has(Defect::T5) {
-        new = arch.swp_entry_to_pte(ec.retype_migration_entry(entry, MigrationKind::ReadExclusive));
+        let anon = k.folio(k.page_folio(k.swp_offset_pfn(entry))).anon();
+        let kind = if anon { MigrationKind::ReadExclusive } else { MigrationKind::Read };
+        new = arch.swp_entry_to_pte(ec.retype_migration_entry(entry, kind));
         if k.pte_swp_soft_dirty(old) {
             new = arch.pte_swp_mksoft_dirty(new);
         }

@@ -166,7 +166,7 @@ async fn madvise_vma_behavior(
                 zap_hugetlb_page_range_single(k, vma, start, end, details).await;
                 return Ok(());
             }
-            zap_page_range_single(k, mm, start, end, details).await;
+            zap_page_range_single(k, vma, start, end, details).await;
         }
         Advice::PageOut => madvise_pageout(k, mm, start, end).await,
         Advice::Free => madvise_free_single_vma(k, mm, start, end).await,

@@ -204,7 +204,7 @@ pub(super) fn put_anon_vma(k: &Cpu, av: Option<u32>) {
 /// `migrate_folio()`: copies the folio when nobody but the caller, the swap cache and `extra` more refer to it, and
 /// lets the new one take its place in the swap cache.
 pub(super) async fn move_to_new_folio(k: &Cpu, src: Pfn, dst: Pfn, extra: i32) -> bool {
-    let expected = |k: &Cpu| 1 + extra + k.folio(src).cached();
+    let expected = |k: &Cpu| 1 + extra + k.s().w.mem.cache_refs(src);
     if k.folio_ref_count(src) != expected(k) {
         return false;
     }
@@ -249,7 +249,7 @@ pub(super) async fn move_to_new_folio(k: &Cpu, src: Pfn, dst: Pfn, extra: i32) -
     }
     if old.mapping != 0 {
         k.page_cache_migrate(src, dst);
-        k.folio_put(src);
+        k.folio_put_refs(src, old.nr_pages() as i32);
     }
     true
 }

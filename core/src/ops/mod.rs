@@ -19,6 +19,7 @@ pub mod gup;
 pub mod gup_fast;
 pub mod hotplug;
 pub mod huge;
+pub mod huge_file;
 pub mod huge_migrate;
 pub mod huge_move;
 pub mod huge_protect;

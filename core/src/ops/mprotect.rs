@@ -110,7 +110,9 @@ pub async fn change_protection(k: &Cpu, vma: VmaId, start: u32, end: u32, change
 async fn change_pmd_range(k: &Cpu, vma: VmaId, start: u32, end: u32, change: Change) -> bool {
     let mm = k.s().w.vmas[vma].mm;
     if let Some(p) = k.pmd_leaf(mm, start) {
-        if end - start != k.config().geometry.ptrs() {
+        // pgtable_split_needed(): notes of userfaultfd stand in PTEs only.
+        let anonymous = k.s().w.vmas[vma].anonymous() || is_vm_hugetlb_page(k, vma);
+        if end - start != k.config().geometry.ptrs() || change == Change::UffdWp && !anonymous {
             split_huge_pmd(k, vma, p, None).await;
         } else if let Some(flush) = change_huge_pmd(k, vma, start, change).await {
             return flush;

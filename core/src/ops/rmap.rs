@@ -72,8 +72,9 @@ pub struct RmapWalk {
 enum Via {
     /// `rmap_walk_anon()`: the folio's `anon_vma`, and the root whose lock this walk has taken.
     AnonVma { av: AnonVmaId, root: Option<AnonVmaId> },
-    /// `rmap_walk_file()`: the mappings of its file. The folio, not the VMA, decides which of the two it is.
-    File(FileId),
+    /// `rmap_walk_file()`: the mappings of its file, and whether this walk has taken their lock. The folio, not the VMA,
+    /// decides which of the two it is.
+    File { file: FileId, locked: bool },
     /// `rmap_walk_ksm()`: the stable node.
     Ksm(KsmWalk),
 }
@@ -104,8 +105,11 @@ impl RmapWalk {
         if let Some(file) = f.file() {
             // The folio lock keeps folio->mapping and folio->index as they are.
             k.assert_folio_locked(folio);
-            k.lock(Lock::IMmapRead(file)).await;
-            return Some(RmapWalk { folio, via: Via::File(file), next: 0 });
+            let locked = lock != AnonLock::Held;
+            if locked {
+                k.lock(Lock::IMmapRead(file)).await;
+            }
+            return Some(RmapWalk { folio, via: Via::File { file, locked }, next: 0 });
         }
         let av = f.anon_vma.checked_sub(1)?;
         let root = {
@@ -131,7 +135,7 @@ impl RmapWalk {
                 let s = k.s();
                 let vmas = match &mut self.via {
                     Via::AnonVma { av, .. } => &s.w.anon_vmas[*av].vmas,
-                    Via::File(file) => &s.w.i_mmaps[usize::from(*file)].vmas,
+                    Via::File { file, .. } => &s.w.i_mmaps[usize::from(*file)].vmas,
                     Via::Ksm(walk) => {
                         drop(s);
                         return walk.next(k, self.folio).await;
@@ -162,7 +166,8 @@ impl RmapWalk {
                 }
                 k.s().w.anon_vmas.put(av, true);
             }
-            Via::File(file) => k.unlock(Lock::IMmapRead(file)),
+            Via::File { file, locked: true } => k.unlock(Lock::IMmapRead(file)),
+            Via::File { .. } => {}
             Via::Ksm(mut walk) => walk.end(k),
         }
     }

@@ -5,14 +5,17 @@ use super::swap_cache::add_to_swap_cache;
 use super::swapin::read_swap_cache_async;
 use super::vmf::FaultResult;
 use crate::config::Design;
+use crate::mm::{Thp, VmaId};
 use crate::observe::SHMEM;
 use crate::phys::{CacheEntry, Flags, Pfn};
 use crate::sched::{Cpu, Lock, Site};
 
 /// `shmem_fault()` and `shmem_get_folio_gfp()` with `SGP_CACHE`: the folio at an index, locked and with a reference.
 ///
-/// Left out: large folios; `shmem_falloc`, which makes faults wait while a hole is punched, so that punching ends.
-pub async fn shmem_fault(k: &Cpu, index: u32) -> Result<Pfn, FaultResult> {
+/// The file is one of a mount with `huge=advise`: a hole is filled with a huge folio where `MADV_HUGEPAGE` says so.
+///
+/// Left out: large folios of other sizes; `shmem_falloc`, which makes faults wait while a hole is punched, so that punching ends.
+pub async fn shmem_fault(k: &Cpu, vma: VmaId, index: u32) -> Result<Pfn, FaultResult> {
     loop {
         if index >= k.i_size_read(SHMEM) {
             return Err(FaultResult::SigBus);
@@ -34,7 +37,8 @@ pub async fn shmem_fault(k: &Cpu, index: u32) -> Result<Pfn, FaultResult> {
                 k.folio_put(folio);
             }
             CacheEntry::Empty => {
-                if let Some(folio) = shmem_alloc_and_add_folio(k, index).await? {
+                let huge = shmem_suitable_orders(k, vma, index);
+                if let Some(folio) = shmem_alloc_and_add_folio(k, index, huge).await? {
                     return Ok(folio);
                 }
             }
@@ -42,11 +46,27 @@ pub async fn shmem_fault(k: &Cpu, index: u32) -> Result<Pfn, FaultResult> {
     }
 }
 
+/// `shmem_allowable_huge_orders()` and `shmem_suitable_orders()`: whether a huge folio may be put around the index. It must
+/// lie inside the mapping, and nothing may be in the page cache there yet.
+fn shmem_suitable_orders(k: &Cpu, vma: VmaId, index: u32) -> bool {
+    let s = k.s();
+    let (v, ptrs) = (&s.w.vmas[vma], s.w.geometry().ptrs());
+    if v.thp != Thp::Huge {
+        return false;
+    }
+    let start = index & !(ptrs - 1);
+    let inside = v.pgoff <= start && start + ptrs <= v.linear_page_index(v.end);
+    inside && (start..start + ptrs).all(|i| s.w.files[usize::from(SHMEM)].get(i) == CacheEntry::Empty)
+}
+
 /// `shmem_alloc_and_add_folio()` and what follows it: a zeroed folio. `None` when somebody else was faster.
-async fn shmem_alloc_and_add_folio(k: &Cpu, index: u32) -> Result<Option<Pfn>, FaultResult> {
-    let folio = k.folio_alloc().ok_or(FaultResult::Oom)?;
+async fn shmem_alloc_and_add_folio(k: &Cpu, index: u32, huge: bool) -> Result<Option<Pfn>, FaultResult> {
+    let order = k.s().pmd_order();
+    let large = if huge { k.folio_alloc_order(order) } else { None };
+    let folio = large.or_else(|| k.folio_alloc()).ok_or(FaultResult::Oom)?;
+    let aligned = index & !(k.folio_nr_pages(folio) - 1);
     k.folio_lock_new(folio);
-    if !filemap_add_folio(k, SHMEM, index, folio, CacheEntry::Empty).await {
+    if !filemap_add_folio(k, SHMEM, aligned, folio, CacheEntry::Empty).await {
         k.folio_unlock(folio);
         k.folio_put(folio);
         return Ok(None);

@@ -1,6 +1,7 @@
 //! `mm/huge_memory.c`: one PMD becomes a table of PTEs; one large folio becomes small ones.
 
 use super::huge::pmd_folio;
+use super::huge_file::{split_file_folio, split_file_pmd};
 use super::huge_zero::{is_huge_zero_pmd, split_huge_zero_page_pmd};
 use super::hugetlb::is_vm_hugetlb_page;
 use super::migrate::{get_anon_vma, put_anon_vma, remove_migration_ptes_locked, try_to_split_and_migrate};
@@ -13,7 +14,7 @@ use crate::sched::{Cpu, Lock, NotifyEvent, Site};
 use crate::trace::Note;
 
 /// `__split_huge_pmd()`: the pages of a huge page get PTEs of their own; the folio stays as it is. With `freeze`, which
-/// names the folio that is meant, they are migration entries.
+/// names the folio that is meant, they are migration entries. In a mapping of a file nothing is mapped afterwards.
 pub async fn split_huge_pmd(k: &Cpu, vma: VmaId, p: PmdPtr, freeze: Option<Pfn>) {
     let pages = k.config().geometry.ptrs();
     k.mmu_notifier_invalidate_range_start(p.mm, p.vpn, p.vpn + pages, NotifyEvent::Clear).await;
@@ -55,7 +56,13 @@ struct Bits {
 /// `split_huge_pmd_locked()`.
 async fn split_huge_pmd_locked(k: &Cpu, vma: VmaId, p: PmdPtr, freeze: Option<Pfn>) {
     let pmd = k.pmdp_get(p);
+    let anonymous = k.s().w.vmas[vma].anonymous() || is_vm_hugetlb_page(k, vma);
     match k.entries().pmd_kind(pmd) {
+        PmdKind::Migration(_) if !anonymous && freeze.is_none() => split_file_pmd(k, p).await,
+        PmdKind::Huge if !anonymous && freeze.is_none_or(|folio| folio == pmd_folio(k, pmd)) => {
+            split_file_pmd(k, p).await
+        }
+        _ if !anonymous => {}
         PmdKind::Huge if freeze.is_none() && is_huge_zero_pmd(k, pmd) => split_huge_zero_page_pmd(k, vma, p).await,
         PmdKind::Migration(_) if freeze.is_none() => split_migration(k, p).await,
         PmdKind::Huge if freeze.is_none_or(|folio| folio == pmd_folio(k, pmd)) => {
@@ -182,7 +189,7 @@ fn can_split_folio(k: &Cpu, folio: Pfn) -> bool {
     k.folio_mapcount(folio) == k.folio_ref_count(folio) - extra_pins - 1
 }
 
-/// `split_folio()`, `split_huge_page_to_list_to_order()` to order 0, of an anonymous folio outside the swap cache. The
+/// `split_folio()`, `split_huge_page_to_list_to_order()` to order 0, of a folio outside the swap cache. The
 /// caller holds its lock and one reference; both stay with page 0. True when it is split. When the caller has taken the
 /// folio off the LRU, the other pages stay off it, each with one reference more, as on the list that the kernel passes.
 pub async fn split_folio(k: &Cpu, folio: Pfn) -> bool {
@@ -192,6 +199,9 @@ pub async fn split_folio(k: &Cpu, folio: Pfn) -> bool {
 /// `split_huge_page()`: the same, where lock and reference stay with one of the pages.
 pub async fn split_folio_at(k: &Cpu, folio: Pfn, keep: Pfn) -> bool {
     k.assert_folio_locked(folio);
+    if let Some(file) = k.folio(folio).file() {
+        return split_file_folio(k, folio, file).await;
+    }
     let isolated = !k.folio_test(folio, Flags::LRU);
     let Some(av) = get_anon_vma(k, folio) else { return false };
     let root = k.s().w.anon_vmas[av].root;

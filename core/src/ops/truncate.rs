@@ -2,8 +2,10 @@
 
 use super::filemap::{filemap_get_entry, filemap_remove_folio, folio_is_at};
 use super::hugetlb::{hugetlb_vmtruncate, hugetlbfs_evict_inode, hugetlbfs_punch_hole};
+use super::split::split_folio;
 use super::zap::{ZapDetails, free_swap_and_cache, zap_page_range_single};
 use crate::config::Defect;
+use crate::mm::VmaId;
 use crate::observe::{FileId, HUGETLBFS, Outcome, REGULAR};
 use crate::phys::{CacheEntry, Flags, Pfn};
 use crate::sched::{Cpu, Lock, Site};
@@ -73,15 +75,15 @@ pub(super) async fn unmap_mapping_range(k: &Cpu, file: FileId, from: u32, to: u3
 /// `unmap_mapping_folio()`.
 pub(super) async fn unmap_mapping_folio(k: &Cpu, folio: Pfn, file: FileId) {
     k.assert_folio_locked(folio);
-    let index = k.folio(folio).index;
-    let details = ZapDetails { even_cows: false, ..ZapDetails::ALL };
-    unmap_mapping_range_tree(k, file, index, index + 1, details).await;
+    let f = k.folio(folio);
+    let details = ZapDetails { even_cows: false, single_folio: f.large(), ..ZapDetails::ALL };
+    unmap_mapping_range_tree(k, file, f.index, f.index + f.nr_pages(), details).await;
 }
 
 /// `unmap_mapping_range_tree()`, with `i_mmap_rwsem` held for reading.
 async fn unmap_mapping_range_tree(k: &Cpu, file: FileId, from: u32, to: u32, details: ZapDetails) {
     k.lock(Lock::IMmapRead(file)).await;
-    let vma_at = |k: &Cpu, i: usize| -> Option<(u8, u32, u32)> {
+    let vma_at = |k: &Cpu, i: usize| -> Option<(VmaId, u32, u32)> {
         let s = k.s();
         let id = *s.w.i_mmaps[file as usize].vmas.get(i)?;
         let v = &s.w.vmas[id];
@@ -89,13 +91,13 @@ async fn unmap_mapping_range_tree(k: &Cpu, file: FileId, from: u32, to: u32, det
         let (first, end) = (from.max(v.pgoff), to.min(last));
         let empty = first >= end;
         let start = if empty { v.start } else { v.start + (first - v.pgoff) };
-        Some((v.mm, start, if empty { v.start } else { v.start + (end - v.pgoff) }))
+        Some((id, start, if empty { v.start } else { v.start + (end - v.pgoff) }))
     };
     let mut i = 0;
-    while let Some((mm, start, end)) = vma_at(k, i) {
+    while let Some((vma, start, end)) = vma_at(k, i) {
         if start < end {
             k.site(Site::TruncateUnmap).await;
-            zap_page_range_single(k, mm, start, end, details).await;
+            zap_page_range_single(k, vma, start, end, details).await;
         }
         i += 1;
     }
@@ -105,19 +107,29 @@ async fn unmap_mapping_range_tree(k: &Cpu, file: FileId, from: u32, to: u32, det
 /// `truncate_inode_pages_range()` and `shmem_undo_range()`: empties the page cache.
 async fn truncate_inode_pages(k: &Cpu, file: FileId, from: u32, to: u32) {
     let end = k.s().w.files[file as usize].indices().end.min(to);
-    for index in from..end {
+    let mut index = from;
+    while index < end {
+        let mut next = index + 1;
         // A folio that is swapped out or in meanwhile has changed its place: look again.
         loop {
             let done = match k.cache_entry(file, index) {
                 CacheEntry::Empty => true,
                 lost @ CacheEntry::Poisoned => k.page_cache_clear(file, index, lost),
                 swap @ CacheEntry::Swap(slot) => shmem_free_swap(k, file, index, swap, slot).await,
-                CacheEntry::Folio(_) => truncate_folio_at(k, file, index).await,
+                CacheEntry::Folio(_) => match truncate_folio_at(k, file, index, (from, to)).await {
+                    Truncated::Gone => true,
+                    Truncated::Again => false,
+                    Truncated::Partial { end } => {
+                        next = end;
+                        true
+                    }
+                },
             };
             if done {
                 break;
             }
         }
+        index = next;
     }
 }
 
@@ -131,19 +143,55 @@ async fn shmem_free_swap(k: &Cpu, file: FileId, index: u32, entry: CacheEntry, s
     cleared
 }
 
-/// `truncate_inode_folio()` of what is at an index, with the folio locked. False when it is somewhere else by then.
-async fn truncate_folio_at(k: &Cpu, file: FileId, index: u32) -> bool {
-    let CacheEntry::Folio(folio) = filemap_get_entry(k, file, index).await else { return false };
+/// What became of what is at an index.
+enum Truncated {
+    /// It is not in the page cache any more.
+    Gone,
+    /// It is somewhere else by now, or has been split: look again.
+    Again,
+    /// A part of a large folio that cannot be split is zero now, and the folio stays.
+    Partial {
+        /// The index behind it.
+        end: u32,
+    },
+}
+
+/// `truncate_inode_folio()` of what is at an index, with the folio locked, or `truncate_inode_partial_folio()` when not all
+/// of it is to go.
+async fn truncate_folio_at(k: &Cpu, file: FileId, index: u32, range: (u32, u32)) -> Truncated {
+    let CacheEntry::Folio(folio) = filemap_get_entry(k, file, index).await else { return Truncated::Again };
     k.site(Site::TruncateFolio).await;
     k.lock(Lock::Folio(folio)).await;
-    let here = folio_is_at(k, folio, file, index);
-    if here {
+    let mut result = Truncated::Again;
+    if folio_is_at(k, folio, file, index) {
         k.folio_wait_writeback(folio).await;
-        truncate_inode_folio(k, folio, file).await;
+        let f = k.folio(folio);
+        let end = f.index + f.nr_pages();
+        if range.0 <= f.index && end <= range.1 {
+            truncate_inode_folio(k, folio, file).await;
+            result = Truncated::Gone;
+        } else if !truncate_inode_partial_folio(k, folio, range).await {
+            result = Truncated::Partial { end };
+        }
     }
     k.folio_unlock(folio);
     k.folio_put(folio);
-    here
+    result
+}
+
+/// The rest of `truncate_inode_partial_folio()`: zeroes the pages of a large folio that are to go, and splits it. False when
+/// it cannot be split: then it stays, as `shmem_undo_range()` has marked it dirty.
+async fn truncate_inode_partial_folio(k: &Cpu, folio: Pfn, (from, to): (u32, u32)) -> bool {
+    k.folio_mark_dirty(folio);
+    let f = k.folio(folio);
+    // folio_zero_range()
+    k.site(Site::TruncateZero).await;
+    if !k.has(Defect::T10) {
+        for i in (0..f.nr_pages()).filter(|i| (from..to).contains(&(f.index + i))) {
+            k.s().w.mem.folios[(folio + i) as usize].data = 0;
+        }
+    }
+    split_folio(k, folio).await
 }
 
 /// `truncate_inode_folio()` of a locked folio: unmaps it everywhere and takes it out of the page cache.

@@ -20,14 +20,14 @@ pub async fn pagemap_scan(k: &Cpu, mm: u8, start: u32, end: u32) -> Outcome {
     k.lock(Lock::MmapRead(mm)).await;
     let ptrs = k.config().geometry.ptrs();
     for vma in vmas_in(k, mm, start, end) {
-        let (from, to, flags) = {
+        let (from, to, wp_allowed) = {
             let s = k.s();
             let v = &s.w.vmas[vma];
-            (v.start.max(start), v.end.min(end), v.uffd.flags)
+            // pagemap_scan_test_walk()
+            let wp_allowed = v.uffd.flags.has(UffdFlags::ASYNC) && v.uffd_wp_use_markers();
+            (v.start.max(start), v.end.min(end), wp_allowed)
         };
-        // pagemap_scan_test_walk()
-        let wanted = [UffdFlags::WP, UffdFlags::ASYNC, UffdFlags::UNPOPULATED];
-        if !wanted.into_iter().all(|f| flags.has(f)) {
+        if !wp_allowed {
             continue;
         }
         let mut at = from;

@@ -3,6 +3,7 @@
 use super::lazyfree::{Discard, try_to_discard};
 use super::pvmw::{Mapped, PageVmaWalk};
 use super::rmap::{AnonLock, Pvmw, RmapWalk};
+use super::split::split_huge_pmd_address;
 use super::zap::pte_install_uffd_wp_if_needed;
 use crate::arch::Pte;
 use crate::config::Defect;
@@ -18,9 +19,23 @@ use crate::trace::Note;
 ///
 /// With `hwpoison` (`TTU_HWPOISON`) a page whose memory has failed gives way to hwpoison entries instead.
 pub async fn try_to_unmap(k: &Cpu, folio: Pfn, hwpoison: bool) {
+    try_to_unmap_flags(k, folio, hwpoison, AnonLock::IfMapped).await;
+}
+
+/// `try_to_unmap()` as `unmap_folio()` calls it, with `TTU_RMAP_LOCKED` and `TTU_SPLIT_HUGE_PMD`.
+pub async fn try_to_unmap_locked(k: &Cpu, folio: Pfn) {
+    try_to_unmap_flags(k, folio, false, AnonLock::Held).await;
+}
+
+async fn try_to_unmap_flags(k: &Cpu, folio: Pfn, hwpoison: bool, lock: AnonLock) {
     k.assert_folio_locked(folio);
-    let Some(mut walk) = RmapWalk::start(k, folio, AnonLock::IfMapped).await else { return };
+    let large = k.folio_test_large(folio);
+    let Some(mut walk) = RmapWalk::start(k, folio, lock).await else { return };
     while let Some((vma, vpn)) = walk.next(k).await {
+        // TTU_SPLIT_HUGE_PMD
+        if large {
+            split_huge_pmd_address(k, vma, vpn, Some(folio)).await;
+        }
         if !try_to_unmap_one(k, folio, vma, vpn, hwpoison).await || !k.folio_mapped(folio) {
             break;
         }
@@ -38,7 +53,7 @@ async fn try_to_unmap_one(k: &Cpu, folio: Pfn, vma: VmaId, vpn: u32, hwpoison: b
         k.mmu_notifier_invalidate_range_start(mm, start, end, NotifyEvent::Clear).await;
     }
     let mut unmapped = true;
-    // Large folios are split before they come here, so there is no PMD to be found.
+    // PMDs have been split before.
     while let Some(Mapped::Pte(p)) = walk.next(k).await {
         unmapped = replace_by_swap_entry(k, folio, mm, p, hwpoison).await;
         if !unmapped {

@@ -122,6 +122,10 @@ async fn shrink_locked_folio(k: &Cpu, folio: Pfn, ignore_references: bool) -> bo
             return false;
         }
     }
+    // A huge folio of tmpfs is swapped out page by page.
+    if !k.folio(folio).anon() && k.folio_test_large(folio) && !split_folio(k, folio).await {
+        return false;
+    }
     if k.folio_mapped(folio) {
         try_to_unmap(k, folio, false).await;
         if k.folio_mapped(folio) {

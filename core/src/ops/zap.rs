@@ -7,7 +7,7 @@ use super::split::split_huge_pmd;
 use super::swap_cache::{folio_free_swap, free_swap_cache};
 use crate::arch::Pte;
 use crate::config::Defect;
-use crate::entry::EntryKind;
+use crate::entry::{EntryKind, PmdKind};
 use crate::mm::{PmdPtr, PtePtr, VmaId};
 use crate::phys::{Pfn, ZERO_PFN};
 use crate::sched::{Cpu, Lock, NotifyEvent, Site};
@@ -35,13 +35,16 @@ pub struct ZapDetails {
     /// Notes of userfaultfd's write protection stay, and are left where protected pages of files were: not
     /// `ZAP_FLAG_DROP_MARKER`, and the mapping is not anonymous.
     pub keep_notes: bool,
+    /// `single_folio`, and it is a huge one: not one mapping of it may be passed over, be it on its way out.
+    pub single_folio: bool,
 }
 
 impl ZapDetails {
     /// `NULL`: everything goes.
-    pub const ALL: ZapDetails = ZapDetails { even_cows: true, drop_markers: false, keep_notes: false };
+    pub const ALL: ZapDetails =
+        ZapDetails { even_cows: true, drop_markers: false, keep_notes: false, single_folio: false };
     /// Of a mapping that goes.
-    pub const UNMAP: ZapDetails = ZapDetails { even_cows: true, drop_markers: true, keep_notes: false };
+    pub const UNMAP: ZapDetails = ZapDetails { drop_markers: true, ..ZapDetails::ALL };
 }
 
 /// `struct mmu_gather`: pages that wait for a TLB flush before they are freed.
@@ -127,14 +130,10 @@ impl MmuGather {
     }
 }
 
-/// The branch of `zap_pmd_range()` for a huge page: zapped as a whole, or split when only a part goes, which is so only
-/// in a VMA that stays. True when nothing is left to do.
-async fn zap_pmd(k: &Cpu, tlb: &mut MmuGather, p: PmdPtr, pages: u32) -> bool {
+/// The branch of `zap_pmd_range()` for a huge page: zapped as a whole, or split when only a part goes. True when nothing is left to do.
+async fn zap_pmd(k: &Cpu, tlb: &mut MmuGather, vma: VmaId, p: PmdPtr, pages: u32) -> bool {
     if pages != k.config().geometry.ptrs() {
-        let vma = k.s().w.vma_lookup(p.mm, p.vpn);
-        if let Some(vma) = vma {
-            split_huge_pmd(k, vma, p, None).await;
-        }
+        split_huge_pmd(k, vma, p, None).await;
         return false;
     }
     if tlb.pages.is_full() {
@@ -156,19 +155,22 @@ pub async fn unmap_single_vma(k: &Cpu, tlb: &mut MmuGather, vma: VmaId, start: u
     if is_vm_hugetlb_page(k, vma) {
         return unmap_single_hugetlb_vma(k, tlb, vma, start, end).await;
     }
-    zap_range(k, tlb, start, end).await;
+    zap_range(k, tlb, vma, start, end).await;
 }
 
 /// `unmap_page_range()` of a part of a VMA: table by table.
-pub async fn zap_range(k: &Cpu, tlb: &mut MmuGather, start: u32, end: u32) {
+pub async fn zap_range(k: &Cpu, tlb: &mut MmuGather, vma: VmaId, start: u32, end: u32) {
     let ptrs = k.config().geometry.ptrs();
     let mut at = start;
     while at < end {
         let next = ((at / ptrs + 1) * ptrs).min(end);
         if let Some(p) = k.pmd_leaf(tlb.mm, at)
-            && zap_pmd(k, tlb, p, next - at).await
+            && zap_pmd(k, tlb, vma, p, next - at).await
         {
             at = next;
+        }
+        if tlb.details.single_folio && next - at == ptrs && !k.has(Defect::T11) {
+            wait_for_zap_huge_pmd(k, tlb.mm, at).await;
         }
         while at < next {
             at = zap_pte_range(k, tlb, at, next).await;
@@ -176,6 +178,16 @@ pub async fn zap_range(k: &Cpu, tlb: &mut MmuGather, start: u32, end: u32) {
                 tlb.flush(k).await;
             }
         }
+    }
+}
+
+/// In `zap_pmd_range()`: somebody else may have cleared the PMD and not yet taken the mapping off the folio's count. It does
+/// both under the PMD lock.
+async fn wait_for_zap_huge_pmd(k: &Cpu, mm: u8, vpn: u32) {
+    let none = k.pmd_offset(mm, vpn).filter(|p| k.pmd_kind(*p) == PmdKind::None);
+    if let Some(p) = none {
+        k.pmd_lock(p).await;
+        k.pmd_unlock(p);
     }
 }
 
@@ -317,10 +329,11 @@ pub async fn free_swap_and_cache(k: &Cpu, slot: u32) {
 }
 
 /// `zap_page_range_single()`.
-pub async fn zap_page_range_single(k: &Cpu, mm: u8, start: u32, end: u32, details: ZapDetails) {
+pub async fn zap_page_range_single(k: &Cpu, vma: VmaId, start: u32, end: u32, details: ZapDetails) {
+    let mm = k.s().w.vmas[vma].mm;
     let mut tlb = MmuGather { details, ..MmuGather::new(mm) };
     k.mmu_notifier_invalidate_range_start(mm, start, end, NotifyEvent::Clear).await;
-    zap_range(k, &mut tlb, start, end).await;
+    zap_range(k, &mut tlb, vma, start, end).await;
     k.mmu_notifier_invalidate_range_end(mm).await;
     tlb.flush(k).await;
 }

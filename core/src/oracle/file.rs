@@ -3,6 +3,11 @@
 //! A page of a file is one cell, however many mappings show it. It holds a value or lies beyond the end of the file,
 //! where there is nothing to read. Truncation and hole punching change cells while they are under way at a moment
 //! of their own: until such a call returns, a cell may be as before or as after it.
+//!
+//! Huge pages of `tmpfs` reach beyond the end of the file, on purpose: "Make an exception for shmem/tmpfs that for long time
+//! intentionally mapped with PMDs across i_size" (`mm/memory.c: finish_fault()`). So where a case asks for huge pages, nothing
+//! is known of the pages behind the end in the same huge page: not whether they can be accessed, nor what is there later
+//! when the file has grown over them.
 
 use crate::observe::{FILES, FileId, MAPPINGS, REGULAR, REMAPPED, SHMEM, Token};
 use arrayvec::ArrayVec;
@@ -55,6 +60,8 @@ pub(super) enum FileChange {
     Erase,
     /// The file ends before it.
     Cut,
+    /// The file ends before it, and a huge page may reach over the end up to it.
+    CutInside,
     /// The file ends after it: zero, if it was beyond the end.
     Grow,
 }
@@ -63,7 +70,7 @@ impl FileChange {
     fn apply(self, content: Content) -> Content {
         match self {
             FileChange::Erase => content.map(|_| 0),
-            FileChange::Cut => None,
+            FileChange::Cut | FileChange::CutInside => None,
             FileChange::Grow => Some(content.unwrap_or(0)),
         }
     }
@@ -90,6 +97,8 @@ struct Cell {
     lost: Option<LostCell>,
     /// The only thing that it held when its memory failed, until it is stored to or changed.
     newest: Option<Token>,
+    /// A huge page may reach over the end of the file up to here: nothing is ever known of it.
+    loose: bool,
 }
 
 /// How far a page of a file is lost to a memory failure.
@@ -126,6 +135,7 @@ impl Default for Cell {
             past_unknown: false,
             lost: None,
             newest: None,
+            loose: false,
         }
     }
 }
@@ -137,7 +147,9 @@ impl Cell {
 
     fn is(&mut self, content: Content) {
         self.known.clear();
-        self.known.push(content);
+        if !self.loose {
+            self.known.push(content);
+        }
         self.close();
     }
 
@@ -207,6 +219,7 @@ impl Cell {
                     }
                 });
             }
+            self.loose &= self.raced || change == FileChange::CutInside;
             (self.touched, self.raced) = (false, false);
         }
     }
@@ -220,13 +233,25 @@ pub(super) struct Files {
     untouched: Cell,
     /// What `msync` has to tell.
     told: Told,
+    /// Pages of a huge page, if the case asks for some.
+    huge: Option<u32>,
 }
 
 impl Files {
-    /// Every page of every file is there and zero.
-    pub(super) fn clear(&mut self) {
+    /// Every page of every file is there and zero. `huge` is the size of huge pages, if there may be any.
+    pub(super) fn clear(&mut self, huge: Option<u32>) {
         self.cells.iter_mut().for_each(Vec::clear);
         self.told = Told::Nothing;
+        self.huge = huge;
+    }
+
+    /// What a truncation to `size` pages does to a page.
+    pub(super) fn truncation(&self, id: CellId, size: u32) -> FileChange {
+        if id.page() < size {
+            return FileChange::Grow;
+        }
+        let inside = |pages: u32| id.page() < size.next_multiple_of(pages);
+        if id.file() == SHMEM && self.huge.is_some_and(inside) { FileChange::CutInside } else { FileChange::Cut }
     }
 
     fn cell(&self, id: CellId) -> &Cell {
@@ -320,6 +345,10 @@ impl Files {
         }
         if !cell.pending.iter().any(|p| p.0 == bit) && cell.pending.try_push((bit, change)).is_ok() {
             cell.raced |= cell.pending.len() > 1;
+            if change == FileChange::CutInside {
+                cell.loose = true;
+                cell.known.clear();
+            }
             cell.close();
         }
     }
@@ -431,6 +460,28 @@ mod tests {
         assert!(files.may_fault(C) && files.may_be(C, 0) && !files.may_be(C, 7));
         files.end(2, true);
         assert_eq!(files.value(C), Some(0));
+    }
+
+    #[test]
+    fn nothing_is_known_of_pages_behind_the_end_that_a_huge_page_reaches() {
+        let mut files = Files::default();
+        files.clear(Some(8));
+        let cell = |page| CellId::new(SHMEM, page);
+        let cut = |files: &mut Files, size| {
+            for page in 0..16 {
+                let change = files.truncation(cell(page), size);
+                files.begin(cell(page), 1, change);
+            }
+            files.end(1, true);
+        };
+        cut(&mut files, 3);
+        files.stored(cell(5), 7);
+        assert!(files.may_be(cell(5), 9) && files.may_fault(cell(5)) && !files.may_fault(cell(2)));
+        assert!(!files.may_read(cell(8)), "no huge page reaches that far");
+        cut(&mut files, 8);
+        files.loaded(cell(5), 7);
+        assert_eq!(files.value(cell(5)), Some(7));
+        assert_eq!(files.truncation(CellId::new(1, 5), 3), FileChange::Cut, "of tmpfs only");
     }
 
     #[test]

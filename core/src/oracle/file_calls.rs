@@ -16,8 +16,9 @@ impl Oracle {
         match flight.code {
             OpCode::Truncate | OpCode::Unplug => {
                 for page in 0..self.region_pages {
-                    let change = if page < flight.size { FileChange::Grow } else { FileChange::Cut };
-                    self.files.begin(CellId::new(flight.arg, page), 1 << cpu, change);
+                    let cell = CellId::new(flight.arg, page);
+                    let change = self.files.truncation(cell, flight.size);
+                    self.files.begin(cell, 1 << cpu, change);
                 }
                 self.changing.iter_mut().for_each(|c| *c |= 1 << cpu);
                 self.note_cuts();
@@ -42,6 +43,11 @@ impl Oracle {
                     };
                     for cell in set.iter().filter_map(|s| s.through()).filter(|c| !c.raw()) {
                         self.files.begin(cell, 1 << cpu, FileChange::Erase);
+                    }
+                    // Which file it is must be known for the hole to be certain.
+                    let known = set.iter().all(|s| s.through() == set[0].through());
+                    if let Some(flight) = &mut self.flights[cpu] {
+                        flight.contended |= !known;
                     }
                 }
                 self.break_cow_again();

@@ -76,6 +76,7 @@
 //! - Whether a page that may share a frame with failed memory had to be lost; soft-dirty of such pages; results of the
 //!   calls that make memory fail.
 //! - Soft-dirty of pages that show a file: the kernel forgets it with the entry.
+//! - Pages of a `tmpfs` file that a huge page reaches behind its end (see `file.rs`).
 //! - Clean pages that read soft-dirty, soft-dirty during races, and whether devices mark pages.
 //! - Faults of devices once the process has begun to exit.
 //! - Which of the two `SEGV` codes a device's failed fault stands for.
@@ -105,7 +106,7 @@ mod tests;
 use crate::config::{MAX_CPUS, MAX_PROCS};
 use crate::observe::{Agent, Backing, FILES, Observation, Signal, UffdFlags};
 use crate::program::family::Family;
-use crate::program::{Case, OpCode};
+use crate::program::{Case, Op, OpCode};
 use crate::rule::{Evidence, Rule};
 use file::Files;
 use flight::Flight;
@@ -231,7 +232,8 @@ impl Oracle {
             (true, true) => Traps::LOOSE,
         };
         self.now = 1;
-        self.files.clear();
+        let asks = |op: &Op| matches!(op.code, OpCode::Hugepage | OpCode::Collapse);
+        self.files.clear(case.ops.iter().any(asks).then(|| case.config.geometry.ptrs()));
         self.guarded = false;
         self.region_pages = case.config.geometry.region_pages();
         self.moved = false;

@@ -128,6 +128,7 @@ impl Oracle {
                 // They end at a mapping of a file.
                 Ok(Keep::Either)
             }
+            OpCode::Remove => Ok(if outcome == Outcome::Done { Keep::Applied } else { Keep::Either }),
             OpCode::Munmap => (outcome == Outcome::Done).then_some(Keep::Applied).ok_or("munmap"),
             OpCode::Mprotect
             | OpCode::Dontneed

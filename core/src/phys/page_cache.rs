@@ -9,12 +9,19 @@ pub enum CacheEntry {
     /// Nothing.
     #[default]
     Empty,
-    /// A folio, to which the cache holds a reference.
+    /// A folio, to which the cache holds a reference for each of its pages. A large one stands at each of its indices.
     Folio(Pfn),
     /// A value entry (`swp_to_radix_entry()`): the page of a `tmpfs` file is in this swap slot.
     Swap(u32),
     /// A value entry (`make_poisoned_swp_entry()`): the page of a `tmpfs` file was swapped out and could not be read.
     Poisoned,
+}
+
+impl CacheEntry {
+    /// What an entry that is put for a large folio says at its `i`th index: the swap slots of one folio follow each other.
+    pub fn nth(self, i: u32) -> CacheEntry {
+        if let CacheEntry::Swap(slot) = self { CacheEntry::Swap(slot + i) } else { self }
+    }
 }
 
 /// `struct inode` and its `struct address_space`. The VMAs that map it are in [`crate::mm::IMmap`].

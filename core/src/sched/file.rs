@@ -66,18 +66,21 @@ impl Cpu {
         self.s().w.files[file as usize].get(index)
     }
 
-    /// `__filemap_add_folio()`: puts a locked folio in place of `expected`. False when that is not there (any more).
+    /// `__filemap_add_folio()`: puts a locked folio in place of `expected`. False when that is not there (any more). A large
+    /// folio, at every index that it has a page for.
     pub fn page_cache_add(&self, file: FileId, index: u32, folio: Pfn, expected: CacheEntry) -> bool {
         self.assert_folio_locked(folio);
         let s = &mut *self.s();
-        if s.w.files[file as usize].get(index) != expected {
+        let pages = s.folio(folio).nr_pages();
+        if (0..pages).any(|i| s.w.files[file as usize].get(index + i) != expected.nth(i)) {
             return false;
         }
-        s.set_cache_entry(file, index, CacheEntry::Folio(folio));
+        (0..pages).for_each(|i| s.set_cache_entry(file, index + i, CacheEntry::Folio(folio)));
         // mem_cgroup_charge(folio, NULL): to the group of the process that runs here.
         let current = s.w.tlbs[self.id as usize].loaded_mm.map_or(0, |mm| s.w.mms[mm as usize].memcg);
         let f = &mut s.w.mem.folios[folio as usize];
-        if f.memcg == 0 {
+        // Large folios are never charged here.
+        if f.memcg == 0 && f.order == 0 {
             f.memcg = current + 1;
             s.w.memcgs.charge(f.memcg, 1);
         }
@@ -85,7 +88,7 @@ impl Cpu {
         if file == SHMEM {
             f.flags.set(Flags::SWAPBACKED);
         }
-        s.add_refs(folio, 1);
+        s.add_refs(folio, pages as i32);
         true
     }
 
@@ -94,7 +97,7 @@ impl Cpu {
         let s = &mut *self.s();
         let f = *s.folio(folio);
         if let Some(file) = f.file() {
-            s.set_cache_entry(file, f.index, replacement);
+            (0..f.nr_pages()).for_each(|i| s.set_cache_entry(file, f.index + i, replacement.nth(i)));
             s.w.mem.folios[folio as usize].mapping = 0;
             s.touch_folio(folio);
         }
@@ -125,11 +128,26 @@ impl Cpu {
         let f = self.folio(src);
         let Some(file) = f.file() else { return };
         let s = &mut *self.s();
-        s.set_cache_entry(file, f.index, CacheEntry::Folio(dst));
+        (0..f.nr_pages()).for_each(|i| s.set_cache_entry(file, f.index + i, CacheEntry::Folio(dst)));
         let new = &mut s.w.mem.folios[dst as usize];
         (new.mapping, new.index) = (f.mapping, f.index);
         s.w.mem.folios[src as usize].mapping = 0;
-        s.add_refs(dst, 1);
+        s.add_refs(dst, f.nr_pages() as i32);
         s.touch_folio(src);
+    }
+
+    /// What `__split_huge_page()` does to the page cache: each page of what was one folio is found by its own index, and
+    /// holds the reference of its own.
+    pub fn page_cache_split(&self, folio: Pfn, pages: u32) {
+        let f = self.folio(folio);
+        let Some(file) = f.file() else { return };
+        let s = &mut *self.s();
+        for i in 1..pages {
+            let tail = &mut s.w.mem.folios[(folio + i) as usize];
+            (tail.mapping, tail.index) = (f.mapping, f.index + i);
+            s.set_cache_entry(file, f.index + i, CacheEntry::Folio(folio + i));
+            s.add_refs(folio + i, 1);
+        }
+        s.sub_refs(self.id, folio, pages as i32 - 1);
     }
 }

@@ -99,6 +99,11 @@ impl Cpu {
         s.log_counts(folio);
     }
 
+    /// `folio_add_file_rmap_pmd()`.
+    pub fn folio_add_file_rmap_pmd(&self, folio: Pfn) {
+        self.folio_add_anon_rmap_pmd(folio, false);
+    }
+
     /// `folio_remove_rmap_pmd()`.
     pub fn folio_remove_rmap_pmd(&self, folio: Pfn) {
         let forgets = self.has(Defect::T6);

@@ -142,6 +142,7 @@ impl Sim {
         if ec.arch.pte_uffd_wp(leaf) {
             self.violate(cpu, Rule::BugPageTableCheck, Evidence { what: Some("uffd-wp and writable"), ..e });
         } else if let Target::Folio { folio, .. } = self.pmd_target(ec, new)
+            && self.folio(folio).anon()
             && self.w.mem.mappings(folio) > 1
             && self.folio(folio).anon()
         {
