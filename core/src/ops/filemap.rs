@@ -154,7 +154,8 @@ fn next_uptodate_folio(k: &Cpu, file: FileId, index: u32, size: u32) -> Option<P
     let CacheEntry::Folio(folio) = k.cache_entry(file, index) else { return None };
     let f = k.folio(folio);
     // filemap_map_folio_range() passes over pages that have failed.
-    if index >= size || f.locked_by != 0 || !f.flags.has(Flags::UPTODATE) || f.flags.has(Flags::HWPOISON) {
+    let failed = k.folio_test(folio + (index - f.index), Flags::HWPOISON);
+    if index >= size || f.locked_by != 0 || !f.flags.has(Flags::UPTODATE) || failed {
         return None;
     }
     k.folio_lock_new(folio);
@@ -170,7 +171,7 @@ pub async fn vma_fault(k: &Cpu, vma: VmaId, file: FileId, index: u32) -> Result<
     } else {
         filemap_fault(k, file, index).await?
     };
-    if !k.folio_test(folio, Flags::HWPOISON) {
+    if !k.folio_test(folio_file_page(k, folio, index), Flags::HWPOISON) {
         return Ok(folio);
     }
     if k.folio_mapped(folio) {

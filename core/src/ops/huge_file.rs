@@ -32,7 +32,10 @@ async fn do_set_pmd(k: &Cpu, vmf: &VmFault, p: PmdPtr, folio: Pfn) -> bool {
         let (v, f, pages) = (&s.w.vmas[vmf.vma], s.folio(folio), s.w.geometry().ptrs());
         // vma_thp_disabled(), thp_vma_suitable_order()
         let inside = v.start <= p.vpn && p.vpn + pages <= v.end;
-        (v.thp != Thp::Never && inside && v.linear_page_index(p.vpn) == f.index, s.w.page_prot(vmf.vma), pages)
+        // folio_test_has_hwpoisoned()
+        let failed = s.w.mem.pages(folio).iter().any(|page| page.flags.has(Flags::HWPOISON));
+        let suitable = v.thp != Thp::Never && inside && v.linear_page_index(p.vpn) == f.index && !failed;
+        (suitable, s.w.page_prot(vmf.vma), pages)
     };
     if !suitable {
         return false;
@@ -95,8 +98,8 @@ pub async fn split_file_pmd(k: &Cpu, p: PmdPtr) {
 }
 
 /// `split_huge_page_to_list_to_order()` of a folio of the page cache, to order 0: it is unmapped, not replaced by migration
-/// entries, and what lies behind the end of the file leaves the page cache. The rest is as in `split_folio()`.
-pub async fn split_file_folio(k: &Cpu, folio: Pfn, file: FileId) -> bool {
+/// entries, and what lies behind the end of the file leaves the page cache. The rest is as in `split_folio_at()`.
+pub async fn split_file_folio(k: &Cpu, folio: Pfn, file: FileId, keep: Pfn) -> bool {
     let isolated = !k.folio_test(folio, Flags::LRU);
     let pages = k.folio_nr_pages(folio);
     k.lock(Lock::IMmapRead(file)).await;
@@ -112,7 +115,7 @@ pub async fn split_file_folio(k: &Cpu, folio: Pfn, file: FileId) -> bool {
         split = alone(k) && !k.folio_mapped(folio);
     }
     if split {
-        split_frozen_file(k, folio, end, isolated).await;
+        split_frozen_file(k, folio, keep, end, isolated).await;
     }
     k.unlock(Lock::IMmapRead(file));
     let f = k.folio(folio);
@@ -121,7 +124,7 @@ pub async fn split_file_folio(k: &Cpu, folio: Pfn, file: FileId) -> bool {
 }
 
 /// `__split_huge_page()`: nobody but the caller and the page cache refers to the folio.
-async fn split_frozen_file(k: &Cpu, folio: Pfn, end: u32, isolated: bool) {
+async fn split_frozen_file(k: &Cpu, folio: Pfn, keep: Pfn, end: u32, isolated: bool) {
     let (index, pages) = {
         let s = k.s();
         (s.folio(folio).index, s.folio(folio).nr_pages())
@@ -136,8 +139,12 @@ async fn split_frozen_file(k: &Cpu, folio: Pfn, end: u32, isolated: bool) {
             filemap_remove_folio(k, tail).await;
         }
     }
-    for tail in folio + 1..folio + pages {
-        k.folio_unlock_many(tail);
-        k.folio_put(tail);
+    for page in (folio..folio + pages).filter(|page| *page != keep) {
+        if page == folio {
+            k.folio_unlock(page);
+        } else {
+            k.folio_unlock_many(page);
+        }
+        k.folio_put(page);
     }
 }

@@ -9,7 +9,7 @@ use super::gup::{GupError, faultin_page_unlockable, gup_can_follow, hidden, refu
 use super::huge::follow_huge_pmd;
 use super::hugetlb::folio_test_hugetlb;
 use super::kill_procs::{collect_procs, kill_accessing_process, kill_procs};
-use super::rmap::{cached_folio, folio_mkclean};
+use super::rmap::{cached_page, folio_mkclean};
 use super::split::split_folio_at;
 use super::unmap::try_to_unmap;
 use crate::config::Design;
@@ -67,7 +67,7 @@ fn frame_behind(k: &Cpu, mm: u8, vpn: u32, unpoison: bool) -> Option<Pfn> {
     let ec = k.entries();
     let pte = k.s().w.leaf(mm, vpn);
     let pfn = match ec.kind(pte) {
-        _ if ec.pte_none_mostly(pte) => cached_folio(k, mm, vpn)?,
+        _ if ec.pte_none_mostly(pte) => cached_page(k, mm, vpn)?,
         EntryKind::Present => k.vm_normal_page(pte),
         EntryKind::Swap => k.slot(k.swp_slot(k.pte_to_swp_entry(pte))).cache?,
         kind if kind.is_device_exclusive() || kind.is_migration() || unpoison && kind == EntryKind::HwPoison => {

@@ -180,7 +180,7 @@ pub fn mapped_folio(k: &Cpu, mm: u8, vpn: u32) -> Option<Pfn> {
     let ec = k.entries();
     let pte = k.s().w.leaf(mm, vpn);
     if ec.arch.pte_none(pte) {
-        return cached_folio(k, mm, vpn);
+        return cached_page(k, mm, vpn).map(|page| k.page_folio(page));
     }
     let kind = ec.kind(pte);
     let pfn = if kind == EntryKind::Present {
@@ -202,12 +202,14 @@ pub fn mapped_folio(k: &Cpu, mm: u8, vpn: u32) -> Option<Pfn> {
     (s.folio(folio).refcount > 0 && !s.folio(folio).flags.has(Flags::HUGETLB)).then_some(folio)
 }
 
-/// The folio of the page cache that a mapping shows at an address.
-pub(super) fn cached_folio(k: &Cpu, mm: u8, vpn: u32) -> Option<Pfn> {
+/// The page of the page cache that a mapping shows at an address.
+pub(super) fn cached_page(k: &Cpu, mm: u8, vpn: u32) -> Option<Pfn> {
     let s = k.s();
     let vma = &s.w.vmas[s.w.vma_lookup(mm, vpn)?];
-    match s.w.files[usize::from(vma.backing.file()?)].get(vma.linear_page_index(vpn)) {
-        CacheEntry::Folio(folio) => Some(folio).filter(|f| !s.folio(*f).flags.has(Flags::HUGETLB)),
+    let index = vma.linear_page_index(vpn);
+    match s.w.files[usize::from(vma.backing.file()?)].get(index) {
+        CacheEntry::Folio(folio) if s.folio(folio).flags.has(Flags::HUGETLB) => None,
+        CacheEntry::Folio(folio) => Some(folio + (index - s.folio(folio).index)),
         CacheEntry::Empty | CacheEntry::Swap(_) | CacheEntry::Poisoned => None,
     }
 }

@@ -200,7 +200,7 @@ pub async fn split_folio(k: &Cpu, folio: Pfn) -> bool {
 pub async fn split_folio_at(k: &Cpu, folio: Pfn, keep: Pfn) -> bool {
     k.assert_folio_locked(folio);
     if let Some(file) = k.folio(folio).file() {
-        return split_file_folio(k, folio, file).await;
+        return split_file_folio(k, folio, file, keep).await;
     }
     let isolated = !k.folio_test(folio, Flags::LRU);
     let Some(av) = get_anon_vma(k, folio) else { return false };
