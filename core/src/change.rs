@@ -6,6 +6,7 @@
 use crate::config::MAX_CPUS;
 use crate::entry::Entry;
 use crate::entry::carry::{Form, transitions};
+use crate::phys::ZERO_PFN;
 use crate::trace::{Event, Trace};
 
 /// One change of one entry.
@@ -46,6 +47,9 @@ impl Cleared {
         let whole = Change { old: self.change.old, pages: [self.change.pages[0], second.pages[1]], ..*second };
         let whole = Change { huge: [self.change.huge[0], second.huge[1]], ..whole };
         let here = self.at == at && second.old == Entry::NONE;
+        // A PMD that is cleared is split in one case only: that of the huge zero page. Of a file it just goes.
+        let splits = whole.huge == [true, false];
+        let here = here && (!splits || second.new.pfn == Some(u64::from(ZERO_PFN)));
         (here && transitions().any(|pair| pair == whole.forms())).then_some(whole)
     }
 }
