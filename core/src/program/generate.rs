@@ -68,9 +68,6 @@ pub fn generate(rng: &mut Rng, case: &mut Case, cfg: &GenConfig) {
             case.maps[1].backing = rng.pick(&HUGETLB).unwrap_or_default();
         }
     }
-    if focus.families.contains(Family::Thp) && rng.percent(12) {
-        case.maps[0].backing = if rng.percent(75) { Backing::ShmemShared } else { Backing::ShmemPrivate };
-    }
     for _ in 0..n {
         let op = generate_op(rng, case, &mut focus);
         case.ops.push(op);
