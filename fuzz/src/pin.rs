@@ -79,10 +79,12 @@ impl Pin {
         if self.any_design {
             self.choose_designs(config, &mut Rng::new(fnv1a(bytes)));
         }
-        config.designs = self.designs.iter().fold(config.designs, DesignSet::choose);
-        let both = self.equivalent.map_or([*config; 2], |both| configs(*config, both));
+        if self.designs != DesignSet::EMPTY {
+            config.designs = self.designs.iter().fold(config.designs, DesignSet::choose);
+        }
         let refused = |c: &Config| EntryConfig::of(c).check().is_err();
-        if self.arch.is_none() && (refused(config) || both.iter().any(refused)) {
+        let either = |c: Config| self.equivalent.is_some_and(|both| configs(c, both).iter().any(refused));
+        if self.arch.is_none() && (refused(config) || either(*config)) {
             // A pinned design needs a bit of an entry that only one architecture has to spare.
             config.arch = Arch::X86_64;
         }

@@ -18,7 +18,7 @@ pub(super) struct Walked {
 
 impl Walked {
     fn key(pgd: TableId, prefix: u32) -> u64 {
-        u64::from(pgd) << 32 | u64::from(prefix) + 1
+        (u64::from(pgd) << 32) | (u64::from(prefix) + 1)
     }
 
     /// The PTE table for the addresses with this prefix below a top table; walks when it is not remembered.

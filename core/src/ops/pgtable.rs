@@ -8,7 +8,10 @@ use crate::world::World;
 /// `__handle_mm_fault()`'s allocation of upper tables and `pte_alloc()`: makes sure that a PTE table serves `vpn`, or a
 /// huge page.
 pub async fn pte_alloc(k: &Cpu, mm: u8, vpn: u32) {
-    alloc_tables(k, mm, vpn, 1).await;
+    // Most faults find the table that an earlier one has made.
+    if k.pte_offset(mm, vpn).is_none() {
+        alloc_tables(k, mm, vpn, 1).await;
+    }
 }
 
 /// `pmd_alloc()` and what is above it: the PMD of a page.

@@ -364,11 +364,16 @@ impl Oracle {
     }
 
     /// Calls in flight that change this page, except the one on CPU `but`.
+    #[inline]
     fn changes(&self, proc: u8, spot: Spot, but: Option<usize>) -> Changes {
-        let mut changes = Changes::new();
         if self.changing[usize::from(proc)] | self.touching[usize::from(proc)] == 0 {
-            return changes;
+            return Changes::new();
         }
+        self.changes_in_flight(proc, spot, but)
+    }
+
+    fn changes_in_flight(&self, proc: u8, spot: Spot, but: Option<usize>) -> Changes {
+        let mut changes = Changes::new();
         for (cpu, flight) in self.flights.iter().enumerate() {
             if let Some(flight) = flight
                 && Some(cpu) != but

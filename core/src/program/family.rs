@@ -85,16 +85,25 @@ impl FamilySet {
     }
 }
 
+/// Sum of the weights of each family's ops.
+const TOTALS: [u32; Family::ALL.len()] = {
+    let (mut totals, mut i) = ([0; Family::ALL.len()], 0);
+    while i < OpCode::ALL.len() {
+        totals[OpCode::ALL[i].family() as usize] += OpCode::ALL[i].weight();
+        i += 1;
+    }
+    totals
+};
+
 /// An op code of one of these families, by the weights of the op table; those of `bias` count threefold.
 pub fn pick_code(rng: &mut Rng, families: FamilySet, bias: Option<Family>) -> OpCode {
-    let weight = |code: OpCode| {
-        let family = code.family();
-        let factor = if bias == Some(family) { 3 } else { 1 };
-        if families.contains(family) { code.weight() * factor } else { 0 }
-    };
-    let mut left = rng.below(OpCode::ALL.into_iter().map(weight).sum());
+    let factors = Family::ALL.map(|f| match families.contains(f) {
+        true if bias == Some(f) => 3,
+        chosen => u32::from(chosen),
+    });
+    let mut left = rng.below(TOTALS.iter().zip(factors).map(|(total, factor)| total * factor).sum());
     for code in OpCode::ALL {
-        match left.checked_sub(weight(code)) {
+        match left.checked_sub(code.weight() * factors[code.family() as usize]) {
             Some(rest) => left = rest,
             None => return code,
         }

@@ -75,21 +75,25 @@ macro_rules! ops {
             }
 
             /// Who does it.
+            #[inline]
             pub fn actor(self) -> Actor {
                 match self { $(OpCode::$name => Actor::$actor),* }
             }
 
             /// Its operands.
+            #[inline]
             pub const fn shape(self) -> Shape {
                 match self { $(OpCode::$name => Shape::$shape),* }
             }
 
             /// What it is about.
+            #[inline]
             pub const fn family(self) -> Family {
                 match self { $(OpCode::$name => Family::$family),* }
             }
 
             /// How often the generator picks it, relative to the others of the chosen families.
+            #[inline]
             pub const fn weight(self) -> u32 {
                 match self { $(OpCode::$name => $weight),* }
             }
