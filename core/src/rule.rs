@@ -259,6 +259,9 @@ rules! {
     LeakHugetlb = "leak.hugetlb", AtExit,
         "every promise of a huge page is given back, and every page beyond the size of the pool",
         "Documentation/mm/hugetlbfs_reserv.rst; mm/hugetlb.c: hugetlb_vm_op_close(), hugetlb_unreserve_pages()";
+    FreedTable = "lock.freed-table", Always,
+        "the lock of a page table is not taken after the table was given back",
+        "mm/pgtable-generic.c: __pte_offset_map_lock(), pte_free_defer()";
 }
 
 impl Rule {

@@ -138,6 +138,7 @@ sites! {
     DriverMove = "ttm_bo_handle_move_mem:move", "A driver has taken mappings away and is about to move or clear what they showed.";
     TruncateZero = "truncate_inode_partial_folio:zero", "A part of a large folio is about to be zeroed.";
     HugeZapCleared = "zap_huge_pmd:cleared", "A PMD is cleared; the folio still counts as mapped by it.";
+    RetractTable = "retract_page_tables:lock", "An empty page table is about to be locked and taken away.";
 }
 
 impl Site {

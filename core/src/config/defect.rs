@@ -277,6 +277,15 @@ defects! {
     T11 = "T11", fixed Some(Kernel::V5_14), "zap_pmd_range",
         "truncation passes over a PMD that munmap has cleared while the folio still counts as mapped by it",
         "22061a1ffabd (\"mm/thp: unmap_mapping_page() to fix THP truncate_cleanup_page()\", 5.13)";
+    C2 = "C2", fixed None, "retract_page_tables",
+        "a page table is taken away without a look at what is in it: UFFDIO_COPY has put an anonymous page there",
+        "\"mm/khugepaged: retract_page_tables() without mmap or vma lock\", v1, May 2023";
+    C4 = "C4", fixed None, "retract_page_tables",
+        "the VMA is asked for anonymous pages and notes of userfaultfd before the table is locked, and not again",
+        "the review of \"mm/khugepaged: retract_page_tables() without mmap or vma lock\", May 2023";
+    C8 = "C8", fixed None, "retract_page_tables",
+        "a page table that a fault is about to lock is freed at once",
+        "what pte_free_defer() is for: \"mm/pgtable: add pte_free_defer() for pgtable as page\" (6.6)";
 }
 
 const _: () = assert!(Defect::ALL.len() < 128, "a DefectSet has one bit for each row");

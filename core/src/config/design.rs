@@ -57,6 +57,10 @@ groups! {
     GupNuma = "gup-numa";
     /// Who is told when memory in a large folio has failed that cannot be split.
     UnsplitPoison = "unsplit-poison";
+    /// What keeps others out while `retract_page_tables()` takes a table away.
+    Retract = "retract-page-tables";
+    /// What is asked before that, with the table locked.
+    RetractCheck = "retract-check";
 }
 
 macro_rules! designs {
@@ -213,6 +217,18 @@ designs! {
     /// The thread that ran into it, and whoever has asked to be told early.
     UnsplitPoisonKills = "unsplit-poison-kills", UnsplitPoison, since V6_12, until None,
         "mm/memory-failure.c since 6.11: kill_procs_now()";
+    /// `mmap_lock` for writing, if it can be had at once; the table is freed at once.
+    RetractWithMmapLock = "retract-with-mmap-lock", Retract, since V5_14, until Some(Kernel::V6_6),
+        "mm/khugepaged.c of 6.1: retract_page_tables() with mmap_write_trylock() and collapse_and_free_pmd()";
+    /// The locks of the PMD and of the table; the table is freed after a grace period.
+    RetractWithoutMmapLock = "retract-without-mmap-lock", Retract, since V6_6, until None,
+        "mm/khugepaged.c of 6.6: \"mm/khugepaged: retract_page_tables() without mmap or vma lock\", pte_free_defer()";
+    /// The VMA: has it anonymous pages, or notes of userfaultfd?
+    RetractAsksVma = "retract-asks-vma", RetractCheck, since V5_14, until None,
+        "mm/khugepaged.c of 6.6: vma->anon_vma and userfaultfd_wp() once more in retract_page_tables()";
+    /// Every entry: is it none? No release did it.
+    RetractAsksEntries = "retract-asks-entries", RetractCheck, since V5_14, until Some(Kernel::V5_14),
+        "proposed in the review of May 2023: \"check that all entries are pte_none()\"";
 }
 
 impl Design {

@@ -72,15 +72,15 @@ const fn row(from: &'static str, to: &'static str, why: &'static str) -> PmdTran
 }
 
 const MIGRATION: &str = "migration";
-const ZAP: &str = "huge_memory.c zap_huge_pmd";
+const ZAP: &str = "huge_memory.c zap_huge_pmd, __split_huge_pmd_locked of a file";
 const SPLIT: &str = "huge_memory.c __split_huge_pmd_locked: every page has a PTE of its own";
 
 /// Every legal pair. A row with the same name twice is a change of flags or frame.
 pub const PMD_TRANSITIONS: &[PmdTransition] = &[
     row("none", "table", "memory.c __pte_alloc"),
-    row("none", "huge", "huge_memory.c __do_huge_pmd_anonymous_page, copy_huge_pmd: the child's copy; khugepaged.c"),
+    row("none", "huge", "huge_memory.c __do_huge_pmd_anonymous_page, copy_huge_pmd; khugepaged.c; memory.c do_set_pmd"),
     row("none", MIGRATION, "huge_memory.c copy_huge_pmd: the child's copy"),
-    row("table", "none", "memory.c free_pte_range; khugepaged.c collapse_huge_page: pmdp_collapse_flush"),
+    row("table", "none", "memory.c free_pte_range; khugepaged.c pmdp_collapse_flush: collapse, retract_page_tables"),
     row("huge", "none", ZAP),
     row("huge", "huge", "huge_memory.c change_huge_pmd, touch_pmd, do_huge_pmd_wp_page: flags change; hardware"),
     row("huge", "huge, invalid", "huge_memory.c change_huge_pmd, __split_huge_pmd_locked: pmdp_invalidate"),

@@ -61,6 +61,10 @@ pub struct Tables {
     pub pmd_leaves: u32,
     // PTE tables that wait for the split of a huge page, each with the PMD table at which it was left.
     deposited: Vec<(TableId, TableId)>,
+    /// CPUs between finding a table and locking it, or reading it without its lock (`rcu_read_lock()`), a bit for each.
+    readers: u8,
+    // Tables that hang below no PMD any more, each with those readers who may still know it.
+    deferred: Vec<(TableId, u8)>,
     shift: u32,
     live: u32,
     walked: Walked,
@@ -75,6 +79,8 @@ impl Tables {
             freed: Vec::new(),
             pmd_leaves: 0,
             deposited: Vec::new(),
+            readers: 0,
+            deferred: Vec::new(),
             shift: geometry.shift(),
             live: 0,
             walked: Walked::default(),
@@ -88,6 +94,8 @@ impl Tables {
         self.freed.clear();
         self.pmd_leaves = 0;
         self.deposited.clear();
+        self.deferred.clear();
+        self.readers = 0;
         self.shift = geometry.shift();
         self.live = 0;
         self.walked.forget();
@@ -124,6 +132,39 @@ impl Tables {
         self.walked.forget();
         self.freed.push(id);
         self.live -= 1;
+    }
+
+    /// `call_rcu()` with `pte_free()`: gives a table back when all who read tables now have ended.
+    pub fn free_defer(&mut self, id: TableId) {
+        if self.readers == 0 {
+            self.free(id);
+        } else {
+            self.deferred.push((id, self.readers));
+        }
+    }
+
+    /// `rcu_read_lock()` of a CPU.
+    #[inline]
+    pub fn rcu_read_lock(&mut self, cpu: u8) {
+        self.readers |= 1 << cpu;
+    }
+
+    /// `rcu_read_unlock()`.
+    #[inline]
+    pub fn rcu_read_unlock(&mut self, cpu: u8) {
+        self.readers &= !(1 << cpu);
+        if !self.deferred.is_empty() {
+            self.end_grace_periods(cpu);
+        }
+    }
+
+    #[cold]
+    fn end_grace_periods(&mut self, cpu: u8) {
+        self.deferred.iter_mut().for_each(|d| d.1 &= !(1 << cpu));
+        while let Some(at) = self.deferred.iter().position(|d| d.1 == 0) {
+            let (id, _) = self.deferred.remove(at);
+            self.free(id);
+        }
     }
 
     /// Index into a table of `level` for a virtual page number.
@@ -223,6 +264,19 @@ mod tests {
         assert_eq!([t.pte_table(arch, ids[0], vpn), t.pte_table(arch, ids[0], vpn)], [Some(ids[3]); 2]);
         t.put(ids[2], t.index(vpn, 1), 0);
         assert_eq!(t.pte_table(arch, ids[0], vpn), None);
+    }
+
+    #[test]
+    fn a_table_is_given_back_when_all_who_may_know_it_have_let_go_of_it() {
+        let mut t = Tables::new(Geometry::Tiny);
+        let a = t.alloc(0, 0);
+        t.rcu_read_lock(0);
+        t.free_defer(a);
+        t.rcu_read_lock(1);
+        assert!(t.info[a as usize].live);
+        t.rcu_read_unlock(0);
+        assert!(!t.info[a as usize].live, "who came later does not know it");
+        t.rcu_read_unlock(1);
     }
 
     #[test]

@@ -56,14 +56,17 @@ pub async fn handle_unshare_fault(k: &Cpu, vma: VmaId, vpn: u32) -> FaultResult 
 async fn handle_pte_fault(k: &Cpu, vmf: &mut VmFault) -> FaultResult {
     k.site(Site::FaultEntry).await;
     let arch = k.arch();
-    let Some(p) = k.pte_offset(vmf.mm, vmf.vpn) else {
+    // pte_offset_map_nolock()
+    let Some(p) = k.pte_offset_map(vmf.mm, vmf.vpn) else {
         return do_pte_missing(k, vmf).await;
     };
     vmf.orig_pte = k.ptep_get(p);
     if arch.pte_none(vmf.orig_pte) {
+        k.rcu_read_unlock();
         return do_pte_missing(k, vmf).await;
     }
     if !arch.pte_present(vmf.orig_pte) {
+        k.rcu_read_unlock();
         if k.entries().is_swap_special_pte(vmf.orig_pte) && !k.has(Defect::A7) {
             return uffd_wp_note_fault(k, vmf).await;
         }
@@ -72,7 +75,9 @@ async fn handle_pte_fault(k: &Cpu, vmf: &mut VmFault) -> FaultResult {
     if arch.pte_protnone(vmf.orig_pte) && k.s().w.vmas[vmf.vma].accessible() {
         return do_numa_page(k, vmf, p).await;
     }
+    // The table may be gone from below its PMD, but not yet freed: then the entry has changed.
     k.lock(Lock::Pte(p.table)).await;
+    k.rcu_read_unlock();
     let mut entry = vmf.orig_pte;
     if k.ptep_get(p) != entry {
         k.pte_unmap_unlock(p);

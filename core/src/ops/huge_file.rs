@@ -10,9 +10,10 @@ use super::huge_zero::pmdp_huge_clear_flush;
 use super::pgtable::{pmd_alloc, pte_alloc};
 use super::unmap::try_to_unmap_locked;
 use super::vmf::{VmFault, maybe_mkwrite};
+use crate::arch::Pte;
 use crate::config::Defect;
 use crate::entry::PmdKind;
-use crate::mm::{PmdPtr, Thp};
+use crate::mm::{PmdPtr, Thp, VmaId};
 use crate::observe::FileId;
 use crate::phys::{Flags, Pfn};
 use crate::sched::{Cpu, Lock, Site};
@@ -55,6 +56,12 @@ async fn do_set_pmd(k: &Cpu, vmf: &VmFault, p: PmdPtr, folio: Pfn) -> bool {
     }
     k.pmd_unlock(p);
     none
+}
+
+/// `set_huge_pmd()` of `mm/khugepaged.c`: maps a huge folio as a read fault would.
+pub async fn set_huge_pmd(k: &Cpu, vma: VmaId, p: PmdPtr, folio: Pfn) -> bool {
+    let vmf = VmFault { vma, mm: p.mm, vpn: p.vpn, write: false, unshare: false, retry: false, orig_pte: Pte(0) };
+    do_set_pmd(k, &vmf, p, folio).await
 }
 
 /// The head of `finish_fault()`, and `filemap_map_pmd()`: when nothing serves the address yet, maps a huge folio whole, or

@@ -1,9 +1,12 @@
 //! `mm/khugepaged.c`: small pages of anonymous memory become one huge page.
 //!
 //! Left out: the scan over all address spaces that decides when `khugepaged` comes by, NUMA nodes, memory errors while
-//! the pages are copied. A range of a file or of shmem would leave `collapse_pmd()` for `hpage_collapse_scan_file()`.
+//! the pages are copied. Files are in
+//! [`super::khugepaged_file`].
 
+use super::khugepaged_file::collapse_scan_file;
 use super::process::{mmget, mmput};
+use super::retract::collapsible_file;
 use super::swap::do_swap_page;
 use super::swap_cache::free_swap_cache;
 use super::vmf::{FaultResult, VmFault};
@@ -18,7 +21,7 @@ use arrayvec::ArrayVec;
 
 /// Who collapses (`struct collapse_control`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum By {
+pub(super) enum By {
     /// `khugepaged`: only where the policy wants it, and only what is worth it.
     Khugepaged,
     /// `MADV_COLLAPSE`: wherever it is not forbidden.
@@ -27,7 +30,7 @@ enum By {
 
 /// `enum scan_result`, as far as callers tell them apart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Scan {
+pub(super) enum Scan {
     Succeed,
     /// `SCAN_PMD_MAPPED`: a huge page is there already.
     PmdMapped,
@@ -37,6 +40,8 @@ enum Scan {
     Busy,
     /// `SCAN_ALLOC_HUGE_PAGE_FAIL`.
     NoMem,
+    /// `SCAN_PTE_MAPPED_HUGEPAGE`: the page cache has a huge folio there, which may be mapped by PTEs.
+    PteMappedHugepage,
 }
 
 /// Large folios of at least four pages that one table of PTEs can map.
@@ -51,7 +56,7 @@ pub async fn madvise_collapse(k: &Cpu, mm: u8, start: u32, end: u32) -> Outcome 
     while at + ptrs <= end {
         match collapse_pmd(k, mm, at, By::Madvise).await {
             Scan::Succeed | Scan::PmdMapped => {}
-            Scan::Fail => outcome = Outcome::Invalid,
+            Scan::Fail | Scan::PteMappedHugepage => outcome = Outcome::Invalid,
             Scan::Busy => outcome = Outcome::Busy,
             Scan::NoMem => return Outcome::NoMem,
         }
@@ -79,6 +84,13 @@ pub async fn khugepaged(k: &Cpu, mm: u8, start: u32, end: u32) -> Outcome {
 /// `hpage_collapse_scan_pmd()`, and `collapse_huge_page()` when that finds nothing in the way.
 async fn collapse_pmd(k: &Cpu, mm: u8, haddr: u32, by: By) -> Scan {
     k.lock(Lock::MmapRead(mm)).await;
+    if let Some(start) = collapsible_file(k, mm, haddr, by) {
+        k.unlock(Lock::MmapRead(mm));
+        let result = collapse_scan_file(k, mm, haddr, start, by).await;
+        let kind = if result == Scan::Succeed { Note::Collapsed } else { Note::NotCollapsed };
+        k.note(kind, None, haddr, result as u32);
+        return result;
+    }
     k.site(Site::CollapseScan).await;
     let scanned = match revalidate(k, mm, haddr, by) {
         Some(vma) => scan_pmd(k, vma, haddr, by).await,
@@ -106,7 +118,7 @@ fn revalidate(k: &Cpu, mm: u8, haddr: u32, by: By) -> Option<VmaId> {
 }
 
 /// `khugepaged_max_ptes_swap`: an eighth of the table.
-fn max_ptes_swap(k: &Cpu) -> u32 {
+pub(super) fn max_ptes_swap(k: &Cpu) -> u32 {
     k.config().geometry.ptrs() / 8
 }
 
@@ -193,12 +205,12 @@ fn mapped_shared(k: &Cpu, folio: Pfn) -> bool {
 }
 
 /// `is_refcount_suitable()`: nothing but mappings and the swap cache refers to the folio.
-fn is_refcount_suitable(k: &Cpu, folio: Pfn) -> bool {
+pub(super) fn is_refcount_suitable(k: &Cpu, folio: Pfn) -> bool {
     k.folio_ref_count(folio) == k.folio_mapcount(folio) + k.s().w.mem.cache_refs(folio)
 }
 
 /// `find_pmd_or_thp_or_none()`: the PMD, if it points to a table.
-fn find_pmd(k: &Cpu, mm: u8, haddr: u32) -> Result<PmdPtr, Scan> {
+pub(super) fn find_pmd(k: &Cpu, mm: u8, haddr: u32) -> Result<PmdPtr, Scan> {
     let p = k.pmd_offset(mm, haddr).ok_or(Scan::Fail)?;
     match k.pmd_kind(p) {
         PmdKind::Table => Ok(p),

@@ -115,6 +115,7 @@ fn writable_again(k: &Cpu, vma: VmaId, old_pte: Pte, pte: Pte) -> bool {
 /// `do_numa_page()`: the page moves to the node of whoever wants it, or is made accessible where it is.
 pub async fn do_numa_page(k: &Cpu, vmf: &VmFault, p: PtePtr) -> FaultResult {
     k.lock(Lock::Pte(p.table)).await;
+    k.rcu_read_unlock();
     let old_pte = k.ptep_get(p);
     if old_pte != vmf.orig_pte {
         k.pte_unmap_unlock(p);

@@ -124,6 +124,32 @@ fn shmem_set_folio_swapin_error(k: &Cpu, index: u32, folio: Pfn, slot: u32) {
     k.swap_free(slot);
 }
 
+/// `shmem_get_folio()` with `SGP_NOALLOC`, as a collapse asks for a page that is swapped out. The folio is locked, but not
+/// for lockdep: the collapse holds the locks of many.
+pub async fn shmem_get_folio_noalloc(k: &Cpu, index: u32) -> Option<Pfn> {
+    loop {
+        let folio = match filemap_get_entry(k, SHMEM, index).await {
+            CacheEntry::Swap(slot) => match shmem_swapin_folio(k, index, slot).await {
+                Ok(Some(folio)) => folio,
+                Ok(None) => continue,
+                Err(_) => return None,
+            },
+            CacheEntry::Folio(folio) => {
+                k.lock(Lock::Folio(folio)).await;
+                if !folio_is_at(k, folio, SHMEM, index) {
+                    k.folio_unlock(folio);
+                    k.folio_put(folio);
+                    continue;
+                }
+                folio
+            }
+            _ => return None,
+        };
+        k.folio_lock_many(folio);
+        return Some(folio);
+    }
+}
+
 /// `shmem_unuse()`: brings back what `tmpfs` has on a swap device.
 pub async fn shmem_unuse(k: &Cpu, ty: u8) -> Result<(), FaultResult> {
     let indices = k.s().w.files[usize::from(SHMEM)].indices();

@@ -168,15 +168,21 @@ pub async fn zap_range(k: &Cpu, tlb: &mut MmuGather, vma: VmaId, start: u32, end
             && zap_pmd(k, tlb, vma, p, next - at).await
         {
             at = next;
+            continue;
         }
         if tlb.details.single_folio && next - at == ptrs && !k.has(Defect::T11) {
             wait_for_zap_huge_pmd(k, tlb.mm, at).await;
         }
         while at < next {
-            at = zap_pte_range(k, tlb, at, next).await;
+            let Some(reached) = zap_pte_range(k, tlb, at, next).await else { break };
+            at = reached;
             if at < next {
                 tlb.flush(k).await;
             }
+        }
+        // The table has gone: if a huge page has come in its place, it goes as well.
+        if at < next && k.pmd_leaf(tlb.mm, at).is_none() {
+            at = next;
         }
     }
 }
@@ -191,9 +197,10 @@ async fn wait_for_zap_huge_pmd(k: &Cpu, mm: u8, vpn: u32) {
     }
 }
 
-/// `zap_pte_range()`: returns where it stopped, which is before the end when the gather is full.
-async fn zap_pte_range(k: &Cpu, tlb: &mut MmuGather, start: u32, end: u32) -> u32 {
-    let Some(first) = k.pte_offset_map_lock(tlb.mm, start).await else { return end };
+/// `zap_pte_range()`: returns where it stopped, which is before the end when the gather is full. `None`: no table serves the
+/// range.
+async fn zap_pte_range(k: &Cpu, tlb: &mut MmuGather, start: u32, end: u32) -> Option<u32> {
+    let first = k.pte_offset_map_lock(tlb.mm, start).await?;
     let mut vpn = start;
     k.arch_enter_lazy_mmu_mode();
     while vpn < end && !tlb.pages.is_full() {
@@ -212,7 +219,7 @@ async fn zap_pte_range(k: &Cpu, tlb: &mut MmuGather, start: u32, end: u32) -> u3
         tlb.flush_rmaps(k);
     }
     k.pte_unmap_unlock(first);
-    vpn
+    Some(vpn)
 }
 
 /// `zap_present_folio_ptes()` and `zap_nonpresent_ptes()` for one entry.

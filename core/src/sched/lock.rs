@@ -325,6 +325,16 @@ impl Sim {
     }
 
     #[inline]
+    /// A page table is not touched any more once it was given back.
+    #[inline]
+    fn check_table(&mut self, lock: Lock, cpu: u8) {
+        if let Lock::Pte(table) | Lock::PteNested(table) = lock
+            && !self.w.tables.info[table as usize].live
+        {
+            self.violate(cpu, Rule::FreedTable, Evidence { what: Some(lock.class().name()), ..Evidence::default() });
+        }
+    }
+
     fn try_acquire(&mut self, lock: Lock, class: LockClass, cpu: u8) -> bool {
         if !self.try_take(lock, cpu) {
             return false;
@@ -332,7 +342,10 @@ impl Sim {
         if !self.ctl.cpus[cpu as usize].held.push(lock, class) {
             return self.too_many_locks(cpu);
         }
-        self.ctl.pte_locks += u32::from(class >= LockClass::Pmd);
+        if class >= LockClass::Pmd {
+            self.ctl.pte_locks += 1;
+            self.check_table(lock, cpu);
+        }
         true
     }
 
@@ -480,6 +493,12 @@ impl Cpu {
     pub fn folio_lock_new(&self, pfn: Pfn) {
         let taken = self.s().try_acquire(Lock::Folio(pfn), LockClass::Folio, self.id);
         debug_assert!(taken, "nobody else knows the folio");
+    }
+
+    /// Lets lockdep forget a folio lock: see [`Cpu::folio_trylock_many()`].
+    pub fn folio_lock_many(&self, pfn: Pfn) {
+        let s = &mut *self.s();
+        s.ctl.cpus[self.id as usize].held.remove(Lock::Folio(pfn), LockClass::Folio);
     }
 
     /// `might_sleep()`: nothing that may sleep is called under a spinlock.

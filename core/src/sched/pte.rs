@@ -415,13 +415,33 @@ impl Cpu {
     /// `pte_offset_map_lock()`: the PTE with its table locked, looked up again once the lock is held.
     pub async fn pte_offset_map_lock(&self, mm: u8, vpn: u32) -> Option<PtePtr> {
         loop {
-            let p = self.pte_offset(mm, vpn)?;
+            let p = self.pte_offset_map(mm, vpn)?;
             self.lock(Lock::Pte(p.table)).await;
-            if self.pte_offset(mm, vpn) == Some(p) {
+            let same = self.pte_offset(mm, vpn) == Some(p);
+            if !same {
+                self.unlock(Lock::Pte(p.table));
+            }
+            self.rcu_read_unlock();
+            if same {
                 return Some(p);
             }
-            self.unlock(Lock::Pte(p.table));
         }
+    }
+
+    /// `pte_offset_map()`: where the PTE is. If a table serves the address, it is not freed before
+    /// [`Cpu::rcu_read_unlock()`].
+    #[inline]
+    pub fn pte_offset_map(&self, mm: u8, vpn: u32) -> Option<PtePtr> {
+        let s = &mut *self.s();
+        let p = s.w.pte_ptr(mm, vpn)?;
+        s.w.tables.rcu_read_lock(self.id);
+        Some(p)
+    }
+
+    /// `rcu_read_unlock()`, the part of `pte_unmap()` that counts.
+    #[inline]
+    pub fn rcu_read_unlock(&self) {
+        self.s().w.tables.rcu_read_unlock(self.id);
     }
 
     /// `pte_unmap_unlock()`.

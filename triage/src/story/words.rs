@@ -124,6 +124,7 @@ fn templates(rule: Rule) -> (&'static str, &'static str) {
         | Rule::Deadlock
         | Rule::NotOwner
         | Rule::LazyMmu
+        | Rule::FreedTable
         | Rule::HeldAtReturn => locks(rule),
         Rule::ProgressReclaim
         | Rule::ProgressMigrate
@@ -354,6 +355,10 @@ fn locks(rule: Rule) -> (&'static str, &'static str) {
         Rule::SleepInAtomic => (
             "{who} may sleep[ in {what}] while it holds a spinlock[ ({on})]",
             "whoever spins on the lock meanwhile may never stop",
+        ),
+        Rule::FreedTable => (
+            "{who} locks a page table that was given back before",
+            "the lock is in memory that belongs to somebody else by now: whoever it is, is overwritten",
         ),
         Rule::Deadlock => ("nobody can go on[: {who} waits][ for {what}]", "the machine hangs"),
         Rule::NotOwner => {
