@@ -17,7 +17,7 @@ use super::zap::unlink_anon_vmas;
 use crate::arch::Pte;
 use crate::config::Defect;
 use crate::mm::{AnonVmaId, NewVma, PtePtr, TableId, UffdCtx, VmaId};
-use crate::observe::{Backing, FileId, Outcome};
+use crate::observe::{FileId, Outcome};
 use crate::sched::{Cpu, Lock, NotifyEvent, Site};
 
 /// `mremap_to()`: moves `start..end` to `to`, where whatever was mapped is gone. With `dontunmap` the old mapping stays,
@@ -33,7 +33,7 @@ pub async fn mremap(k: &Cpu, mm: u8, start: u32, end: u32, to: u32, dontunmap: b
     let outcome = match backing {
         None => Outcome::Fault,
         // Hugetlb memory is not moved here.
-        Some(backing) if overlap || backing == Backing::Hugetlb => Outcome::Invalid,
+        Some(backing) if overlap || backing.hugetlb() => Outcome::Invalid,
         Some(_) if !may_split(k, mm, to, to + len) => Outcome::Invalid,
         Some(_) => {
             do_munmap(k, mm, to, to + len).await;
@@ -294,7 +294,7 @@ pub async fn mremap_resize(k: &Cpu, mm: u8, start: u32, end: u32, new_end: u32) 
     let outcome = match vma {
         None => Outcome::Fault,
         // Hugetlb memory has its size.
-        Some(vma) if k.s().w.vmas[vma].backing == Backing::Hugetlb => Outcome::Invalid,
+        Some(vma) if k.s().w.vmas[vma].backing.hugetlb() => Outcome::Invalid,
         Some(_) if new_end < end => {
             if may_split(k, mm, new_end, end) {
                 do_munmap(k, mm, new_end, end).await;

@@ -324,7 +324,6 @@ impl Sim {
         }
     }
 
-    #[inline]
     /// A page table is not touched any more once it was given back.
     #[inline]
     fn check_table(&mut self, lock: Lock, cpu: u8) {
