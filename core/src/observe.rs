@@ -212,6 +212,8 @@ pub enum Userfault {
     Missing,
     /// `UFFD_PAGEFAULT_FLAG_WP`: the page is write-protected.
     Wp,
+    /// `UFFD_PAGEFAULT_FLAG_MINOR`: the page is in the page cache, and not mapped.
+    Minor,
 }
 
 impl Userfault {
@@ -220,6 +222,7 @@ impl Userfault {
         match self {
             Userfault::Missing => "missing",
             Userfault::Wp => "write-protected",
+            Userfault::Minor => "minor",
         }
     }
 }

@@ -139,6 +139,7 @@ sites! {
     TruncateZero = "truncate_inode_partial_folio:zero", "A part of a large folio is about to be zeroed.";
     HugeZapCleared = "zap_huge_pmd:cleared", "A PMD is cleared; the folio still counts as mapped by it.";
     RetractTable = "retract_page_tables:lock", "An empty page table is about to be locked and taken away.";
+    UserfaultMove = "move_pages_pte:move", "A page is about to leave its place for another (UFFDIO_MOVE).";
 }
 
 impl Site {

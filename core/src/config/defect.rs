@@ -286,6 +286,12 @@ defects! {
     C8 = "C8", fixed None, "retract_page_tables",
         "a page table that a fault is about to lock is freed at once",
         "what pte_free_defer() is for: \"mm/pgtable: add pte_free_defer() for pgtable as page\" (6.6)";
+    U6 = "U6", fixed None, "mfill_atomic_install_pte",
+        "UFFDIO_CONTINUE maps the file's page writable into a private mapping: its stores go to the file", "seeded";
+    U5 = "U5", fixed None, "move_present_pte", "UFFDIO_MOVE moves a page that is shared with another process", "seeded";
+    N30 = "N30", fixed None, "move_swap_pte",
+        "UFFDIO_MOVE takes the uffd-wp bit of a swapped page to a place that is not registered for it",
+        "found here; mm/userfaultfd.c of 6.12 and 6.19 copies the entry as it is";
 }
 
 const _: () = assert!(Defect::ALL.len() < 128, "a DefectSet has one bit for each row");

@@ -77,9 +77,11 @@ impl Config {
     }
 
     /// What memory can be registered with for userfaultfd: modes and features of this release. `UFFD_FEATURE_WP_UNPOPULATED`
-    /// came with 6.4 and needs markers, `UFFD_FEATURE_WP_ASYNC` with 6.7; minor faults need a page cache.
+    /// came with 6.4 and needs markers, `UFFD_FEATURE_WP_ASYNC` with 6.7; minor
+    /// faults of `tmpfs` with 5.14.
     pub fn uffd_flags(&self) -> UffdFlags {
-        let mut flags = UffdFlags::MISSING.0 | UffdFlags::WP.0 | UffdFlags::EVENT_FORK.0 | UffdFlags::SIGBUS.0;
+        let modes = UffdFlags::MISSING.0 | UffdFlags::WP.0 | UffdFlags::MINOR.0;
+        let mut flags = modes | UffdFlags::EVENT_FORK.0 | UffdFlags::SIGBUS.0;
         if self.kernel >= Kernel::V6_6 && !self.uses(Design::UffdWpAnonOnly) {
             flags |= UffdFlags::UNPOPULATED.0;
         }

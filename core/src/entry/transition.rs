@@ -7,12 +7,12 @@
 //! The kernel often clears a slot and fills it again under the same lock. Both views are legal: the pair as a whole,
 //! and the two steps through [`EntryKind::None`]. So a tracer may report either; it learns more from the pair.
 //!
-//! What changes nothing has no row: an empty slot that is cleared, and a swap-special entry, which is one bit pattern, that
-//! is protected again.
-//!
 //! How strict: rows hold for anonymous and file mappings, all releases from 6.12 on and the designs beside them; a pair
-//! that only one release has says so. Approximations: entries moved by `mremap` make every kind reachable from none,
-//! and a private file mapping lets anonymous kinds leave a uffd-wp marker behind when zapped.
+//! that only one release has says so. Entries moved by `mremap` make every kind reachable from none.
+//!
+//! Not here, because they cannot happen: a note of write protection in place of an entry of a *writable* kind, because
+//! such an entry carries no uffd-wp (`page_table_check_pte_flags()`; N6 is the path that forgets it), and only what carries it
+//! leaves a note; clearing what is empty, and protecting a swap-special entry again, because they change nothing.
 
 use super::EntryKind;
 use super::EntryKind::{
@@ -182,8 +182,6 @@ pub const TRANSITIONS: &[Transition] = &[
     row(MigrationWrite, MigrationReadExclusive, "mprotect.c change_pte_range: anonymous page"),
     row(MigrationWrite, MigrationWrite, "fs/proc/task_mmu.c clear_soft_dirty"),
     row(MigrationWrite, DevicePrivateWrite, MIGRATED_TO_DEVICE),
-    row(MigrationWrite, MarkerUffdWp, ZAP_KEEPS_UFFD_WP),
-    row(MigrationWrite, SwapSpecial, ZAP_KEEPS_UFFD_WP),
     // From device memory. The way home leads through migration: do_swap_page calls migrate_to_ram.
     row(DevicePrivateRead, None, ZAP),
     row(DevicePrivateRead, MigrationRead, MIGRATE_FROM_DEVICE),
@@ -195,8 +193,6 @@ pub const TRANSITIONS: &[Transition] = &[
     row(DevicePrivateWrite, MigrationWrite, MIGRATE_FROM_DEVICE),
     row(DevicePrivateWrite, DevicePrivateRead, "memory.c copy_nonpresent_pte: fork; mprotect.c change_pte_range"),
     row(DevicePrivateWrite, DevicePrivateWrite, FLAGS),
-    row(DevicePrivateWrite, MarkerUffdWp, ZAP_KEEPS_UFFD_WP),
-    row(DevicePrivateWrite, SwapSpecial, ZAP_KEEPS_UFFD_WP),
     // From a page lent to a device.
     row(DeviceExclusiveRead, None, ZAP),
     row(DeviceExclusiveRead, Present, RESTORE),
@@ -215,8 +211,6 @@ pub const TRANSITIONS: &[Transition] = &[
     row(DeviceExclusiveWrite, DeviceExclusiveRead, "mprotect.c change_pte_range (up to 6.14)"),
     row(DeviceExclusiveWrite, DeviceExclusiveWrite, "fs/proc/task_mmu.c clear_soft_dirty"),
     row(DeviceExclusiveWrite, HwPoison, EXCLUSIVE_TO_HWPOISON),
-    row(DeviceExclusiveWrite, MarkerUffdWp, ZAP_KEEPS_UFFD_WP),
-    row(DeviceExclusiveWrite, SwapSpecial, ZAP_KEEPS_UFFD_WP),
     row(DeviceExclusive, None, ZAP),
     row(DeviceExclusive, Present, RESTORE),
     row(DeviceExclusive, Swap, EXCLUSIVE_TO_SWAP),

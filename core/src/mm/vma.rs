@@ -84,6 +84,12 @@ impl Vma {
         self.uffd.flags.has(UffdFlags::MISSING)
     }
 
+    /// `userfaultfd_minor()`.
+    #[inline]
+    pub fn uffd_minor(&self) -> bool {
+        self.uffd.flags.has(UffdFlags::MINOR)
+    }
+
     /// `userfaultfd_wp()`.
     #[inline]
     pub fn uffd_wp(&self) -> bool {

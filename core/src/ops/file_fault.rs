@@ -41,11 +41,14 @@ pub async fn do_fault(k: &Cpu, vmf: &VmFault) -> FaultResult {
 async fn do_read_fault(k: &Cpu, vmf: &VmFault) -> Result<(), FaultResult> {
     let (file, index) = place(k, vmf);
     // uffd_disable_fault_around()
-    let around = !k.s().w.vmas[vmf.vma].uffd_wp();
+    let around = {
+        let s = k.s();
+        !s.w.vmas[vmf.vma].uffd_wp() && !s.w.vmas[vmf.vma].uffd_minor()
+    };
     if around && filemap_map_pages(k, vmf, file).await {
         return Ok(());
     }
-    let folio = vma_fault(k, vmf.vma, file, index).await?;
+    let folio = vma_fault(k, vmf, file, index).await?;
     finish_fault(k, vmf, folio_file_page(k, folio, index)).await;
     k.folio_unlock(folio);
     k.folio_put(folio);
@@ -57,7 +60,7 @@ async fn do_cow_fault(k: &Cpu, vmf: &VmFault) -> Result<(), FaultResult> {
     let (file, index) = place(k, vmf);
     anon_vma_prepare(k, vmf.vma).await;
     let copy = k.folio_alloc().ok_or(FaultResult::Oom)?;
-    let folio = match vma_fault(k, vmf.vma, file, index).await {
+    let folio = match vma_fault(k, vmf, file, index).await {
         Ok(folio) => folio,
         Err(error) => {
             k.folio_put(copy);
@@ -80,7 +83,7 @@ async fn do_cow_fault(k: &Cpu, vmf: &VmFault) -> Result<(), FaultResult> {
 /// `do_shared_fault()`: the file's page itself, writable.
 async fn do_shared_fault(k: &Cpu, vmf: &VmFault) -> Result<(), FaultResult> {
     let (file, index) = place(k, vmf);
-    let folio = vma_fault(k, vmf.vma, file, index).await?;
+    let folio = vma_fault(k, vmf, file, index).await?;
     let page = folio_file_page(k, folio, index);
     if file == REGULAR {
         k.folio_unlock(folio);

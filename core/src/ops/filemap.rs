@@ -4,7 +4,7 @@ use super::file_fault::set_pte_range;
 use super::huge_file::map_pmd_or_alloc_table;
 use super::truncate::{mapping_evict_folio, unmap_mapping_folio};
 use super::vmf::{FaultResult, VmFault};
-use crate::mm::{PtePtr, VmaId};
+use crate::mm::PtePtr;
 use crate::observe::{FileId, SHMEM};
 use crate::phys::{CacheEntry, Flags, Pfn};
 use crate::sched::{Cpu, Lock, Site};
@@ -165,9 +165,9 @@ fn next_uptodate_folio(k: &Cpu, file: FileId, index: u32, size: u32) -> Option<P
 
 /// `__do_fault()`: the folio that a mapping shows at an index (`vm_ops->fault`), locked and with a reference; not one whose
 /// memory has failed.
-pub async fn vma_fault(k: &Cpu, vma: VmaId, file: FileId, index: u32) -> Result<Pfn, FaultResult> {
+pub async fn vma_fault(k: &Cpu, vmf: &VmFault, file: FileId, index: u32) -> Result<Pfn, FaultResult> {
     let folio = if file == SHMEM {
-        super::shmem::shmem_fault(k, vma, index).await?
+        super::shmem::shmem_fault(k, vmf, index).await?
     } else {
         filemap_fault(k, file, index).await?
     };

@@ -111,21 +111,34 @@ impl RmapWalk {
             }
             return Some(RmapWalk { folio, via: Via::File { file, locked }, next: 0 });
         }
-        let av = f.anon_vma.checked_sub(1)?;
-        let root = {
-            let s = &mut *k.s();
-            if !s.w.anon_vmas.is_live(av) {
-                return None;
-            }
-            // folio_get_anon_vma(): the family stays while its lock is waited for.
-            s.w.anon_vmas[av].refs += 1;
-            s.w.anon_vmas[av].root
-        };
-        if lock != AnonLock::Held {
-            k.lock(Lock::AnonVmaRead(root)).await;
-        }
-        let root = (lock != AnonLock::Held).then_some(root);
+        let (av, root) = RmapWalk::lock_anon_vma(k, folio, lock).await?;
         Some(RmapWalk { folio, via: Via::AnonVma { av, root }, next: 0 })
+    }
+
+    /// `folio_lock_anon_vma_read()`: the folio's `anon_vma`, and its root when that was locked. UFFDIO_MOVE may give the folio
+    /// another one until the lock is held, as not every walker has locked the folio.
+    async fn lock_anon_vma(k: &Cpu, folio: Pfn, lock: AnonLock) -> Option<(AnonVmaId, Option<AnonVmaId>)> {
+        loop {
+            let av = k.folio(folio).anon_vma.checked_sub(1)?;
+            let root = {
+                let s = &mut *k.s();
+                if !s.w.anon_vmas.is_live(av) {
+                    return None;
+                }
+                // folio_get_anon_vma(): the family stays while its lock is waited for.
+                s.w.anon_vmas[av].refs += 1;
+                s.w.anon_vmas[av].root
+            };
+            if lock == AnonLock::Held {
+                return Some((av, None));
+            }
+            k.lock(Lock::AnonVmaRead(root)).await;
+            if k.folio(folio).anon_vma == av + 1 {
+                return Some((av, Some(root)));
+            }
+            k.unlock(Lock::AnonVmaRead(root));
+            k.s().w.anon_vmas.put(av, true);
+        }
     }
 
     /// The next VMA that covers some page of the folio, and where in it the first of these pages is (`vma_address()`).

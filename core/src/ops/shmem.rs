@@ -3,10 +3,11 @@
 use super::filemap::{filemap_add_folio, filemap_get_entry, filemap_remove_folio, folio_is_at};
 use super::swap_cache::add_to_swap_cache;
 use super::swapin::read_swap_cache_async;
-use super::vmf::FaultResult;
+use super::uffd::handle_userfault;
+use super::vmf::{FaultResult, VmFault};
 use crate::config::Design;
 use crate::mm::{Thp, VmaId};
-use crate::observe::SHMEM;
+use crate::observe::{Outcome, SHMEM, Userfault};
 use crate::phys::{CacheEntry, Flags, Pfn};
 use crate::sched::{Cpu, Lock, Site};
 
@@ -15,12 +16,24 @@ use crate::sched::{Cpu, Lock, Site};
 /// The file is one of a mount with `huge=advise`: a hole is filled with a huge folio where `MADV_HUGEPAGE` says so.
 ///
 /// Left out: large folios of other sizes; `shmem_falloc`, which makes faults wait while a hole is punched, so that punching ends.
-pub async fn shmem_fault(k: &Cpu, vma: VmaId, index: u32) -> Result<Pfn, FaultResult> {
+pub async fn shmem_fault(k: &Cpu, vmf: &VmFault, index: u32) -> Result<Pfn, FaultResult> {
+    let vma = vmf.vma;
+    let (missing, minor) = {
+        let s = k.s();
+        (s.w.vmas[vma].uffd_missing(), s.w.vmas[vma].uffd_minor())
+    };
     loop {
         if index >= k.i_size_read(SHMEM) {
             return Err(FaultResult::SigBus);
         }
-        match filemap_get_entry(k, SHMEM, index).await {
+        let entry = filemap_get_entry(k, SHMEM, index).await;
+        if minor && entry != CacheEntry::Empty {
+            if let CacheEntry::Folio(folio) = entry {
+                k.folio_put(folio);
+            }
+            return Err(handle_userfault(k, vmf, Userfault::Minor).await);
+        }
+        match entry {
             CacheEntry::Poisoned => return Err(FaultResult::SigBus),
             CacheEntry::Swap(slot) => {
                 if let Some(folio) = shmem_swapin_folio(k, index, slot).await? {
@@ -36,6 +49,7 @@ pub async fn shmem_fault(k: &Cpu, vma: VmaId, index: u32) -> Result<Pfn, FaultRe
                 k.folio_unlock(folio);
                 k.folio_put(folio);
             }
+            CacheEntry::Empty if missing => return Err(handle_userfault(k, vmf, Userfault::Missing).await),
             CacheEntry::Empty => {
                 let huge = shmem_suitable_orders(k, vma, index);
                 if let Some(folio) = shmem_alloc_and_add_folio(k, index, huge).await? {
@@ -147,6 +161,32 @@ pub async fn shmem_get_folio_noalloc(k: &Cpu, index: u32) -> Option<Pfn> {
         };
         k.folio_lock_many(folio);
         return Some(folio);
+    }
+}
+
+/// The same as `UFFDIO_CONTINUE` asks for it: a folio that is there already, in the cache or in swap; `EFAULT` when there is none.
+pub async fn shmem_get_folio_continue(k: &Cpu, index: u32) -> Result<Pfn, Outcome> {
+    loop {
+        if index >= k.i_size_read(SHMEM) {
+            return Err(Outcome::Invalid);
+        }
+        match filemap_get_entry(k, SHMEM, index).await {
+            CacheEntry::Swap(slot) => match shmem_swapin_folio(k, index, slot).await {
+                Ok(Some(folio)) => return Ok(folio),
+                Ok(None) => {}
+                Err(FaultResult::Oom) => return Err(Outcome::NoMem),
+                Err(_) => return Err(Outcome::Fault),
+            },
+            CacheEntry::Folio(folio) => {
+                k.lock(Lock::Folio(folio)).await;
+                if folio_is_at(k, folio, SHMEM, index) {
+                    return Ok(folio);
+                }
+                k.folio_unlock(folio);
+                k.folio_put(folio);
+            }
+            CacheEntry::Empty | CacheEntry::Poisoned => return Err(Outcome::Fault),
+        }
     }
 }
 

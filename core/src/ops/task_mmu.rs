@@ -113,7 +113,8 @@ pub fn pte_uffd_wp_any(k: &Cpu, pte: Pte) -> bool {
         EntryKind::None => false,
         EntryKind::Present => k.pte_uffd_wp(pte),
         EntryKind::MarkerUffdWp | EntryKind::SwapSpecial => true,
-        kind => !kind.is_marker() && k.pte_swp_uffd_wp(pte),
+        kind if kind.is_marker() => k.arch().pte_swp_uffd_wp(pte),
+        _ => k.pte_swp_uffd_wp(pte),
     }
 }
 

@@ -1,12 +1,14 @@
-//! `mm/userfaultfd.c: mfill_atomic()`: the monitor puts something where nothing is.
+//! `mm/userfaultfd.c: mfill_atomic()`: the monitor puts something where nothing is. Shared pages of `tmpfs` are in
+//! [`super::uffd_shmem`].
 
 use super::pgtable::pte_alloc;
 use super::rmap::anon_vma_prepare;
+use super::uffd_shmem::{mfill_atomic_pte_continue, mfill_file_over_size, shmem_mfill_atomic_pte};
 use crate::arch::Pte;
-use crate::config::{Defect, Design};
+use crate::config::{Defect, Design, Kernel};
 use crate::entry::PTE_MARKER_POISONED;
 use crate::mm::{PtePtr, VmaId};
-use crate::observe::{Observation, Outcome, copy_token};
+use crate::observe::{Observation, Outcome, SHMEM, copy_token};
 use crate::phys::{Flags, ZERO_PFN};
 use crate::sched::{Cpu, Lock, Site};
 
@@ -22,13 +24,28 @@ pub enum Fill {
     Zeropage,
     /// `MFILL_ATOMIC_POISON`.
     Poison,
+    /// `MFILL_ATOMIC_CONTINUE`, with or without `MFILL_ATOMIC_WP`.
+    Continue {
+        /// The page comes write-protected.
+        wp: bool,
+    },
 }
 
-/// `UFFDIO_COPY`, `UFFDIO_ZEROPAGE`, `UFFDIO_POISON`: `userfaultfd_copy()` and its like. `first` is the number of the first
+impl Fill {
+    fn wp(self) -> bool {
+        matches!(self, Fill::Copy { wp: true } | Fill::Continue { wp: true })
+    }
+}
+
+/// `UFFDIO_COPY`, `UFFDIO_ZEROPAGE`, `UFFDIO_POISON`, `UFFDIO_CONTINUE`: `userfaultfd_copy()` and its like. `first` is the number of the first
 /// page in its window, by which the monitor's buffer is known.
 pub async fn fill(k: &Cpu, mm: u8, start: u32, end: u32, first: u32, what: Fill, dontwake: bool) -> Outcome {
     // UFFDIO_POISON came with the marker that it needs.
     if what == Fill::Poison && !k.uses(Design::PoisonMarker) {
+        return Outcome::Invalid;
+    }
+    // UFFDIO_CONTINUE_MODE_WP came with 6.4.
+    if what == (Fill::Continue { wp: true }) && k.config().kernel < Kernel::V6_6 {
         return Outcome::Invalid;
     }
     k.lock(Lock::MmapRead(mm)).await;
@@ -50,20 +67,20 @@ pub async fn fill(k: &Cpu, mm: u8, start: u32, end: u32, first: u32, what: Fill,
 async fn mfill_atomic(k: &Cpu, mm: u8, start: u32, end: u32, first: u32, what: Fill) -> (u32, Outcome) {
     // uffd_mfill_lock(): the range lies in one registered VMA.
     let Some(vma) = k.s().w.vma_lookup(mm, start) else { return (0, Outcome::NoEnt) };
-    let (within, wp, anonymous) = {
+    let (within, wp, anonymous, shmem, shared) = {
         let s = k.s();
         let v = &s.w.vmas[vma];
-        (end <= v.end && v.uffd.armed(), v.uffd_wp(), v.anonymous())
+        let shmem = v.backing.file() == Some(SHMEM);
+        (end <= v.end && v.uffd.armed(), v.uffd_wp(), v.anonymous(), shmem, v.shared())
     };
+    if !shared {
+        anon_vma_prepare(k, vma).await;
+    }
     if !within {
         return (0, Outcome::NoEnt);
     }
-    // shmem_mfill_atomic_pte() is left out: files are registered for write protection only.
-    if !anonymous {
-        return (0, Outcome::Invalid);
-    }
-    anon_vma_prepare(k, vma).await;
-    if what == (Fill::Copy { wp: true }) && !wp {
+    let continues = matches!(what, Fill::Continue { .. });
+    if what.wp() && !wp || !anonymous && !shmem || continues && !shmem {
         return (0, Outcome::Invalid);
     }
     for vpn in start..end {
@@ -72,10 +89,16 @@ async fn mfill_atomic(k: &Cpu, mm: u8, start: u32, end: u32, first: u32, what: F
             return (vpn - start, Outcome::Exists);
         }
         pte_alloc(k, mm, vpn).await;
+        let page = first + (vpn - start);
+        // mfill_atomic_pte()
         let result = match what {
-            Fill::Copy { wp } => mfill_atomic_pte_copy(k, vma, vpn, first + (vpn - start), wp).await,
-            Fill::Zeropage => mfill_atomic_pte_zeropage(k, vma, vpn).await,
+            Fill::Continue { wp } => mfill_atomic_pte_continue(k, vma, vpn, wp).await,
             Fill::Poison => mfill_atomic_pte_poison(k, vma, vpn).await,
+            Fill::Copy { wp } if shared => shmem_mfill_atomic_pte(k, vma, vpn, copy_token(k.op(), page), wp).await,
+            Fill::Zeropage if shared => shmem_mfill_atomic_pte(k, vma, vpn, 0, false).await,
+            // A private mapping of a file is filled without a look at the file.
+            Fill::Copy { wp } => mfill_atomic_pte_copy(k, vma, vpn, page, wp).await,
+            Fill::Zeropage => mfill_atomic_pte_zeropage(k, vma, vpn).await,
         };
         if let Err(error) = result {
             return (vpn - start, error);
@@ -98,15 +121,18 @@ async fn mfill_atomic_pte_copy(k: &Cpu, vma: VmaId, vpn: u32, page: u32, wp: boo
     installed
 }
 
-/// `mfill_atomic_install_pte()` of a new anonymous page.
-async fn mfill_atomic_install_pte(k: &Cpu, vma: VmaId, vpn: u32, folio: u32, wp: bool) -> Result<(), Outcome> {
+/// `mfill_atomic_install_pte()` of a new anonymous page, or of a page of the cache, which a private mapping never gets
+/// writable.
+pub async fn mfill_atomic_install_pte(k: &Cpu, vma: VmaId, vpn: u32, page: u32, wp: bool) -> Result<(), Outcome> {
     let arch = k.arch();
+    let in_cache = k.folio(k.page_folio(page)).file().is_some();
+    let readonly = in_cache && !k.has(Defect::U6);
     let (mm, prot, writable) = {
         let s = k.s();
         let v = &s.w.vmas[vma];
-        (v.mm, s.w.page_prot(vma), v.writable())
+        (v.mm, s.w.page_prot(vma), v.writable() && (v.shared() || !readonly))
     };
-    let mut pte = arch.pte_mkdirty(arch.pfn_pte(u64::from(folio), prot));
+    let mut pte = arch.pte_mkdirty(arch.pfn_pte(u64::from(page), prot));
     if writable {
         pte = arch.pte_mkwrite(pte);
     }
@@ -114,14 +140,22 @@ async fn mfill_atomic_install_pte(k: &Cpu, vma: VmaId, vpn: u32, folio: u32, wp:
         pte = arch.pte_mkuffd_wp(pte);
     }
     let p = k.pte_offset_map_lock(mm, vpn).await.ok_or(Outcome::Busy)?;
+    if mfill_file_over_size(k, vma, vpn) {
+        k.pte_unmap_unlock(p);
+        return Err(Outcome::Fault);
+    }
     // A marker may be overwritten: a page that was protected before it was there, or one that is poisoned.
     if !k.entries().pte_none_mostly(k.ptep_get(p)) {
         k.pte_unmap_unlock(p);
         return Err(Outcome::Exists);
     }
-    k.folio_add_new_anon_rmap(folio, vma, vpn, true);
-    k.folio_add_lru(folio);
-    k.s().w.mms[mm as usize].anon_pages += 1;
+    if in_cache {
+        k.folio_add_file_rmap_pte(page);
+    } else {
+        k.folio_add_new_anon_rmap(page, vma, vpn, true);
+        k.folio_add_lru(page);
+    }
+    k.add_mm_counter(mm, page, 1);
     k.set_pte_at(p, pte).await;
     k.pte_unmap_unlock(p);
     Ok(())
@@ -144,10 +178,14 @@ async fn install_in_hole(k: &Cpu, vma: VmaId, vpn: u32, pte: Pte) -> Result<(), 
     let mm = k.s().w.vmas[vma].mm;
     k.site(Site::UserfaultFill).await;
     let p: PtePtr = k.pte_offset_map_lock(mm, vpn).await.ok_or(Outcome::Busy)?;
-    let none = k.arch().pte_none(k.ptep_get(p));
-    if none {
+    let result = if mfill_file_over_size(k, vma, vpn) {
+        Err(Outcome::Fault)
+    } else if k.arch().pte_none(k.ptep_get(p)) {
         k.set_pte_at(p, pte).await;
-    }
+        Ok(())
+    } else {
+        Err(Outcome::Exists)
+    };
     k.pte_unmap_unlock(p);
-    if none { Ok(()) } else { Err(Outcome::Exists) }
+    result
 }

@@ -78,7 +78,8 @@ fn output(k: &Cpu, mm: u8, vpn: u32, protected: bool) {
 }
 
 /// `make_uffd_wp_pte()`. Here we differ from the kernel, which sets the bit in a writable migration or device-private
-/// entry and leaves it writable (N6): see `change_pte_range()`. A page that is lost stays as it is.
+/// entry and leaves it writable (N6): see `change_pte_range()`. The bit is set beside a marker as well, where it means
+/// nothing until the marker is zapped.
 async fn make_uffd_wp_pte(k: &Cpu, p: PtePtr) {
     let (arch, ec) = (k.arch(), k.entries());
     let ptent = k.ptep_get(p);
@@ -88,7 +89,9 @@ async fn make_uffd_wp_pte(k: &Cpu, p: PtePtr) {
     } else if arch.pte_present(ptent) {
         let old = k.ptep_get_and_clear(p).await;
         k.set_pte_at(p, arch.pte_mkuffd_wp(old)).await;
-    } else if !ec.pte_none_mostly(ptent) {
+    } else if ec.is_pte_marker(ptent) {
+        k.set_pte_at(p, arch.pte_swp_mkuffd_wp(ptent)).await;
+    } else if !ec.is_swap_special_pte(ptent) {
         let marked = if k.has(Defect::N6) { arch.pte_swp_mkuffd_wp(ptent) } else { mkuffd_wp_swap(k, ptent) };
         k.set_pte_at(p, marked).await;
     }

@@ -91,7 +91,7 @@ async fn replace_by_swap_entry(k: &Cpu, folio: Pfn, mm: u8, p: PtePtr, hwpoison:
     if !k.folio(folio).anon() {
         // A page of a file: it can be faulted in again.
         if present {
-            pte_install_uffd_wp_if_needed(k, p, page, pteval).await;
+            pte_install_uffd_wp_if_needed(k, p, pteval).await;
         }
         k.add_mm_counter(mm, page, -1);
         k.folio_remove_rmap_pte(page);

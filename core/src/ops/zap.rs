@@ -237,9 +237,6 @@ async fn zap_pte(k: &Cpu, tlb: &mut MmuGather, p: PtePtr) {
             let page = if k.has(Defect::R1) { k.pte_pfn(pte) } else { k.vm_normal_page(pte) };
             if page != ZERO_PFN {
                 zap_present_page(k, tlb, pte, page);
-                if tlb.details.keep_notes && !k.has(Defect::A12) {
-                    pte_install_uffd_wp_if_needed(k, p, page, pte).await;
-                }
             }
         }
         kind if kind.is_device_private() || kind.is_device_exclusive() => {
@@ -258,11 +255,12 @@ async fn zap_pte(k: &Cpu, tlb: &mut MmuGather, p: PtePtr) {
         kind if kind.is_migration() => {
             let page = k.swp_offset_pfn(k.pte_to_swp_entry(pte));
             k.add_mm_counter(tlb.mm, page, -1);
-            if tlb.details.keep_notes && !k.has(Defect::A12) {
-                pte_install_uffd_wp_if_needed(k, p, page, pte).await;
-            }
         }
         _ => {}
+    }
+    // zap_install_uffd_wp_if_needed()
+    if tlb.details.keep_notes && !k.has(Defect::A12) {
+        pte_install_uffd_wp_if_needed(k, p, pte).await;
     }
 }
 
@@ -285,11 +283,18 @@ fn zap_present_page(k: &Cpu, tlb: &mut MmuGather, pte: Pte, page: Pfn) {
     tlb.pages.push(Gathered { pfn: page, delay_rmap });
 }
 
-/// `pte_install_uffd_wp_if_needed()`: an entry that mapped a write-protected page of a file does not become empty.
-pub async fn pte_install_uffd_wp_if_needed(k: &Cpu, p: PtePtr, page: Pfn, pte: Pte) {
-    let file = !k.folio(k.page_folio(page)).anon();
-    let protected = if k.arch().pte_present(pte) { k.pte_uffd_wp(pte) } else { k.pte_swp_uffd_wp(pte) };
-    if file && protected {
+/// `pte_install_uffd_wp_if_needed()`: in a mapping of a file that is registered for write protection, an entry that was
+/// protected does not become empty, whatever it stood for: a page of the file, or a private copy.
+pub async fn pte_install_uffd_wp_if_needed(k: &Cpu, p: PtePtr, pte: Pte) {
+    let watched = {
+        let s = k.s();
+        s.w.vma_lookup(p.mm, p.vpn).is_some_and(|v| !s.w.vmas[v].anonymous() && s.w.vmas[v].uffd_wp())
+    };
+    if !watched {
+        return;
+    }
+    let protected = if k.arch().pte_present(pte) { k.pte_uffd_wp(pte) } else { k.arch().pte_swp_uffd_wp(pte) };
+    if protected {
         k.set_pte_at(p, k.entries().make_uffd_wp_note()).await;
     }
 }

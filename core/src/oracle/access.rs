@@ -41,7 +41,7 @@ impl Oracle {
             self.settle(proc, spot, &changes, value, &[Perm::Read, Perm::ReadWrite], value != 0);
             return Ok(());
         };
-        if !set.iter().any(|s| s.permits(false)) {
+        if !set.iter().any(|s| s.permits(false) && s.passes_file(&self.files, false)) {
             return Err(broken(forbidden(&set, false)).known(known));
         }
         if !set.iter().any(|s| s.shows(&self.files, value)) {
@@ -52,6 +52,9 @@ impl Oracle {
         }
         loaded(&mut set, &changes, &mut self.files, value);
         self.keep(proc, spot, Some(&mut set), &changes);
+        if changes.is_empty() && value != 0 {
+            self.found(proc, spot, false);
+        }
         Ok(())
     }
 
@@ -106,6 +109,9 @@ impl Oracle {
             Some(set) => {
                 if !set.iter().any(|s| s.ends(&self.files, true).meets(Ends::WELL)) {
                     return Err(broken(forbidden(set, true)).known(known));
+                }
+                if changes.is_empty() {
+                    self.found(proc, spot, true);
                 }
                 if stored(set, &changes, &mut self.files, value).is_err() {
                     reach = None;
@@ -177,7 +183,7 @@ impl Oracle {
     /// True when a load in this state, which agrees with it, has nothing to teach.
     #[inline]
     fn settled_file(&self, state: State) -> bool {
-        state.through().is_none_or(|cell| self.files.value(cell).is_some())
+        state.through().is_none_or(|cell| self.files.value(cell).is_some() && self.files.knows_presence(cell))
     }
 
     /// What is known of a page of a live process, and which calls in flight change it.
@@ -246,6 +252,6 @@ impl Oracle {
 
 /// The rule that an access breaks which none of these states lets pass.
 fn forbidden(set: &Reach, write: bool) -> Rule {
-    let allowed = set.iter().any(|s| s.allows(write) && !s.traps.passes(write));
+    let allowed = set.iter().any(|s| s.allows(write) && (!s.traps.passes(write) || s.traps.watches_file()));
     if allowed { Rule::OracleUffdMissed } else { Rule::OracleAccess }
 }

@@ -64,6 +64,8 @@ pub(super) enum FileChange {
     CutInside,
     /// The file ends after it: zero, if it was beyond the end.
     Grow,
+    /// `UFFDIO_COPY` or `UFFDIO_ZEROPAGE`: it holds this, if it was a hole.
+    Fill(Token),
 }
 
 impl FileChange {
@@ -72,12 +74,26 @@ impl FileChange {
             FileChange::Erase => content.map(|_| 0),
             FileChange::Cut | FileChange::CutInside => None,
             FileChange::Grow => Some(content.unwrap_or(0)),
+            FileChange::Fill(token) => content.map(|_| token),
         }
     }
 }
 
 /// Most contents that are kept of a page in doubt.
 const CONTENTS: usize = 6;
+
+/// Whether a file has a page at all, in memory or in swap. What is not there reads as zero once somebody asks for it, so
+/// only userfaultfd can tell.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum Presence {
+    /// Certainly not.
+    #[default]
+    Hole,
+    /// Perhaps.
+    Perhaps,
+    /// Certainly.
+    There,
+}
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Cell {
@@ -99,6 +115,8 @@ struct Cell {
     newest: Option<Token>,
     /// A huge page may reach over the end of the file up to here: nothing is ever known of it.
     loose: bool,
+    /// Whether it is there.
+    presence: Presence,
 }
 
 /// How far a page of a file is lost to a memory failure.
@@ -136,6 +154,7 @@ impl Default for Cell {
             lost: None,
             newest: None,
             loose: false,
+            presence: Presence::Hole,
         }
     }
 }
@@ -235,14 +254,18 @@ pub(super) struct Files {
     told: Told,
     /// Pages of a huge page, if the case asks for some.
     huge: Option<u32>,
+    /// Whether pages are there is followed; that one is not is never certain unless this is `Some(true)`.
+    tracks: Option<bool>,
 }
 
 impl Files {
-    /// Every page of every file is there and zero. `huge` is the size of huge pages, if there may be any.
-    pub(super) fn clear(&mut self, huge: Option<u32>) {
+    /// Every page of every file is zero. `huge` is the size of huge pages, if there may be any; `tracks` whether somebody asks
+    /// which pages are holes, and if so, whether holes are filled only when pages are asked for.
+    pub(super) fn clear(&mut self, huge: Option<u32>, tracks: Option<bool>) {
         self.cells.iter_mut().for_each(Vec::clear);
         self.told = Told::Nothing;
         self.huge = huge;
+        self.tracks = tracks;
     }
 
     /// What a truncation to `size` pages does to a page.
@@ -336,6 +359,75 @@ impl Files {
         }
     }
 
+    /// Whether the file has the page.
+    pub(super) fn presence(&self, id: CellId) -> Presence {
+        match self.cell(id).presence {
+            Presence::Hole if self.tracks != Some(true) => Presence::Perhaps,
+            presence => presence,
+        }
+    }
+
+    /// True when an access that finds the page there has nothing to teach.
+    #[inline]
+    pub(super) fn knows_presence(&self, id: CellId) -> bool {
+        self.tracks.is_none() || self.cell(id).presence == Presence::There
+    }
+
+    /// An access has found the page there.
+    pub(super) fn found(&mut self, id: CellId) {
+        if self.tracks.is_some() && self.cell(id).pending.is_empty() {
+            self.cell_mut(id).presence = Presence::There;
+        }
+    }
+
+    /// Somebody is about to ask for the page.
+    pub(super) fn asked(&mut self, id: CellId) {
+        if self.tracks.is_some() && self.cell(id).presence == Presence::Hole {
+            self.cell_mut(id).presence = Presence::Perhaps;
+        }
+    }
+
+    /// Pages may be lost that nobody has named.
+    pub(super) fn doubt(&mut self) {
+        let there = |c: &&mut Cell| c.presence == Presence::There;
+        self.cells.iter_mut().flatten().filter(there).for_each(|c| c.presence = Presence::Perhaps);
+    }
+
+    /// The monitor's call on the CPU with this bit returns, and has filled the page or not.
+    pub(super) fn end_fill(&mut self, id: CellId, bit: u8, filled: bool) {
+        let cell = self.cell_mut(id);
+        let Some(at) = cell.pending.iter().position(|p| p.0 == bit) else { return };
+        let (_, change) = cell.pending.remove(at);
+        let FileChange::Fill(token) = change else { return };
+        let alone = !cell.touched && !cell.raced && cell.pending.is_empty();
+        if filled && alone {
+            cell.is(Some(token));
+        } else if !filled && token != 0 && alone && cell.known.len() > 1 {
+            cell.known.retain(|c| *c != Some(token));
+        }
+        if cell.pending.is_empty() {
+            cell.presence = if filled && !cell.raced { Presence::There } else { Presence::Perhaps };
+            (cell.touched, cell.raced) = (false, false);
+        }
+    }
+
+    /// Somebody has asked for nobody knows which page: that one is a hole is no longer certain of any.
+    pub(super) fn doubt_holes(&mut self) {
+        self.tracks = self.tracks.map(|_| false);
+    }
+
+    /// What is left of the fills of a call that has returned: of these nobody knows whether they were done.
+    pub(super) fn end_unsure_fills(&mut self, bit: u8) {
+        for cell in self.cells.iter_mut().flatten() {
+            let left = cell.pending.len();
+            cell.pending.retain(|p| p.0 != bit || !matches!(p.1, FileChange::Fill(_)));
+            if cell.pending.len() != left {
+                cell.presence = Presence::Perhaps;
+                cell.raced &= !cell.pending.is_empty();
+            }
+        }
+    }
+
     /// The call on the CPU with this bit begins; it changes the page.
     pub(super) fn begin(&mut self, id: CellId, bit: u8, change: FileChange) {
         let cell = self.cell_mut(id);
@@ -345,6 +437,9 @@ impl Files {
         }
         if !cell.pending.iter().any(|p| p.0 == bit) && cell.pending.try_push((bit, change)).is_ok() {
             cell.raced |= cell.pending.len() > 1;
+            if cell.presence == Presence::There && !matches!(change, FileChange::Grow | FileChange::Fill(_)) {
+                cell.presence = Presence::Perhaps;
+            }
             if change == FileChange::CutInside {
                 cell.loose = true;
                 cell.known.clear();
@@ -414,9 +509,19 @@ impl Files {
         !cell.raced && matches!(cell.pending.as_slice(), [(_, FileChange::Cut)])
     }
 
-    /// It returns; `certain` when it has had its effect on all that it was begun on.
-    pub(super) fn end(&mut self, bit: u8, certain: bool) {
-        self.cells.iter_mut().flatten().for_each(|c| c.end(bit, certain));
+    /// It returns; `certain` when it has had its effect on all that it was begun on, `alone` when nobody else is at work who
+    /// could have brought pages back.
+    pub(super) fn end(&mut self, bit: u8, certain: bool, alone: bool) {
+        for cell in self.cells.iter_mut().flatten() {
+            let emptied = cell
+                .pending
+                .iter()
+                .any(|p| p.0 == bit && matches!(p.1, FileChange::Erase | FileChange::Cut | FileChange::CutInside));
+            if emptied {
+                cell.presence = if certain && alone { Presence::Hole } else { Presence::Perhaps };
+            }
+            cell.end(bit, certain);
+        }
     }
 }
 
@@ -436,7 +541,7 @@ mod tests {
         assert!(files.may_be(C, 0));
         files.loaded(C, 0);
         assert!(!files.may_be(C, 7));
-        files.end(1, true);
+        files.end(1, true, true);
         assert_eq!(files.value(C), Some(0));
     }
 
@@ -445,7 +550,7 @@ mod tests {
         let mut files = Files::default();
         files.begin(C, 1, FileChange::Erase);
         files.stored(C, 9);
-        files.end(1, true);
+        files.end(1, true, true);
         assert!(files.may_be(C, 9) && files.may_be(C, 0) && files.value(C).is_none());
     }
 
@@ -454,25 +559,25 @@ mod tests {
         let mut files = Files::default();
         files.stored(C, 7);
         files.begin(C, 1, FileChange::Cut);
-        files.end(1, true);
+        files.end(1, true, true);
         assert!(files.may_fault(C) && !files.may_read(C));
         files.begin(C, 2, FileChange::Grow);
         assert!(files.may_fault(C) && files.may_be(C, 0) && !files.may_be(C, 7));
-        files.end(2, true);
+        files.end(2, true, true);
         assert_eq!(files.value(C), Some(0));
     }
 
     #[test]
     fn nothing_is_known_of_pages_behind_the_end_that_a_huge_page_reaches() {
         let mut files = Files::default();
-        files.clear(Some(8));
+        files.clear(Some(8), None);
         let cell = |page| CellId::new(SHMEM, page);
         let cut = |files: &mut Files, size| {
             for page in 0..16 {
                 let change = files.truncation(cell(page), size);
                 files.begin(cell(page), 1, change);
             }
-            files.end(1, true);
+            files.end(1, true, true);
         };
         cut(&mut files, 3);
         files.stored(cell(5), 7);
@@ -490,8 +595,8 @@ mod tests {
         files.stored(C, 7);
         files.begin(C, 1, FileChange::Cut);
         files.begin(C, 2, FileChange::Grow);
-        files.end(1, true);
-        files.end(2, true);
+        files.end(1, true, true);
+        files.end(2, true, true);
         assert!(files.may_be(C, 0) && files.may_be(C, 7));
     }
 }

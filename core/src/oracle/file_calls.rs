@@ -51,6 +51,7 @@ impl Oracle {
                     }
                 }
                 self.break_cow_again();
+                self.blur_zero_pages();
             }
             OpCode::Mmap if flight.backing.shared() => {
                 let Some(file) = flight.backing.file() else { return };
@@ -81,12 +82,12 @@ impl Oracle {
             while let Some(spot) = self.procs[proc].space.after(at) {
                 at = Some(spot);
                 let Some(states) = self.procs[proc].space.states(spot) else { continue };
-                if states.iter().all(|s| !matches!(s.base, Base::Shared(_))) {
+                if states.iter().all(|s| s.base == Base::Anon) {
                     continue;
                 }
                 let blurred = |s: &State| match s.base {
-                    Base::Shared(_) => State { traps: s.traps.perhaps_unprotected(), ..*s },
-                    _ => *s,
+                    Base::Anon => *s,
+                    _ => State { traps: s.traps.perhaps_unprotected(), ..*s },
                 };
                 let set: Reach = states.iter().map(blurred).collect();
                 self.procs[proc].space.keep(spot, Some(&set));

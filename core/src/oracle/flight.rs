@@ -134,7 +134,9 @@ impl Flight {
         } else if op.code.shape() == Shape::RangeTo {
             let (region, page) = op.to();
             let apart = region != op.region || page >= end || page + flight.len() <= first;
-            flight.moves = apart.then_some(Move { to: Spot { region, page }, confused: false });
+            // A mapping does not move onto itself; pages can, one after the other, but only where something is registered.
+            let moves = if op.code == OpCode::UffdMove { fresh != Traps::NONE } else { apart };
+            flight.moves = moves.then_some(Move { to: Spot { region, page }, confused: !apart });
         }
         flight.effect = flight.work_out_effect();
         Some((usize::from(op.cpu), flight))
@@ -168,7 +170,7 @@ impl Flight {
     }
 
     /// What it has to do with userfaultfd, by the first page of its range.
-    fn uffd(&self) -> Option<Uffd> {
+    pub(super) fn uffd(&self) -> Option<Uffd> {
         let flag = |bit: u8| self.arg & bit != 0;
         match self.code {
             OpCode::UffdRegister => Some(Uffd::Register(UffdFlags(self.arg))),
@@ -179,9 +181,11 @@ impl Flight {
             }
             OpCode::UffdZeropage => Some(Uffd::Fill(Filling::Zero, self.wakes())),
             OpCode::UffdPoison => Some(Uffd::Fill(Filling::Poison, self.wakes())),
+            OpCode::UffdContinue => Some(Uffd::Fill(Filling::Continue { wp: flag(2) }, self.wakes())),
             OpCode::UffdWp => Some(Uffd::Protect(true)),
             OpCode::UffdUnwp => Some(Uffd::Protect(false)),
             OpCode::PagemapScan => Some(Uffd::Scan),
+            OpCode::UffdMove => self.moves.map(|_| Uffd::Move),
             _ => self.touches().map(Uffd::Touch),
         }
     }
@@ -200,8 +204,19 @@ impl Flight {
     /// True when it wakes those who wait at its pages, once it has succeeded.
     pub(super) fn wakes(&self) -> bool {
         match self.code {
-            OpCode::UffdCopy | OpCode::UffdZeropage | OpCode::UffdPoison | OpCode::UffdUnwp => self.arg & 1 == 0,
-            OpCode::UffdWake | OpCode::UffdClose | OpCode::UffdUnregister => true,
+            OpCode::UffdCopy | OpCode::UffdZeropage | OpCode::UffdPoison | OpCode::UffdContinue | OpCode::UffdUnwp => {
+                self.arg & 1 == 0
+            }
+            OpCode::UffdWake | OpCode::UffdClose | OpCode::UffdUnregister | OpCode::UffdMove => true,
+            _ => false,
+        }
+    }
+
+    /// True of a call that fills pages and may be refused where it is, or in this release.
+    pub(super) fn may_be_refused(&self) -> bool {
+        match self.code {
+            OpCode::UffdCopy => self.arg & 2 != 0,
+            OpCode::UffdPoison | OpCode::UffdContinue => true,
             _ => false,
         }
     }
@@ -223,7 +238,7 @@ impl Flight {
 
     /// True when it makes or fills holes.
     pub(super) fn maps(&self) -> bool {
-        self.moves.is_some() || self.effect().is_some_and(Effect::maps)
+        self.remaps().is_some() || self.effect().is_some_and(Effect::maps)
     }
 
     /// The kind of access that it makes to its pages: `Some(true)` for stores.
@@ -300,7 +315,7 @@ impl Flight {
 
     /// What it does to this page.
     pub(super) fn effect_on(&self, spot: Spot) -> Option<Effect> {
-        if self.source_of(spot).is_some() {
+        if self.remaps().is_some() && self.source_of(spot).is_some() {
             return Some(Effect::Arrive);
         }
         match self.effect()? {

@@ -99,6 +99,8 @@ mod result;
 mod space;
 mod traps;
 mod uffd;
+mod uffd_files;
+mod uffd_move;
 
 #[cfg(test)]
 mod tests;
@@ -233,7 +235,8 @@ impl Oracle {
         };
         self.now = 1;
         let asks = |op: &Op| matches!(op.code, OpCode::Hugepage | OpCode::Collapse);
-        self.files.clear(case.ops.iter().any(asks).then(|| case.config.geometry.ptrs()));
+        let ptrs = case.ops.iter().any(asks).then(|| case.config.geometry.ptrs());
+        self.files.clear(ptrs, registers.then_some(!huge));
         self.guarded = false;
         self.region_pages = case.config.geometry.region_pages();
         self.moved = false;
@@ -431,6 +434,7 @@ impl Oracle {
         if matches!(flight.code, OpCode::Truncate | OpCode::Remove) {
             self.blur_protection();
         }
+        self.begin_on_files(cpu, &flight);
         self.break_cow(&flight);
         self.begin_moves(cpu, &flight);
         self.begin_pins(cpu, &flight);

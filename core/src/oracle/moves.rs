@@ -40,6 +40,11 @@ impl Flight {
         }
     }
 
+    /// Where a mapping goes that it moves.
+    pub(super) fn remaps(&self) -> Option<Move> {
+        self.moves.filter(|_| self.code != OpCode::UffdMove)
+    }
+
     /// The page of the target for a page of the source.
     pub(super) fn target_of(&self, spot: Spot) -> Option<Spot> {
         let to = self.moves?.to;
@@ -83,6 +88,9 @@ impl Oracle {
         }
         if flight.grows() {
             return self.begin_growth(cpu, flight);
+        }
+        if flight.code == OpCode::UffdMove {
+            return self.begin_uffd_move(cpu, flight);
         }
         let Some(moves) = self.flights[cpu].as_ref().and_then(|f| f.moves) else { return };
         let proc = flight.proc;
@@ -130,7 +138,7 @@ impl Oracle {
     }
 
     /// Another call works on pages that the call on CPU `cpu` moves.
-    fn confuse(&mut self, cpu: usize) {
+    pub(super) fn confuse(&mut self, cpu: usize) {
         let Some(flight) = &mut self.flights[cpu] else { return };
         flight.disturbed = true;
         if flight.grows() {
@@ -155,7 +163,7 @@ impl Oracle {
     /// A store to a page that is being moved may be seen at its other address.
     pub(super) fn echo(&mut self, proc: u8, spot: Spot) {
         for cpu in 0..self.flights.len() {
-            let moving = self.flights[cpu].as_ref().filter(|f| f.proc == proc && f.moves.is_some());
+            let moving = self.flights[cpu].as_ref().filter(|f| f.proc == proc && f.remaps().is_some());
             let Some(flight) = moving.copied() else { continue };
             let bit = 1 << cpu;
             if let Some(to) = flight.target_of(spot) {
@@ -178,7 +186,7 @@ impl Oracle {
 
     /// The call on CPU `cpu` returns: what its target is now. To be called before the source is judged.
     pub(super) fn finish_moves(&mut self, cpu: usize, flight: &Flight, keep: Keep) {
-        let Some(moves) = flight.moves else { return };
+        let Some(moves) = flight.remaps() else { return };
         let (proc, bit) = (flight.proc, 1u8 << cpu);
         let arrived = matches!(keep, Keep::Applied | Keep::AppliedMapped);
         for from in flight.spots() {

@@ -105,6 +105,14 @@ impl Base {
             Base::Private(cell) | Base::Copied(cell) => Base::Private(cell.later(pages)),
         }
     }
+
+    /// The file that is mapped.
+    pub(super) fn file(self) -> Option<FileId> {
+        match self {
+            Base::Anon => None,
+            Base::Shared(cell) | Base::Private(cell) | Base::Copied(cell) => Some(cell.file()),
+        }
+    }
 }
 
 impl State {
@@ -179,7 +187,18 @@ impl State {
     /// True when a load in this state may return `value`.
     #[inline]
     pub(super) fn shows(self, files: &Files, value: Token) -> bool {
-        self.permits(false) && self.through().map_or(self.holds(value), |cell| files.may_be(cell, value))
+        self.permits(false)
+            && match self.through() {
+                None => self.holds(value),
+                Some(cell) => self.passes_file(files, false) && files.may_be(cell, value),
+            }
+    }
+
+    /// True when userfaultfd is not sure to stop the access because of what the file has or has not.
+    #[inline]
+    pub(super) fn passes_file(self, files: &Files, write: bool) -> bool {
+        let stopped = |cell| !self.traps.ends_through(write, files.presence(cell)).meets(Ends::WELL);
+        !self.traps.watches_file() || !self.through().is_some_and(stopped)
     }
 
     /// The state after a store to private memory; a store to a shared page changes the file instead.
@@ -203,7 +222,7 @@ impl State {
             (Some(_), Some(cell)) => {
                 let mut ends = empty_pool;
                 if files.may_read(cell) {
-                    ends.add(self.traps.ends(write));
+                    ends.add(self.traps.ends_through(write, files.presence(cell)));
                 }
                 if files.may_fault(cell) {
                     ends.add(Ends::BUS);
@@ -216,7 +235,8 @@ impl State {
     /// The same page once an access has retired that found nothing in its way.
     #[inline]
     pub(super) fn touched(self, write: bool) -> State {
-        let traps = self.traps.touched(write);
+        let seen = self.through().is_some() && !(write && matches!(self.base, Base::Private(_)));
+        let traps = if seen { self.traps.touched_through(write) } else { self.traps.touched(write) };
         // What is lazily freed may go again.
         let traps = if self.lazy && !write { traps.perhaps_dropped() } else { traps };
         State { traps, ..self }
@@ -224,7 +244,9 @@ impl State {
 
     /// The same page once an access has been stopped for this reason.
     pub(super) fn stopped(self, reason: Userfault) -> State {
-        State { traps: self.traps.stopped(reason), ..self }
+        let traps =
+            if self.through().is_some() { self.traps.stopped_through(reason) } else { self.traps.stopped(reason) };
+        State { traps, ..self }
     }
 
     /// The page of a child that was copied from this one.
@@ -250,16 +272,19 @@ impl Ends {
     pub(super) const MISSING: Ends = Ends(16);
     /// It waits, because the page is write-protected.
     pub(super) const WP: Ends = Ends(32);
+    /// It waits, because what the file has is not mapped.
+    pub(super) const MINOR: Ends = Ends(64);
     /// It does not retire by itself.
-    pub(super) const FAULT: Ends = Ends(2 | 4 | 8 | 16 | 32);
+    pub(super) const FAULT: Ends = Ends(2 | 4 | 8 | 16 | 32 | 64);
     /// Any way at all.
-    pub(super) const ALL: Ends = Ends(63);
+    pub(super) const ALL: Ends = Ends(127);
 
     /// The way of an access that is stopped for this reason.
     pub(super) fn of(reason: Userfault) -> Ends {
         match reason {
             Userfault::Missing => Ends::MISSING,
             Userfault::Wp => Ends::WP,
+            Userfault::Minor => Ends::MINOR,
         }
     }
 
@@ -321,14 +346,17 @@ impl Effect {
             Effect::Unmap => State { applied, ..State::UNMAPPED },
             Effect::Zero(_) if state.perm.is_none() => State { applied, ..state.zeroed() },
             Effect::Zero(fresh) => {
-                // A page of a shared file is not dropped, and userfaultfd remembers it.
-                let shared = matches!(state.base, Base::Shared(_));
-                let traps = if shared { state.traps } else { state.traps.dropped(fresh) };
+                // In a mapping of a file userfaultfd remembers what it has protected.
+                let file = state.base != Base::Anon;
+                let traps = if file { state.traps.dropped_note_kept(fresh) } else { state.traps.dropped(fresh) };
                 State { applied, traps, pool: state.pool.without_promise(), ..state.zeroed() }
             }
             Effect::Cut(..) => match state.base {
                 Base::Copied(cell) if self.cuts(cell) => {
-                    State { applied, base: Base::Private(cell), value: 0, ..state }
+                    State { applied, base: Base::Private(cell), value: 0, traps: state.traps.cured(), ..state }
+                }
+                Base::Shared(cell) | Base::Private(cell) if state.traps.poisoned() && self.cuts(cell) => {
+                    State { applied, traps: state.traps.cured(), ..state }
                 }
                 _ => state,
             },

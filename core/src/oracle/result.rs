@@ -374,14 +374,19 @@ impl Oracle {
         let Some(flight) = self.flights[cpu] else { return };
         let bit = 1 << cpu;
         let proc = usize::from(flight.proc);
+        self.end_on_files(cpu, &flight, keep);
         match flight.effect() {
             Some(effect @ Effect::Cut(..)) => self.finish_cut(cpu, effect),
             Some(_) => {
                 self.finish_pins(cpu, &flight, keep);
-                self.finish_moves(cpu, &flight, keep);
-                // An access may always have been tried.
-                let keep = if flight.touches().is_some() { Keep::Applied } else { keep };
-                self.finish_pages(cpu, &flight, keep);
+                if flight.code == OpCode::UffdMove {
+                    self.finish_uffd_move(cpu, &flight, keep);
+                } else {
+                    self.finish_moves(cpu, &flight, keep);
+                    // An access may always have been tried.
+                    let keep = if flight.touches().is_some() { Keep::Applied } else { keep };
+                    self.finish_pages(cpu, &flight, keep);
+                }
             }
             None => {}
         }
@@ -392,11 +397,13 @@ impl Oracle {
         let resets = flight.code == OpCode::ResetDevice;
         if flight.cuts() || resets || flight.code == OpCode::Remove {
             let certain = flight.cuts() || resets || keep == Keep::Applied && !flight.contended;
-            self.files.end(bit, certain);
+            let alone = self.flights.iter().flatten().all(|f| f.op == flight.op);
+            self.files.end(bit, certain, alone);
+            self.blur_zero_pages();
             self.doubt_losses();
         }
         if flight.extends_file() {
-            self.files.end(bit, keep == Keep::Applied);
+            self.files.end(bit, keep == Keep::Applied, false);
         }
         if flight.code == OpCode::ClearRefs {
             self.procs[proc].clearing = self.procs[proc].clearing.saturating_sub(1);
@@ -439,6 +446,9 @@ impl Oracle {
                 }
             } else {
                 self.finish_page(cpu, flight, effect, keep, spot);
+            }
+            if self.fresh != Traps::NONE && self.touching[proc] & !(1 << cpu) != 0 {
+                self.blur_page(flight.proc, spot);
             }
             self.heal(flight.proc, spot, effect, keep);
             if keep != Keep::NotApplied {

@@ -152,6 +152,19 @@ impl Space {
         self.sets.iter_mut().flatten().for_each(release);
     }
 
+    /// Changes every state that a page may be in, of one window or of all.
+    pub(super) fn each_state(&mut self, region: Option<u8>, change: impl Fn(&mut State)) {
+        let windows =
+            self.windows.iter_mut().enumerate().filter(|(r, _)| region.is_none_or(|only| *r == usize::from(only)));
+        for page in windows.flat_map(|(_, w)| w) {
+            match &mut page.known {
+                Known::One(state) => change(state),
+                Known::Many(at) => self.sets[*at as usize].iter_mut().for_each(&change),
+                Known::Any => {}
+            }
+        }
+    }
+
     /// The page after `spot` among those that it holds, or the first.
     pub(super) fn after(&self, spot: Option<Spot>) -> Option<Spot> {
         let mut next = spot.map_or(Spot { region: 0, page: 0 }, |s| Spot { page: s.page + 1, ..s });

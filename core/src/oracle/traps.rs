@@ -4,9 +4,14 @@
 //! Three things can be unknown of a page that is in one state otherwise: whether it is there (a child's copy, or a
 //! page that a fault may have touched), whether it is write-protected, and both of them. So each has two bits, one for
 //! *certainly* and one for *certainly not* or *perhaps*. In a case that registers nothing all bits stay zero.
+//!
+//! Where a file is seen, *there* and *not there* are two questions. Whether the file has the page is told by the file's
+//! cell ([`Presence`]); the bits here speak of the process's own entry, and as the kernel takes such entries away when
+//! it likes, only that it maps nothing can be certain.
 
+use super::file::Presence;
 use super::page::{Base, Ends, State};
-use crate::observe::{Token, UffdFlags, Userfault};
+use crate::observe::{SHMEM, Token, UffdFlags, Userfault};
 
 /// See the module.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -20,9 +25,9 @@ impl Traps {
     /// The same where a fault may put pages beside the one that it is for: that nothing is there is never certain.
     pub(super) const LOOSE: Traps = Traps(Traps::TRACKED);
 
-    const REGISTERED: u16 = 0x7f;
+    const REGISTERED: u16 = 0xff;
     /// Certainly write-protected.
-    const WP: u16 = 1 << 7;
+    const WP: u16 = 1 << 15;
     /// Perhaps write-protected.
     const PERHAPS_WP: u16 = 1 << 8;
     /// Poisoned: nothing is there, and an access ends in `SIGBUS`.
@@ -95,8 +100,42 @@ impl Traps {
                 return ends;
             }
         }
+        // A copy of a file's page may be gone, and the file's page be seen again.
+        if self.flags().has(UffdFlags::MINOR) && !self.is(Traps::THERE) {
+            ends.add(stop(Ends::MINOR));
+        }
+        self.protected_ends(write, ends)
+    }
+
+    /// The same where a page of a file is seen: first the file, then the entry, then its protection.
+    pub(super) fn ends_through(self, write: bool, file: Presence) -> Ends {
+        if self.is(Traps::POISON) {
+            return Ends::BUS;
+        }
+        let stop = |way| if self.flags().has(UffdFlags::SIGBUS) { Ends::BUS } else { way };
+        let mut ends = Ends::default();
+        let (missing, minor) = (self.flags().has(UffdFlags::MISSING), self.flags().has(UffdFlags::MINOR));
+        if missing && file != Presence::There {
+            ends.add(stop(Ends::MISSING));
+        }
+        if minor && file != Presence::Hole {
+            ends.add(stop(Ends::MINOR));
+        }
+        let past_hole = file != Presence::There && !missing;
+        let past_page = file != Presence::Hole && !(minor && self.is(Traps::HOLE));
+        if past_hole || past_page { self.protected_ends(write, ends) } else { ends }
+    }
+
+    /// True when whether the file has the page makes a difference.
+    #[inline]
+    pub(super) fn watches_file(self) -> bool {
+        self.flags().has(UffdFlags(UffdFlags::MISSING.0 | UffdFlags::MINOR.0))
+    }
+
+    /// `ends`, and what the protection of a page that is there makes possible.
+    fn protected_ends(self, write: bool, mut ends: Ends) -> Ends {
         if write && self.traps_stores() && self.is(Traps::ANY_WP) {
-            ends.add(stop(Ends::WP));
+            ends.add(if self.flags().has(UffdFlags::SIGBUS) { Ends::BUS } else { Ends::WP });
             if self.is(Traps::WP) {
                 return ends;
             }
@@ -112,6 +151,28 @@ impl Traps {
         }
         let there = if self.is(Traps::TRACKED) { self.clear(Traps::HOLE).set(Traps::THERE) } else { self };
         if write && there.flags().has(UffdFlags::WP) { there.clear(Traps::ANY_WP) } else { there }
+    }
+
+    /// The same when it was a file's page: its entry may be gone again.
+    #[inline]
+    pub(super) fn touched_through(self, write: bool) -> Traps {
+        let touched = self.touched(write);
+        if self.is(Traps::THERE) { touched } else { touched.clear(Traps::THERE) }
+    }
+
+    /// A fault beside the page may have mapped what the file has.
+    pub(super) fn perhaps_mapped(self) -> Traps {
+        self.clear(Traps::HOLE)
+    }
+
+    /// The poison is gone, with a part of the file.
+    pub(super) fn cured(self) -> Traps {
+        self.clear(Traps::POISON | Traps::THERE | Traps::AWAKE)
+    }
+
+    /// True when an access ends in `SIGBUS`.
+    pub(super) fn poisoned(self) -> bool {
+        self.is(Traps::POISON)
     }
 
     /// While or after an access is tried: its fault may have put something there, or taken an asynchronous protection
@@ -143,6 +204,7 @@ impl Traps {
     /// After an access that was stopped for this reason.
     pub(super) fn stopped(self, reason: Userfault) -> Traps {
         match reason {
+            Userfault::Minor => self,
             Userfault::Missing => self.clear(Traps::THERE).set(self.hole()),
             Userfault::Wp => self.clear(Traps::PERHAPS_WP | Traps::HOLE).set(Traps::WP | Traps::THERE),
         }
@@ -151,6 +213,21 @@ impl Traps {
     /// After the contents were dropped; `fresh` is what a new page has.
     pub(super) fn dropped(self, fresh: Traps) -> Traps {
         self.clear(Traps::ANY_WP | Traps::POISON | Traps::THERE | Traps::AWAKE).set(fresh.0)
+    }
+
+    /// After a stop at a page that is seen in a file.
+    pub(super) fn stopped_through(self, reason: Userfault) -> Traps {
+        match reason {
+            Userfault::Minor | Userfault::Missing => self,
+            Userfault::Wp => self.clear(Traps::PERHAPS_WP | Traps::HOLE).set(Traps::WP),
+        }
+    }
+
+    /// After `MADV_DONTNEED` of a mapping of a file: protection is remembered there.
+    pub(super) fn dropped_note_kept(self, fresh: Traps) -> Traps {
+        // PAGEMAP_SCAN marks what is poisoned, too, and nothing takes that mark away.
+        let scanned = self.is(Traps::POISON) && self.flags().has(UffdFlags::WP);
+        self.dropped(fresh).set(self.0 & Traps::ANY_WP | if scanned { Traps::PERHAPS_WP } else { 0 })
     }
 
     /// `MADV_FREE`: what is there may go at any time; the note that it was lost goes at once.
@@ -171,7 +248,7 @@ impl Traps {
 
     /// What `pagemap` may say of write protection: `(it may be set, it may be clear)`.
     pub(super) fn shown(self) -> (bool, bool) {
-        (self.is(Traps::ANY_WP), !self.is(Traps::WP))
+        (self.is(Traps::ANY_WP | Traps::POISON), !self.is(Traps::WP))
     }
 }
 
@@ -189,6 +266,11 @@ pub(super) enum Filling {
     Zero,
     /// `UFFDIO_POISON`.
     Poison,
+    /// `UFFDIO_CONTINUE`, perhaps write-protected.
+    Continue {
+        /// `UFFDIO_CONTINUE_MODE_WP`.
+        wp: bool,
+    },
 }
 
 /// What a call that has to do with userfaultfd does to a page.
@@ -206,6 +288,8 @@ pub(super) enum Uffd {
     Scan,
     /// An access is tried: whether it was a store.
     Touch(bool),
+    /// `UFFDIO_MOVE`, at either place: what it leaves is worked out when it returns.
+    Move,
 }
 
 impl Uffd {
@@ -213,16 +297,13 @@ impl Uffd {
     pub(super) fn apply(self, state: State) -> Option<State> {
         let old = state.traps;
         if state.perm.is_none() {
-            return if matches!(self, Uffd::Fill(..)) { None } else { Some(state) };
+            return if matches!(self, Uffd::Fill(..) | Uffd::Move) { None } else { Some(state) };
         }
         let file = state.base != Base::Anon;
         let traps = match self {
-            Uffd::Register(new) if file && !(matches!(state.base, Base::Shared(_)) && new.modes() == UffdFlags::WP) => {
-                return None;
-            }
+            Uffd::Register(new) if !registrable(state.base, new) => return None,
             Uffd::Register(new) => register(old, new)?,
             Uffd::Unregister => old.unregistered(),
-            Uffd::Fill(..) if file => return None,
             Uffd::Fill(what, wakes) => return fill(state, what, wakes),
             Uffd::Protect(_) if !old.flags().has(UffdFlags::WP) => return None,
             Uffd::Protect(true) => protect(old, file),
@@ -230,13 +311,22 @@ impl Uffd {
             Uffd::Scan if old.scanned(file) => protect(old, file),
             Uffd::Scan => old,
             Uffd::Touch(write) => old.perhaps_touched(write),
+            Uffd::Move => return None,
         };
         Some(State { traps, ..state })
     }
 
     /// True when the memory cell behind the page is another one afterwards.
     pub(super) fn replaces(self) -> bool {
-        matches!(self, Uffd::Fill(..))
+        matches!(self, Uffd::Fill(..) | Uffd::Move)
+    }
+}
+
+/// Anonymous memory has no page cache and so no minor faults; of files only those of `tmpfs`.
+fn registrable(base: Base, new: UffdFlags) -> bool {
+    match base.file() {
+        None => !new.has(UffdFlags::MINOR),
+        Some(file) => file == SHMEM,
     }
 }
 
@@ -268,30 +358,86 @@ fn protect(old: Traps, file: bool) -> Traps {
     }
 }
 
+impl Filling {
+    fn wp(self) -> bool {
+        matches!(self, Filling::Copy { wp: true, .. } | Filling::Continue { wp: true })
+    }
+
+    /// True when it goes to the file itself where one is shared.
+    fn makes_file_page(self) -> bool {
+        matches!(self, Filling::Copy { .. } | Filling::Zero)
+    }
+
+    /// True when it takes the place of a mark.
+    fn replaces_marks(self, base: Base) -> bool {
+        match self {
+            Filling::Copy { .. } | Filling::Continue { .. } => true,
+            Filling::Zero => matches!(base, Base::Shared(_)),
+            Filling::Poison => false,
+        }
+    }
+}
+
 fn fill(state: State, what: Filling, wakes: bool) -> Option<State> {
     let old = state.traps;
-    let marked = old.is(Traps::WP | Traps::POISON);
-    if !old.registered() || old.is(Traps::THERE) || marked && !matches!(what, Filling::Copy { .. }) {
+    let marked = old.is(Traps::WP | Traps::POISON) && !what.replaces_marks(state.base);
+    if !old.registered() || old.is(Traps::THERE) || marked || what.wp() && !old.flags().has(UffdFlags::WP) {
         return None;
     }
     let empty = old.clear(Traps::ANY_WP | Traps::POISON | Traps::HOLE).set(if wakes { Traps::AWAKE } else { 0 });
-    match what {
-        Filling::Copy { wp: true, .. } if !old.flags().has(UffdFlags::WP) => None,
-        Filling::Copy { value, wp } => {
-            let traps = empty.set(Traps::THERE | if wp { Traps::WP } else { 0 });
-            Some(State { traps, value, ..state })
+    let empty = empty.set(if what.wp() { Traps::WP } else { 0 });
+    let own = |value| State { traps: empty.set(Traps::THERE), ..state.written(value) };
+    match (what, state.base) {
+        (Filling::Continue { .. }, Base::Anon) => None,
+        (Filling::Continue { .. }, _) => Some(State { traps: empty, ..state.zeroed() }),
+        (Filling::Copy { .. } | Filling::Zero, Base::Shared(_)) => Some(State { traps: empty, ..state }),
+        (Filling::Copy { value, .. }, _) => Some(own(value)),
+        (Filling::Zero, _) => Some(own(0)),
+        (Filling::Poison, _) => Some(State { traps: empty.set(Traps::POISON | old.hole()), ..state.zeroed() }),
+    }
+}
+
+impl State {
+    /// A page from here after it has moved to a place that is `to`: it comes without protection. Nothing when it cannot have
+    /// moved.
+    pub(super) fn moved_to(self, to: State) -> Option<State> {
+        let takes = to.traps.registered() && !to.traps.is(Traps::THERE | Traps::WP | Traps::POISON);
+        let stays = self.traps.is(Traps::HOLE | Traps::POISON);
+        if !self.movable() || !to.movable() || stays || !takes {
+            return None;
         }
-        Filling::Zero => Some(State { traps: empty.set(Traps::THERE), value: 0, ..state }),
-        Filling::Poison => Some(State { traps: empty.set(Traps::POISON | old.hole()), value: 0, ..state }),
+        let traps = to.traps.clear(Traps::HOLE | Traps::ANY_WP).set(Traps::THERE | Traps::AWAKE);
+        Some(State { traps, value: self.value, lazy: self.lazy, ..to })
+    }
+
+    /// True where `UFFDIO_MOVE` works: writable anonymous memory.
+    fn movable(&self) -> bool {
+        self.base == Base::Anon && self.allows(true) && !self.guard
+    }
+
+    /// True when a page is surely there, or surely not, for a call that moves it.
+    pub(super) fn surely_moves(&self, to: &State) -> bool {
+        let there = self.movable() && self.traps.is(Traps::THERE) && !self.lazy;
+        there
+            && to.movable()
+            && to.traps.registered()
+            && to.traps.is(Traps::HOLE)
+            && !to.traps.is(Traps::ANY_WP | Traps::POISON)
+    }
+
+    /// True when filling must succeed: no page, and for what does not replace marks no mark either; of a file, as far as
+    /// it is asked.
+    pub(super) fn must_take(&self, what: Filling, files: &super::file::Files) -> bool {
+        let marked = self.traps.is(Traps::ANY_WP | Traps::POISON) && !what.replaces_marks(self.base);
+        let file = match (self.base, what) {
+            (Base::Shared(cell), _) if what.makes_file_page() => files.presence(cell) == Presence::Hole,
+            _ => true,
+        };
+        self.traps.is(Traps::HOLE) && !marked && file
     }
 }
 
 impl Traps {
-    /// True when filling must succeed: no page, and for what is not a copy no mark either.
-    pub(super) fn must_take(self, copy: bool) -> bool {
-        self.is(Traps::HOLE) && (copy || !self.is(Traps::ANY_WP | Traps::POISON))
-    }
-
     /// True when nobody can wait for this page any more: it is there, and whoever put it there has woken everybody.
     pub(super) fn settled(self) -> bool {
         self.is(Traps::THERE) && self.is(Traps::AWAKE)

@@ -86,7 +86,10 @@ impl Oracle {
         for cpu in 0..MAX_CPUS {
             let Some(flight) = self.flights[cpu].filter(|f| f.op != by.op && f.proc == by.proc) else { continue };
             let Some(waiting) = flight.waiting else { continue };
-            let covered = by.everywhere() || by.covers(flight.proc, waiting.spot) && waiting.spot.page < end;
+            let covered = match by.code {
+                OpCode::UffdMove => by.source_of(waiting.spot).is_some_and(|from| from.page < end),
+                _ => by.everywhere() || by.covers(flight.proc, waiting.spot) && waiting.spot.page < end,
+            };
             // Of a range, only what is registered for missing pages is woken when it is unregistered.
             let missing = by.code != OpCode::UffdUnregister || self.all_missing(by.proc, waiting.spot) && !by.disturbed;
             if covered && missing && waiting.since < by.began {
@@ -159,7 +162,10 @@ impl Oracle {
                 Outcome::NoEnt => Ok(Keep::Either),
                 _ => Err(flight.code.name()),
             },
-            OpCode::UffdCopy | OpCode::UffdZeropage | OpCode::UffdPoison => self.judge_fill(flight, outcome),
+            OpCode::UffdCopy | OpCode::UffdZeropage | OpCode::UffdPoison | OpCode::UffdContinue => {
+                self.judge_fill(flight, outcome)
+            }
+            OpCode::UffdMove => self.judge_uffd_move(flight, outcome),
             OpCode::PagemapScan if outcome == Outcome::Invalid && !self.uffd_flags.has(UffdFlags::ASYNC) => {
                 Ok(Keep::NotApplied)
             }
@@ -176,8 +182,9 @@ impl Oracle {
         match outcome {
             Outcome::Done if !possible => Err("such memory cannot be registered so"),
             Outcome::Done => self.all_can(flight, flight.end).map(|()| Keep::Applied),
-            // Files are not registered.
+            // Some files are not registered, nor is anonymous memory for minor faults.
             Outcome::Invalid if self.procs[usize::from(flight.proc)].files => Ok(Keep::NotApplied),
+            Outcome::Invalid if flags.has(UffdFlags::MINOR) => Ok(Keep::NotApplied),
             // Where guard pages have been, nothing is registered.
             Outcome::Invalid if possible && !self.guarded && !in_doubt && self.any(flight, |s| s.perm.is_some()) => {
                 Err("something is mapped there")
@@ -196,7 +203,6 @@ impl Oracle {
         };
         let end = flight.first.saturating_add(filled);
         self.all_can(flight, end)?;
-        let copy = flight.code == OpCode::UffdCopy;
         let first = Spot { region: flight.region, page: flight.first };
         let alone = !flight.disturbed && !flight.contended;
         let of_first = |test: &dyn Fn(&State) -> bool| {
@@ -204,7 +210,7 @@ impl Oracle {
         };
         match outcome {
             Outcome::Done | Outcome::Partial | Outcome::NoMem | Outcome::Busy => {}
-            Outcome::Exists if alone && of_first(&|s| s.perm.is_some() && s.traps.must_take(copy)) => {
+            Outcome::Exists if alone && of_first(&|s| self.must_take(s, flight)) => {
                 return Err("nothing is there");
             }
             Outcome::Exists => {}
@@ -213,7 +219,12 @@ impl Oracle {
                 return Err("the page is registered");
             }
             Outcome::NoEnt => {}
-            Outcome::Invalid if copy && flight.arg & 2 != 0 || flight.code == OpCode::UffdPoison => {}
+            Outcome::Fault if self.procs[usize::from(flight.proc)].files => {
+                if alone && of_first(&|s| Oracle::surely_mappable(s, flight, &self.files)) {
+                    return Err("the file has the page");
+                }
+            }
+            Outcome::Invalid if flight.may_be_refused() => {}
             Outcome::Invalid if self.procs[usize::from(flight.proc)].files && !of_first(&|s| s.base == Base::Anon) => {}
             _ => return Err(flight.code.name()),
         }

@@ -94,7 +94,8 @@ fn generate_maps(rng: &mut Rng, case: &mut Case, families: FamilySet) {
     let ptrs = case.config.geometry.ptrs();
     let pages = if rng.percent(70) { NEAR_PAGES + rng.below(5) } else { ptrs + 1 + rng.below(NEAR_PAGES) };
     let file = families.contains(Family::File);
-    let backing = pick_backing(rng, families);
+    let watched = families.contains(Family::Uffd) && rng.percent(25);
+    let backing = if watched && !file { pick_shmem(rng) } else { pick_backing(rng, families) };
     case.maps.push(Map { proc: 0, region: 0, pages, perm: Perm::ReadWrite, backing });
     if rng.percent(if file { 60 } else { 20 }) {
         let perm = if rng.percent(80) { Perm::ReadWrite } else { Perm::from_arg(rng.below(2) as u8) };
@@ -118,6 +119,11 @@ fn pick_backing(rng: &mut Rng, families: FamilySet) -> Backing {
     let wanted = device || families.contains(Family::File) && rng.percent(75);
     let any = if wanted { rng.pick(&Backing::ALL) } else { None };
     any.filter(|b| !b.hugetlb() && b.device().is_some() == device).unwrap_or_default()
+}
+
+/// A mapping of `tmpfs`.
+fn pick_shmem(rng: &mut Rng) -> Backing {
+    if rng.percent(50) { Backing::ShmemShared } else { Backing::ShmemPrivate }
 }
 
 /// What ops that are generated one after another have in common.
@@ -284,13 +290,16 @@ fn pick_arg(rng: &mut Rng, code: OpCode, proc: u8, config: &Config, families: Fa
 fn pick_registration(rng: &mut Rng) -> u8 {
     let [missing, wp] = [UffdFlags::MISSING.0, UffdFlags::WP.0];
     let [asynchronous, unpopulated] = [UffdFlags::ASYNC.0, UffdFlags::UNPOPULATED.0];
-    match rng.below(16) {
+    match rng.below(19) {
         0..=3 => missing,
         4..=7 => wp,
         8..=9 => wp | missing,
         10..=11 => wp | unpopulated,
         12..=13 => wp | asynchronous | if rng.percent(60) { unpopulated } else { 0 },
         14 => wp | missing | UffdFlags::EVENT_FORK.0,
+        15..=17 => {
+            UffdFlags::MINOR.0 | if rng.percent(50) { missing } else { 0 } | if rng.percent(30) { wp } else { 0 }
+        }
         _ => rng.below(1 << UffdFlags::WORDS.len()) as u8,
     }
 }

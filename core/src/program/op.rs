@@ -262,6 +262,10 @@ ops! {
         "Lets a range of the same window end before another page, in place: what is cut off is gone.";
     NrHugepages = "nr-hugepages", Kernel, Count, Hugetlb, weight 4, "mm/hugetlb.c: set_max_huge_pages()",
         "Sets the size of the pool of huge pages (/proc/sys/vm/nr_hugepages); what is in use beyond it is surplus.";
+    UffdContinue = "uffd-continue", User, RangeFlags, Uffd, weight 3, "mm/userfaultfd.c: mfill_atomic_pte_continue()",
+        "The monitor maps what a tmpfs file has already, and wakes who waits for it.";
+    UffdMove = "uffd-move", User, RangeTo, Uffd, weight 4, "mm/userfaultfd.c: move_pages()",
+        "The monitor moves pages to another place where nothing is, and wakes who waits there (UFFDIO_MOVE).";
 }
 
 impl OpCode {
@@ -269,7 +273,7 @@ impl OpCode {
     pub const fn flags(self) -> &'static [&'static str] {
         match self {
             OpCode::UffdRegister => &UffdFlags::WORDS,
-            OpCode::UffdCopy => &["dontwake", "wp"],
+            OpCode::UffdCopy | OpCode::UffdContinue => &["dontwake", "wp"],
             OpCode::UffdZeropage | OpCode::UffdPoison | OpCode::UffdUnwp => &["dontwake"],
             _ => &[],
         }

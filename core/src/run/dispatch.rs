@@ -8,7 +8,7 @@ use crate::ops::uffd_fill::Fill;
 use crate::ops::{
     access, dmirror, driver, fork, gup, gup_fast, hotplug, hugetlb, khugepaged, kill_procs, ksm, memcg, memory_failure,
     mmap, mprotect, mremap, msync, numa, process, rmap, soft_offline, split, swapoff, task_mmu, truncate, uffd,
-    uffd_fill, uffd_scan, vmscan, writeback,
+    uffd_fill, uffd_move, uffd_scan, vmscan, writeback,
 };
 use crate::program::{Actor, Op, OpCode};
 use crate::sched::{Cpu, Sim, Site};
@@ -97,9 +97,14 @@ async fn call_uffd(k: &Cpu, op: &Op, start: u32, end: u32) -> Outcome {
         OpCode::UffdCopy => fill(Fill::Copy { wp: op.has_flag("wp") }).await,
         OpCode::UffdZeropage => fill(Fill::Zeropage).await,
         OpCode::UffdPoison => fill(Fill::Poison).await,
+        OpCode::UffdContinue => fill(Fill::Continue { wp: op.has_flag("wp") }).await,
         OpCode::UffdWp => uffd::userfaultfd_writeprotect(k, mm, start, end, true, false).await,
         OpCode::UffdUnwp => uffd::userfaultfd_writeprotect(k, mm, start, end, false, dontwake).await,
         OpCode::PagemapScan => uffd_scan::pagemap_scan(k, mm, start, end).await,
+        OpCode::UffdMove => {
+            let to = target(op, k.config().geometry);
+            uffd_move::userfaultfd_move(k, mm, start, op.len, to).await
+        }
         OpCode::UffdWake => uffd::userfaultfd_wake(k, mm, start, end).await,
         _ => uffd::userfaultfd_release(k, mm).await,
     }
@@ -147,6 +152,8 @@ async fn call(k: &Cpu, op: &Op) -> Outcome {
         | OpCode::UffdCopy
         | OpCode::UffdZeropage
         | OpCode::UffdPoison
+        | OpCode::UffdContinue
+        | OpCode::UffdMove
         | OpCode::UffdWake
         | OpCode::UffdClose
         | OpCode::PagemapScan => call_uffd(k, op, start, end).await,

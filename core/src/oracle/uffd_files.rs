@@ -1,0 +1,182 @@
+//! Where userfaultfd and files meet: which pages of `tmpfs` are there at all, and what the monitor puts into the file itself.
+//!
+//! A page of a file is there from the first store to it, or from the call that fills it, until the file is cut or gets a
+//! hole; one that was only read may go again, as a page of zeroes is as good as a hole. Whoever asks for a page while it is a hole may fill it, whether or not the access ends well; so the
+//! beginning of an access is enough to make it uncertain; where it is not known which page of the file is asked for, that holds
+//! of all of them.
+//!
+//! That an entry maps nothing is certain only until somebody reads a page near it: a read fault maps what the file has
+//! around the page that it is for.
+
+use super::Oracle;
+use super::file::{FileChange, Files, Presence};
+use super::flight::Flight;
+use super::page::{Base, Reach, State, insert};
+use super::result::Keep;
+use super::space::{Space, Spot};
+use super::traps::{Filling, Traps, Uffd};
+use crate::config::MAX_PROCS;
+use crate::observe::{SHMEM, copy_token};
+use crate::program::OpCode;
+
+impl Oracle {
+    /// A call begins: it may ask for pages, or fill them.
+    pub(super) fn begin_on_files(&mut self, cpu: usize, flight: &Flight) {
+        if self.fresh == Traps::NONE || !self.procs[usize::from(flight.proc)].files {
+            return;
+        }
+        if flight.poisons() {
+            self.files.doubt();
+        }
+        let filling = flight.filling();
+        if flight.touches().is_some() {
+            self.blur_around(flight);
+        } else if filling.is_none() {
+            return;
+        }
+        for spot in flight.spots() {
+            let Some(states) = self.procs[usize::from(flight.proc)].space.states(spot) else {
+                self.files.doubt_holes();
+                continue;
+            };
+            let token = filling.and_then(|what| file_token(flight, what, spot));
+            for base in states.iter().map(|s| s.base) {
+                let (Base::Shared(cell) | Base::Private(cell) | Base::Copied(cell)) = base else { continue };
+                self.files.asked(cell);
+                let shared = base == Base::Shared(cell) && cell.file() == SHMEM;
+                if let Some(token) = token.filter(|_| shared && self.files.presence(cell) != Presence::There) {
+                    self.files.begin(cell, 1 << cpu, FileChange::Fill(token));
+                }
+            }
+        }
+    }
+
+    /// It returns.
+    pub(super) fn end_on_files(&mut self, cpu: usize, flight: &Flight, keep: Keep) {
+        if self.fresh == Traps::NONE || !self.procs[usize::from(flight.proc)].files {
+            return;
+        }
+        if flight.poisons() {
+            self.files.doubt();
+        }
+        if flight.touches().is_some() {
+            self.blur_around(flight);
+        }
+        let Some(what) = flight.filling() else { return };
+        for spot in flight.spots() {
+            let filled = matches!(keep, Keep::UpTo { may, .. } if spot.page < may);
+            if file_token(flight, what, spot).is_none() {
+                continue;
+            }
+            let states = self.procs[usize::from(flight.proc)].space.states(spot);
+            for base in states.into_iter().flatten().map(|s| s.base) {
+                if let Base::Shared(cell) = base {
+                    self.files.end_fill(cell, 1 << cpu, filled);
+                }
+            }
+        }
+        self.files.end_unsure_fills(1 << cpu);
+    }
+
+    /// An access may have mapped what lies beside its pages.
+    fn blur_around(&mut self, flight: &Flight) {
+        blur_window(&mut self.procs[usize::from(flight.proc)].space, flight.region);
+        if self.forking[usize::from(flight.proc)] != 0 {
+            self.children.iter_mut().for_each(|child| blur_window(child, flight.region));
+        }
+    }
+
+    /// The same of one page, while somebody is at it.
+    pub(super) fn blur_page(&mut self, proc: u8, spot: Spot) {
+        let space = &mut self.procs[usize::from(proc)].space;
+        let Some(states) = space.states(spot) else { return };
+        if states.iter().any(|s| s.through().is_some()) {
+            blur_window(space, spot.region);
+        }
+    }
+
+    /// A page has been stored to, or something was found there: if that can only have been a page of a file, the file has it.
+    pub(super) fn found(&mut self, proc: u8, spot: Spot, write: bool) {
+        if self.fresh == Traps::NONE || !self.procs[usize::from(proc)].files {
+            return;
+        }
+        let Some(states) = self.procs[usize::from(proc)].space.states(spot) else { return };
+        let shared = |s: &State| if write && !matches!(s.base, Base::Shared(_)) { None } else { s.through() };
+        let mut cells = states.iter().map(shared);
+        let first = cells.next().flatten();
+        if let Some(cell) = first
+            && cells.all(|c| c == first)
+        {
+            self.files.found(cell);
+        }
+    }
+
+    /// A hole takes the zero page of a private mapping away, where the monitor has put it: the file is seen again.
+    pub(super) fn blur_zero_pages(&mut self) {
+        if self.fresh == Traps::NONE {
+            return;
+        }
+        for proc in 0..MAX_PROCS {
+            blur_zeroes(&mut self.procs[proc].space);
+        }
+        self.children.iter_mut().for_each(blur_zeroes);
+    }
+
+    /// What a call that fills a page finds there.
+    pub(super) fn must_take(&self, state: &State, flight: &Flight) -> bool {
+        flight.filling().is_some_and(|what| state.perm.is_some() && state.must_take(what, &self.files))
+    }
+
+    /// True when the page is surely in the file, and so is there to be mapped.
+    pub(super) fn surely_mappable(state: &State, flight: &Flight, files: &Files) -> bool {
+        let continues = flight.code == OpCode::UffdContinue;
+        let cell = match state.base {
+            Base::Anon => return !continues,
+            Base::Shared(cell) | Base::Private(cell) | Base::Copied(cell) => cell,
+        };
+        !files.may_fault(cell) && (!continues || files.presence(cell) == Presence::There)
+    }
+}
+
+impl Flight {
+    /// What it puts where nothing is.
+    pub(super) fn filling(&self) -> Option<Filling> {
+        match self.uffd() {
+            Some(Uffd::Fill(what, _)) => Some(what),
+            _ => None,
+        }
+    }
+}
+
+/// What a page of a file holds once it is filled so.
+fn file_token(flight: &Flight, what: Filling, spot: Spot) -> Option<u32> {
+    match what {
+        Filling::Copy { .. } => Some(copy_token(flight.op, spot.page)),
+        Filling::Zero => Some(0),
+        Filling::Poison | Filling::Continue { .. } => None,
+    }
+}
+
+fn blur_window(space: &mut Space, region: u8) {
+    space.each_state(Some(region), |state| {
+        if state.through().is_some() {
+            state.traps = state.traps.perhaps_mapped();
+        }
+    });
+}
+
+fn blur_zeroes(space: &mut Space) {
+    let mut at = None;
+    while let Some(spot) = space.after(at) {
+        at = Some(spot);
+        let Some(states) = space.states(spot) else { continue };
+        let zero = |s: &State| matches!(s.base, Base::Copied(_)) && s.value == 0;
+        if !states.iter().any(zero) {
+            continue;
+        }
+        let mut set: Reach = states.iter().copied().collect();
+        let gone = |s: State| State { traps: s.traps.cured().perhaps_unprotected(), ..s.zeroed() };
+        let fits = set.clone().into_iter().filter(zero).try_for_each(|s| insert(&mut set, gone(s))).is_ok();
+        space.keep(spot, fits.then_some(&set));
+    }
+}
