@@ -140,6 +140,9 @@ sites! {
     HugeZapCleared = "zap_huge_pmd:cleared", "A PMD is cleared; the folio still counts as mapped by it.";
     RetractTable = "retract_page_tables:lock", "An empty page table is about to be locked and taken away.";
     UserfaultMove = "move_pages_pte:move", "A page is about to leave its place for another (UFFDIO_MOVE).";
+    OfflineIsolate = "do_migrate_range:isolate", "The next folio of a block that goes off line is about to be isolated.";
+    CompactIsolate = "isolate_migratepages_block:isolate", "Compaction is about to take the next page off the LRU.";
+    CompactFree = "isolate_freepages:isolate", "Compaction is about to take free pages off their list.";
 }
 
 impl Site {

@@ -66,6 +66,8 @@ notes! {
     Discarded = "lazily freed: the entry stays empty";
     GupFastUndone = "the entry has changed meanwhile: the pin is given up";
     HugetlbTaken = "taken from a child: the owner of the mapping needs a page";
+    Compacted = "block {a}: {b} pages moved to the end of the zone";
+    OfflineRefused = "not a movable block, or off line already";
     MonitorCloses = "nobody else is left: the monitor closes the userfaultfds";
 }
 

@@ -292,6 +292,7 @@ defects! {
     N30 = "N30", fixed None, "move_swap_pte",
         "UFFDIO_MOVE takes the uffd-wp bit of a swapped page to a place that is not registered for it",
         "found here; mm/userfaultfd.c of 6.12 and 6.19 copies the entry as it is";
+    S43 = "S43", fixed None, "split_page_memcg", "only the first page of a split folio stays charged", "seeded";
 }
 
 const _: () = assert!(Defect::ALL.len() < 128, "a DefectSet has one bit for each row");

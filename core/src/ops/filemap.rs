@@ -105,6 +105,16 @@ async fn filemap_create_folio(k: &Cpu, file: FileId, index: u32) -> Result<(), F
     Ok(())
 }
 
+/// `mm/readahead.c: force_page_cache_readahead()`: reads the pages of a range that are not in the cache, up to the end of
+/// the file.
+pub async fn force_page_cache_readahead(k: &Cpu, file: FileId, from: u32, to: u32) {
+    for index in from..to.min(k.i_size_read(file)) {
+        if k.cache_entry(file, index) == CacheEntry::Empty && filemap_create_folio(k, file, index).await.is_err() {
+            break;
+        }
+    }
+}
+
 /// `do_fault_around()` and `filemap_map_pages()`: maps what is in the cache around a read fault. True when the
 /// page itself is mapped now.
 pub async fn filemap_map_pages(k: &Cpu, vmf: &VmFault, file: FileId) -> bool {

@@ -5,28 +5,35 @@ use super::migrate::{Migrated, Reason, migrate_pages};
 use super::rmap::mapped_folio;
 use super::vmscan::stuck;
 use crate::config::Defect;
+use crate::observe::Outcome;
 use crate::phys::{Flags, Pfn};
 use crate::rule::Rule;
 use crate::sched::{Cpu, Lock, Site};
 use crate::trace::Note;
+use arrayvec::ArrayVec;
 
 /// Passes of `offline_pages()` over a block. The kernel goes on until a signal ends it; here it gives up, and
 /// `progress.offline` says whether it had to.
 const OFFLINE_PASSES: u32 = 3;
 
 /// `offline_pages()`: isolates a movable block and migrates what is in it until nothing is left.
-pub async fn offline(k: &Cpu, block: u32) {
+///
+/// `EINVAL` for a block that is not there to be taken, `EBUSY` for one that could not be emptied ("signal backoff").
+pub async fn offline(k: &Cpu, block: u32) -> Outcome {
     k.lock(Lock::MemHotplug).await;
-    offline_locked(k, block).await;
+    let outcome = offline_locked(k, block).await;
     k.unlock(Lock::MemHotplug);
+    outcome
 }
 
-async fn offline_locked(k: &Cpu, block: u32) {
+async fn offline_locked(k: &Cpu, block: u32) -> Outcome {
     {
         let s = &mut *k.s();
         if block < s.w.geometry().normal_blocks() || !s.w.mem.online(block) {
-            return;
+            s.note(k.id, Note::OfflineRefused, None, block, 0);
+            return Outcome::Invalid;
         }
+        // start_isolate_page_range(): nothing in ZONE_MOVABLE counts as unmovable (has_unmovable_pages()).
         s.w.mem.isolate(block);
     }
     let mut no_target = false;
@@ -35,7 +42,7 @@ async fn offline_locked(k: &Cpu, block: u32) {
         no_target |= do_migrate_range(k, block).await;
         let left = allocated_in(k, block);
         if left == 0 {
-            return;
+            return Outcome::Done;
         }
         k.note(Note::OfflineRetry, None, pass, left);
     }
@@ -48,7 +55,9 @@ async fn offline_locked(k: &Cpu, block: u32) {
         let mm = owner(k, folio).unwrap_or(0);
         stuck(k, folio, Rule::ProgressOffline, mm, vpn);
     }
+    // undo_isolate_page_range()
     k.s().w.mem.put_back(block);
+    Outcome::Busy
 }
 
 /// `memory_block_online()` and `online_pages()`. A block with failed memory in it stays offline: its `struct page`s are
@@ -70,19 +79,43 @@ pub async fn online(k: &Cpu, block: u32) {
     k.unlock(Lock::MemHotplug);
 }
 
+/// Folios that one pass isolates before it migrates them: in the kernel all of the block.
+const BATCH: usize = 16;
+
 /// `do_migrate_range()`: one pass. True when there was no frame to move something to.
 async fn do_migrate_range(k: &Cpu, block: u32) -> bool {
     let mut no_target = false;
     let range = k.s().w.mem.block_range(block);
-    for pfn in range {
-        let head = k.page_folio(pfn);
-        if k.folio_test(pfn, Flags::HWPOISON) {
-            unmap_poisoned(k, pfn).await;
-        } else if head == pfn && k.folio_test(pfn, Flags::ALLOCATED) && k.folio_isolate_lru(pfn) {
-            no_target |= migrate_pages(k, pfn, Reason::Move).await == Migrated::NoMem;
+    let mut pfn = range.start;
+    while pfn < range.end {
+        let mut source: ArrayVec<Pfn, BATCH> = ArrayVec::new();
+        while pfn < range.end && !source.is_full() {
+            k.site(Site::OfflineIsolate).await;
+            let folio = k.page_folio(pfn);
+            pfn = if k.folio_test_large(folio) { folio + k.folio_nr_pages(folio) } else { pfn + 1 };
+            if isolate_folio_to_list(k, folio).await {
+                source.push(folio);
+            }
+        }
+        for folio in source {
+            no_target |= migrate_pages(k, folio, Reason::Move).await == Migrated::NoMem;
         }
     }
     no_target
+}
+
+/// The body of the loop in `do_migrate_range()`: true when the folio is off the LRU, with a reference.
+async fn isolate_folio_to_list(k: &Cpu, folio: Pfn) -> bool {
+    let f = k.folio(folio);
+    if !f.flags.has(Flags::ALLOCATED) {
+        return false;
+    }
+    let poisoned = (folio..folio + f.nr_pages()).any(|page| k.folio_test(page, Flags::HWPOISON));
+    if poisoned && f.order == 0 {
+        unmap_poisoned(k, folio).await;
+    }
+    // A large folio with a failed page cannot be unmapped here.
+    !poisoned && k.folio_isolate_lru(folio)
 }
 
 /// The branch of `do_migrate_range()` for a folio whose memory has failed: nobody needs it, but whoever maps it is

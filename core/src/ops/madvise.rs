@@ -1,6 +1,7 @@
 //! `mm/madvise.c`: the walk over VMAs, PAGEOUT, COLD, WILLNEED, POPULATE, REMOVE, HUGEPAGE and NOHUGEPAGE. FREE is in
 //! [`super::lazyfree`], guard pages in [`super::guard`].
 
+use super::filemap::force_page_cache_readahead;
 use super::guard::{madvise_guard_install, madvise_guard_remove};
 use super::gup::faultin_page;
 use super::huge::pmd_folio;
@@ -8,6 +9,7 @@ use super::huge_zero::is_huge_zero_pmd;
 use super::hugetlb::{aligned, is_vm_hugetlb_page, may_split, zap_hugetlb_page_range_single};
 use super::lazyfree::madvise_free_single_vma;
 use super::mmap::{split_at_bounds, vmas_in};
+use super::shmem::shmem_swapin_range;
 use super::split::split_folio;
 use super::swapin::read_swap_cache_async;
 use super::truncate::punch_hole;
@@ -16,7 +18,7 @@ use super::zap::{MmuGather, ZapDetails, zap_page_range_single};
 use crate::config::Design;
 use crate::entry::PmdKind;
 use crate::mm::{PtePtr, Thp, VmaId};
-use crate::observe::Outcome;
+use crate::observe::{Outcome, SHMEM};
 use crate::phys::{Flags, Pfn, ZERO_PFN};
 use crate::sched::{Cpu, Lock, Site};
 use arrayvec::ArrayVec;
@@ -48,13 +50,16 @@ pub async fn madvise(k: &Cpu, mm: u8, start: u32, end: u32, advice: Advice) -> O
         return Outcome::Invalid;
     }
     k.lock(Lock::MmapRead(mm)).await;
-    let mut covered = 0;
-    for vma in vmas_in(k, mm, start, end) {
+    let (mut at, mut covered) = (start, 0);
+    // Looked up anew each time: some advice drops the lock.
+    while at < end {
+        let Some(vma) = vmas_in(k, mm, at, end).first().copied() else { break };
         let (from, to) = {
             let s = k.s();
-            (s.w.vmas[vma].start.max(start), s.w.vmas[vma].end.min(end))
+            (s.w.vmas[vma].start.max(at), s.w.vmas[vma].end.min(end))
         };
         covered += to - from;
+        at = to;
         if let Err(error) = madvise_vma_behavior(k, mm, vma, from, to, advice).await {
             k.unlock(Lock::MmapRead(mm));
             return error;
@@ -171,7 +176,7 @@ async fn madvise_vma_behavior(
         Advice::PageOut => madvise_pageout(k, mm, start, end).await,
         Advice::Free => madvise_free_single_vma(k, mm, start, end).await,
         Advice::Cold => madvise_cold(k, mm, start, end).await,
-        Advice::WillNeed => madvise_willneed(k, mm, start, end).await,
+        Advice::WillNeed => madvise_willneed(k, mm, vma, start, end).await,
         Advice::GuardInstall => madvise_guard_install(k, vma, start, end).await,
         Advice::GuardRemove => madvise_guard_remove(k, mm, start, end).await,
     }
@@ -321,8 +326,23 @@ async fn madvise_cold_or_pageout_pte_range(
 }
 
 /// `swapin_walk_pmd_entry()`: reads what is swapped out into the swap cache, and maps nothing.
-async fn madvise_willneed(k: &Cpu, mm: u8, start: u32, end: u32) {
+async fn madvise_willneed(k: &Cpu, mm: u8, vma: VmaId, start: u32, end: u32) {
     let ec = k.entries();
+    let shown = {
+        let s = k.s();
+        let v = &s.w.vmas[vma];
+        v.backing.file().map(|file| (file, v.linear_page_index(start)))
+    };
+    if let Some((file, index)) = shown {
+        let to = index + (end - start);
+        if file == SHMEM {
+            return shmem_swapin_range(k, index, to).await;
+        }
+        // vfs_fadvise(POSIX_FADV_WILLNEED), without mmap_lock.
+        k.unlock(Lock::MmapRead(mm));
+        force_page_cache_readahead(k, file, index, to).await;
+        return k.lock(Lock::MmapRead(mm)).await;
+    }
     for vpn in start..end {
         let Some(p) = k.pte_offset_map_lock(mm, vpn).await else { continue };
         let pte = k.ptep_get(p);

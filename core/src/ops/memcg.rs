@@ -1,12 +1,14 @@
 //! `mm/memcontrol.c` and `mm/memcontrol-v1.c`: charges, and what becomes of them when a process changes its group.
 //!
 //! The counters are those of cgroup v1 (`memsw`), which is where charges move. Left out: limits, and so reclaim and
-//! failing charges; hierarchy; large folios, which are never charged; the moment of the charge, which is the first
+//! failing charges; hierarchy; the moment of the charge, which is the first
 //! mapping here and the allocation in the kernel.
 
+use super::huge::pmd_folio;
+use super::huge_zero::is_huge_zero_pmd;
 use crate::config::{Defect, Design};
-use crate::entry::EntryKind;
-use crate::mm::{PtePtr, VmaId};
+use crate::entry::{EntryKind, PmdKind};
+use crate::mm::{PmdPtr, PtePtr, VmaId};
 use crate::observe::Outcome;
 use crate::phys::{CacheEntry, Charge, Flags, Pfn};
 use crate::rule::{Evidence, Rule};
@@ -43,8 +45,9 @@ pub fn mem_cgroup_swapin(k: &Cpu, folio: Pfn, slot: u32) {
 /// `mem_cgroup_uncharge()`.
 pub fn mem_cgroup_uncharge(k: &Cpu, folio: Pfn) {
     let s = &mut *k.s();
-    let memcg = std::mem::take(&mut s.w.mem.folios[folio as usize].memcg);
-    s.w.memcgs.charge(memcg, -1);
+    let f = &mut s.w.mem.folios[folio as usize];
+    let memcg = std::mem::take(&mut f.memcg);
+    s.w.memcgs.charge(memcg, -(f.nr_pages() as i32));
 }
 
 /// `cgroup_attach_task()` as far as memory goes: from now on the process charges another group; where charges move, what
@@ -90,6 +93,10 @@ async fn mem_cgroup_move_charge_pte_range(k: &Cpu, vma: VmaId, start: u32, end: 
         let s = k.s();
         (s.w.vmas[vma].mm, s.w.vmas[vma].anonymous())
     };
+    if let Some(p) = k.pmd_trans_huge_lock(mm, start).await {
+        mem_cgroup_move_charge_pmd(k, p, from, to);
+        return k.pmd_unlock(p);
+    }
     let Some(first) = k.pte_offset_map_lock(mm, start).await else { return };
     for vpn in start..end {
         let p = PtePtr { index: first.index + (vpn - start), vpn, ..first };
@@ -119,6 +126,22 @@ async fn mem_cgroup_move_charge_pte_range(k: &Cpu, vma: VmaId, start: u32, end: 
         }
     }
     k.pte_unmap_unlock(first);
+}
+
+/// The branch of `mem_cgroup_move_charge_pte_range()` for a huge page, and `get_mctgt_type_thp()`. (Of a large folio that PTEs map nothing
+/// is moved.)
+fn mem_cgroup_move_charge_pmd(k: &Cpu, p: PmdPtr, from: Charge, to: Charge) {
+    let pmd = k.pmdp_get(p);
+    if k.entries().pmd_kind(pmd) != PmdKind::Huge || is_huge_zero_pmd(k, pmd) {
+        return;
+    }
+    let folio = pmd_folio(k, pmd);
+    let f = k.folio(folio);
+    // The folio is locked meanwhile: nobody comes between.
+    if f.memcg == from && f.locked_by == 0 && k.folio_isolate_lru(folio) {
+        mem_cgroup_move_account(k, folio, from, to);
+        k.folio_putback_lru(folio);
+    }
 }
 
 /// `enum mc_target_type`.
@@ -187,10 +210,11 @@ fn mem_cgroup_move_account(k: &Cpu, folio: Pfn, from: Charge, to: Charge) {
     let forget = k.has(Defect::S42);
     let s = &mut *k.s();
     s.w.mem.folios[folio as usize].memcg = to;
+    let pages = s.folio(folio).nr_pages() as i32;
     if !forget {
-        s.w.memcgs.charge(from, -1);
+        s.w.memcgs.charge(from, -pages);
     }
-    s.w.memcgs.charge(to, 1);
+    s.w.memcgs.charge(to, pages);
 }
 
 /// `memcg.left-behind`: what the address space maps present, and pages of its files that nobody maps, have gone along.

@@ -40,11 +40,18 @@ pub enum Reason {
     MemoryFailure,
     /// `MR_NUMA_MISPLACED`, to this node, with `MIGRATE_ASYNC`: not worth waiting for, nor taking a large folio apart.
     NumaMisplaced(u8),
+    /// `MR_COMPACTION`, to this page, of which the caller gives up the reference, with `MIGRATE_ASYNC`.
+    Compaction(Pfn),
 }
 
 impl Reason {
     fn numa(self) -> bool {
         matches!(self, Reason::NumaMisplaced(_))
+    }
+
+    /// `MIGRATE_ASYNC`: not worth waiting for.
+    fn asynchronous(self) -> bool {
+        matches!(self, Reason::NumaMisplaced(_) | Reason::Compaction(_))
     }
 }
 
@@ -68,6 +75,12 @@ pub async fn migrate_pages(k: &Cpu, src: Pfn, reason: Reason) -> Migrated {
     }
     let result = try_migrate(k, src, reason).await;
     putback(k, src, result)
+}
+
+/// `migrate_pages()` of one small isolated folio to a page that compaction has found, without a second try.
+pub(super) async fn migrate_page_to(k: &Cpu, src: Pfn, dst: Pfn) -> bool {
+    let result = migrate_folio(k, src, Reason::Compaction(dst)).await;
+    putback(k, src, result) == Migrated::Done
 }
 
 /// `try_split_folio()`.
@@ -104,12 +117,16 @@ fn putback(k: &Cpu, src: Pfn, result: Migrated) -> Migrated {
 /// `migrate_folio_unmap()` and `migrate_folio_move()`.
 async fn migrate_folio(k: &Cpu, src: Pfn, reason: Reason) -> Migrated {
     if k.folio_ref_count(src) == 1 {
+        if let Reason::Compaction(unused) = reason {
+            k.folio_put(unused);
+        }
         migrate_folio_done(k, src, reason);
         return Migrated::Done;
     }
     let order = k.folio(src).order;
     let dst = match reason {
         Reason::NumaMisplaced(node) => k.folio_alloc_on(node, order),
+        Reason::Compaction(dst) => Some(dst),
         Reason::Move | Reason::MemoryFailure => k.folio_alloc_order(order),
     };
     let Some(dst) = dst else {
@@ -165,7 +182,7 @@ async fn migrate_folio(k: &Cpu, src: Pfn, reason: Reason) -> Migrated {
 /// The beginning of `migrate_folio_unmap()`: locks the folio and waits for its writeback, or with `MIGRATE_ASYNC` only
 /// tries to.
 async fn migrate_folio_lock(k: &Cpu, src: Pfn, reason: Reason) -> bool {
-    if !reason.numa() {
+    if !reason.asynchronous() {
         k.lock(Lock::Folio(src)).await;
         k.folio_wait_writeback(src).await;
         return true;

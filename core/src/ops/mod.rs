@@ -6,6 +6,7 @@
 //! function's locals hold.
 
 pub mod access;
+pub mod compaction;
 pub mod dmirror;
 pub mod driver;
 pub mod error_states;

@@ -112,7 +112,7 @@ async fn copy_vma(k: &Cpu, vma: VmaId, start: u32, end: u32, to: u32) -> VmaId {
     };
     anon_vma_clone(k, vma, new).await;
     // vma_link()
-    let file = k.s().w.vmas[new].backing.file();
+    let file = k.s().w.vmas[new].backing.mapping();
     if let Some(file) = file {
         k.lock(Lock::IMmapWrite(file)).await;
     }
@@ -259,7 +259,7 @@ impl RmapLocks {
     fn of(k: &Cpu, vma: VmaId) -> RmapLocks {
         let s = k.s();
         let v = &s.w.vmas[vma];
-        RmapLocks { file: v.backing.file(), root: v.anon_vma.map(|a| s.w.anon_vmas[a].root) }
+        RmapLocks { file: v.backing.mapping(), root: v.anon_vma.map(|a| s.w.anon_vmas[a].root) }
     }
 
     /// `take_rmap_locks()`, and `vma_prepare()`.
@@ -314,7 +314,8 @@ pub async fn mremap_resize(k: &Cpu, mm: u8, start: u32, end: u32, new_end: u32) 
 /// (Merging with what comes next is left out.)
 async fn expand(k: &Cpu, mm: u8, vma: VmaId, end: u32, new_end: u32) -> Outcome {
     let vma_end = k.s().w.vmas[vma].end;
-    if end > vma_end {
+    // Mappings of devices are VM_DONTEXPAND.
+    if end > vma_end || k.s().w.vmas[vma].backing.device().is_some() {
         return Outcome::Fault;
     }
     if end != vma_end || !vmas_in(k, mm, end, new_end).is_empty() {

@@ -2,7 +2,7 @@
 
 use super::filemap::{filemap_add_folio, filemap_get_entry, filemap_remove_folio, folio_is_at};
 use super::swap_cache::add_to_swap_cache;
-use super::swapin::read_swap_cache_async;
+use super::swapin::{read_swap_cache_async, swap_cluster_readahead};
 use super::uffd::handle_userfault;
 use super::vmf::{FaultResult, VmFault};
 use crate::config::Design;
@@ -100,7 +100,8 @@ async fn shmem_alloc_and_add_folio(k: &Cpu, index: u32, huge: bool) -> Result<Op
 async fn shmem_swapin_folio(k: &Cpu, index: u32, slot: u32) -> Result<Option<Pfn>, FaultResult> {
     let swap = CacheEntry::Swap(slot);
     k.site(Site::ShmemSwapIn).await;
-    let Some(folio) = read_swap_cache_async(k, slot).await else {
+    // shmem_swapin_cluster()
+    let Some(folio) = swap_cluster_readahead(k, slot).await else {
         // shmem_confirm_swap()
         return if k.cache_entry(SHMEM, index) == swap { Err(FaultResult::Oom) } else { Ok(None) };
     };
@@ -186,6 +187,17 @@ pub async fn shmem_get_folio_continue(k: &Cpu, index: u32) -> Result<Pfn, Outcom
                 k.folio_put(folio);
             }
             CacheEntry::Empty | CacheEntry::Poisoned => return Err(Outcome::Fault),
+        }
+    }
+}
+
+/// `mm/madvise.c: shmem_swapin_range()`: reads what is swapped out of a range of the file into the swap cache.
+pub async fn shmem_swapin_range(k: &Cpu, from: u32, to: u32) {
+    for index in from..to {
+        if let CacheEntry::Swap(slot) = k.cache_entry(SHMEM, index)
+            && let Some(folio) = read_swap_cache_async(k, slot).await
+        {
+            k.folio_put(folio);
         }
     }
 }

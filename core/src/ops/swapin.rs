@@ -1,8 +1,8 @@
 //! `mm/swap_state.c` and the head of `do_swap_page()`: where the page behind a swap entry comes from. It is in the swap
 //! cache, or is read into it together with a neighbour, or is read past it.
 //!
-//! Left out: `swap_cluster_readahead()` and the size of the window (`__swapin_nr_pages()`): it is always the faulting
-//! page and the one after it; zswap and the zeromap, which give the same contents by other means; large folios.
+//! Left out: the size of the window (`__swapin_nr_pages()`, `swapin_nr_pages()`): it is always the faulting page and one
+//! neighbour; zswap and the zeromap, which give the same contents by other means; large folios.
 
 use super::memcg::mem_cgroup_swapin;
 use super::swap_cache::add_to_swap_cache;
@@ -113,6 +113,22 @@ async fn swapin_readahead(k: &Cpu, vmf: &VmFault, slot: u32) -> Option<Pfn> {
         k.folio_put(folio);
     }
     Some(target)
+}
+
+/// `swap_cluster_readahead()`: the slots that stand together on the device are read together, whoever they belong to.
+pub async fn swap_cluster_readahead(k: &Cpu, slot: u32) -> Option<Pfn> {
+    let beside = {
+        let s = k.s();
+        let (ty, offset) = s.w.swap.entry_of(slot);
+        s.w.swap.slot_of(ty, offset ^ 1).filter(|slot| s.w.swap.slots[*slot as usize].count != 0)
+    };
+    if let Some(beside) = beside
+        && k.slot(beside).cache.is_none()
+        && let Some(folio) = read_swap_cache_async(k, beside).await
+    {
+        k.folio_put(folio);
+    }
+    read_swap_cache_async(k, slot).await
 }
 
 /// The slot of the page after the faulting one, if it is swapped out too; read without the page-table lock.

@@ -44,9 +44,10 @@ impl Memcgs {
     /// Pages and slots that are charged to a group, counted one by one.
     pub fn count(mem: &Memory, swap: &Swap, memcg: usize) -> (i32, i32) {
         let charge = memcg as Charge + 1;
-        let pages = mem.folios.iter().filter(|f| f.memcg == charge && f.flags.has(Flags::ALLOCATED)).count();
+        let charged = mem.folios.iter().filter(|f| f.memcg == charge && f.flags.has(Flags::ALLOCATED));
+        let pages = charged.map(|f| f.nr_pages() as i32).sum();
         let slots = swap.slots.iter().filter(|s| s.memcg == charge).count();
-        (pages as i32, slots as i32)
+        (pages, slots as i32)
     }
 
     /// Failed pages that could not be taken off the LRU when they failed, as somebody else had them: the kernel never

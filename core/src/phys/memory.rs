@@ -158,6 +158,11 @@ impl Memory {
         Some(pfn)
     }
 
+    /// Allocates a frame that was taken off its free list.
+    pub fn claim(&mut self, pfn: Pfn) {
+        self.take(pfn);
+    }
+
     pub(super) fn take(&mut self, pfn: Pfn) {
         self.allocated += 1;
         let folio = &mut self.folios[pfn as usize];

@@ -266,6 +266,8 @@ ops! {
         "The monitor maps what a tmpfs file has already, and wakes who waits for it.";
     UffdMove = "uffd-move", User, RangeTo, Uffd, weight 4, "mm/userfaultfd.c: move_pages()",
         "The monitor moves pages to another place where nothing is, and wakes who waits there (UFFDIO_MOVE).";
+    Compact = "compact", Kernel, Block, Migrate, weight 4, "mm/compaction.c: compact_zone()",
+        "Moves the pages of a movable memory block to the end of the zone.";
 }
 
 impl OpCode {

@@ -6,9 +6,9 @@ use crate::observe::{Observation, Outcome, UffdFlags};
 use crate::ops::madvise::{Advice, madvise, madvise_hugepage, madvise_populate, madvise_remove};
 use crate::ops::uffd_fill::Fill;
 use crate::ops::{
-    access, dmirror, driver, fork, gup, gup_fast, hotplug, hugetlb, khugepaged, kill_procs, ksm, memcg, memory_failure,
-    mmap, mprotect, mremap, msync, numa, process, rmap, soft_offline, split, swapoff, task_mmu, truncate, uffd,
-    uffd_fill, uffd_move, uffd_scan, vmscan, writeback,
+    access, compaction, dmirror, driver, fork, gup, gup_fast, hotplug, hugetlb, khugepaged, kill_procs, ksm, memcg,
+    memory_failure, mmap, mprotect, mremap, msync, numa, process, rmap, soft_offline, split, swapoff, task_mmu,
+    truncate, uffd, uffd_fill, uffd_move, uffd_scan, vmscan, writeback,
 };
 use crate::program::{Actor, Op, OpCode};
 use crate::sched::{Cpu, Sim, Site};
@@ -17,7 +17,9 @@ use crate::trace::Event;
 /// Steps that an op may take: far more than any op needs that makes progress.
 pub(super) fn budget(op: &Op, geometry: Geometry) -> u32 {
     let pages = match op.code.actor() {
-        Actor::Kernel if matches!(op.code, OpCode::Offline | OpCode::Online) => geometry.block_frames(),
+        Actor::Kernel if matches!(op.code, OpCode::Offline | OpCode::Online | OpCode::Compact) => {
+            geometry.block_frames()
+        }
         // Whole address spaces: what is mapped is bounded by what there is.
         _ if matches!(
             op.code,
@@ -167,14 +169,12 @@ async fn call(k: &Cpu, op: &Op) -> Outcome {
         OpCode::EarlyKill => kill_procs::early_kill(k, mm),
         OpCode::Remove => madvise_remove(k, mm, start, end).await,
         OpCode::Writeback => each_page!(start..end, |vpn| writeback::writeback(k, mm, vpn)),
-        OpCode::Offline => {
-            hotplug::offline(k, g.normal_blocks() + u32::from(op.arg)).await;
-            Outcome::Done
-        }
+        OpCode::Offline => hotplug::offline(k, g.normal_blocks() + u32::from(op.arg)).await,
         OpCode::Online => {
             hotplug::online(k, g.normal_blocks() + u32::from(op.arg)).await;
             Outcome::Done
         }
+        OpCode::Compact => compaction::compact(k, g.normal_blocks() + u32::from(op.arg)).await,
         OpCode::HwPoison => memory_failure::inject(k, mm, start, end).await,
         OpCode::SoftOffline => soft_offline::soft_offline(k, mm, start, end).await,
         OpCode::MemoryFailure => memory_failure::corrupt_pfn(k, mm, start).await,

@@ -82,7 +82,7 @@ impl Cpu {
         // Large folios are never charged here.
         if f.memcg == 0 && f.order == 0 {
             f.memcg = current + 1;
-            s.w.memcgs.charge(f.memcg, 1);
+            s.w.memcgs.charge(f.memcg, f.nr_pages() as i32);
         }
         (f.mapping, f.index) = (file + 1, index);
         if file == SHMEM {

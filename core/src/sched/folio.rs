@@ -53,7 +53,8 @@ impl Sim {
         }
         // mem_cgroup_uncharge()
         let memcg = self.w.mem.folios[pfn as usize].memcg;
-        self.w.memcgs.charge(memcg, -1);
+        let pages = self.folio(pfn).nr_pages() as i32;
+        self.w.memcgs.charge(memcg, -pages);
         if self.w.mem.folios[pfn as usize].flags.has(Flags::HUGETLB) {
             return self.free_huge_folio(pfn);
         }
@@ -194,6 +195,18 @@ impl Cpu {
         Some(pfn)
     }
 
+    /// `__isolate_free_page()` and what follows it: takes a free page off its list, with one reference. False when it is
+    /// on none.
+    pub fn folio_claim_free(&self, pfn: Pfn) -> bool {
+        let s = &mut *self.s();
+        let free = s.w.mem.take_off(pfn);
+        if free {
+            s.w.mem.claim(pfn);
+            s.add_refs(pfn, 1);
+        }
+        free
+    }
+
     /// `folio_get()`.
     #[inline]
     pub fn folio_get(&self, pfn: Pfn) {
@@ -276,13 +289,13 @@ impl Cpu {
         let f = &mut s.w.mem.folios[pfn as usize];
         f.flags.set(Flags::SWAPBACKED);
         (f.anon_vma, f.index) = (av + 1, index);
+        // mem_cgroup_charge(); hugetlb has a controller of its own.
+        if f.memcg == 0 && !f.flags.has(Flags::HUGETLB) {
+            f.memcg = s.w.mms[s.w.vmas[vma].mm as usize].memcg + 1;
+            s.w.memcgs.charge(f.memcg, f.nr_pages() as i32);
+        }
         if f.order != 0 {
             return s.add_new_large_rmap(pfn, exclusive);
-        }
-        // mem_cgroup_charge()
-        if f.memcg == 0 {
-            f.memcg = s.w.mms[s.w.vmas[vma].mm as usize].memcg + 1;
-            s.w.memcgs.charge(f.memcg, 1);
         }
         if exclusive {
             s.set_anon_exclusive(pfn);

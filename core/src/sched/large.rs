@@ -137,6 +137,7 @@ impl Cpu {
     /// `__split_huge_page_tail()` and what follows it: every page is a folio of its own, with the flags of the old one
     /// and the lock of the caller. The caller's reference stays with page 0, and each other page gets one.
     pub fn folio_dissolve(&self, folio: Pfn) {
+        let forgets = self.has(Defect::S43);
         let s = &mut *self.s();
         let head = s.w.mem.folios[folio as usize];
         let n = head.nr_pages();
@@ -154,6 +155,8 @@ impl Cpu {
             tail.flags.clear(Flags::ANON_EXCLUSIVE);
             tail.flags.clear(Flags::PARTIALLY_MAPPED);
             (tail.anon_vma, tail.index) = (head.anon_vma, head.index + i);
+            // split_page_memcg()
+            tail.memcg = if forgets { 0 } else { head.memcg };
             (tail.refcount, tail.mapcount) = (1, 0);
             s.touch_folio(folio + i);
         }
