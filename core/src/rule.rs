@@ -262,6 +262,8 @@ rules! {
     FreedTable = "lock.freed-table", Always,
         "the lock of a page table is not taken after the table was given back",
         "mm/pgtable-generic.c: __pte_offset_map_lock(), pte_free_defer()";
+    BugSpecialPte = "bug.special-pte", Always,
+        "who does not know of swap-special entries does not meet one", "pte_none_not_special() as proposed in July 2021: it warns";
 }
 
 impl Rule {

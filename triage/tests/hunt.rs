@@ -57,8 +57,9 @@ fn a_hunt_that_keeps_going_settles_each_rule_once() {
     assert_eq!(left, 1, "what the workers wrote is gone, the finds stay");
 }
 
+// Row A3 of the source documents.
 #[test]
-fn a_design_that_the_architecture_cannot_encode_is_refused_before_anything_runs() {
+fn a3_a_design_that_the_architecture_cannot_encode_is_refused_before_anything_runs() {
     let dir = folder(&[]);
     let run = ptefuzz(dir.path(), &["hunt", "--arch", "arm64", "--design", "uffd-wp-special"]);
     assert_eq!(run.code, Some(2));

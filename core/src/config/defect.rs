@@ -293,6 +293,17 @@ defects! {
         "UFFDIO_MOVE takes the uffd-wp bit of a swapped page to a place that is not registered for it",
         "found here; mm/userfaultfd.c of 6.12 and 6.19 copies the entry as it is";
     S43 = "S43", fixed None, "split_page_memcg", "only the first page of a split folio stays charged", "seeded";
+    A4a = "A4a", fixed None, "vma_can_userfault",
+        "a PFN map can be registered for asynchronous write protection; insert_pfn() takes the note for somebody's entry and the fault comes again for ever",
+        "since 6.7; VM_SPECIAL is refused in 6.12.117 and not yet in 6.19. uffd-wp threads of 2021: \"insert_pfn() -> checks for !pte_none\"";
+    A4b = "A4b", fixed None, "unmap_region",
+        "a note survives the mapping that it was for, and remap_pte_range() meets it when a device is mapped there",
+        "seeded; uffd-wp threads of 2021: \"remap_pte_range() -> BUG_ON(!pte_none)\"";
+    A4c = "A4c", fixed None, "apply_to_pte_range",
+        "a driver maps a page with apply_to_page_range(), which does not look at what is there: a note of write protection is lost",
+        "seeded; uffd-wp threads of 2021: \"apply_to_pte_range()\"";
+    V40 = "V40", fixed None, "vma_start_write",
+        "who changes a mapping does not lock its VMA, and faults that hold only that lock go on meanwhile", "seeded";
 }
 
 const _: () = assert!(Defect::ALL.len() < 128, "a DefectSet has one bit for each row");

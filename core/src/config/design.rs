@@ -49,6 +49,10 @@ groups! {
     UffdWpResolve = "uffd-wp-resolve";
     /// Where a write fault asks userfaultfd.
     UffdWpSplit = "uffd-wp-split";
+    /// What a fault locks.
+    FaultLock = "fault-lock";
+    /// What `pte_none()` says of a swap-special entry.
+    PteNone = "pte-none";
     /// What a store to the huge zero page gets.
     HugeZeroWrite = "huge-zero-write";
     /// How a fault on a NUMA hinting entry knows whether the page was writable.
@@ -229,9 +233,29 @@ designs! {
     /// Every entry: is it none? No release did it.
     RetractAsksEntries = "retract-asks-entries", RetractCheck, since V5_14, until Some(Kernel::V5_14),
         "proposed in the review of May 2023: \"check that all entries are pte_none()\"";
+    /// No: whoever means "none, or a note" has to ask for both, and who has never heard of notes finds an entry in use.
+    NoneIsNone = "none-is-none", PteNone, since V5_14, until None,
+        "include/linux/pgtable.h: pte_none(); include/linux/swapops.h: pte_none_mostly()";
+    /// Yes, so that nobody has to learn of notes; who then fills what seems empty loses the note. No release did it.
+    NoneCoversSpecial = "none-covers-special", PteNone, since V5_14, until Some(Kernel::V5_14),
+        "asked for in the review of \"mm: Introduce a new swap special pte\", July 2021, and refused";
+    /// No, but callers that should never meet one ask a helper that takes it for none and warns. No release did it.
+    NoneWarns = "none-warns", PteNone, since V5_14, until Some(Kernel::V5_14),
+        "proposed there as pte_none_not_special(), July 2021";
+    /// `mmap_lock`, for reading.
+    FaultsByMmapLock = "faults-by-mmap-lock", FaultLock, since V5_14, until Some(Kernel::V6_6),
+        "arch/x86/mm/fault.c of 6.1: do_user_addr_fault()";
+    /// The lock of the VMA; `mmap_lock` when that is not enough. As of 6.12: what falls back differs until then.
+    FaultsByVmaLock = "faults-by-vma-lock", FaultLock, since V6_6, until None,
+        "mm/memory.c since 6.4: lock_vma_under_rcu(); arch/x86/mm/fault.c: do_user_addr_fault() with FAULT_FLAG_VMA_LOCK";
 }
 
 impl Design {
+    /// False of a design that was discussed and loses something by itself: it is tried only when it is named.
+    pub fn sound(self) -> bool {
+        self != Design::NoneCoversSpecial
+    }
+
     /// True when it was posted and never merged.
     pub fn only_posted(self) -> bool {
         self.until() == Some(self.since())

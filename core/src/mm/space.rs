@@ -46,6 +46,8 @@ pub struct Mm {
     pub mmap_readers: u8,
     /// `mmap_lock`: the CPU that writes, plus one.
     pub mmap_writer: u8,
+    /// `mm_lock_seq`: how often `mmap_lock` was given back by a writer.
+    pub lock_seq: u32,
     /// `page_table_lock`: the CPU that holds it, plus one.
     pub page_table_lock: u8,
     /// `MM_ANONPAGES`.

@@ -61,6 +61,12 @@ pub struct Vma {
     pub thp: Thp,
     /// Reservations and lock of a mapping of hugetlb pages.
     pub hugetlb: HugetlbVma,
+    /// `vm_lock`: CPUs that handle faults in it.
+    pub lock_readers: u8,
+    /// `vm_lock`: the CPU that marks it as locked, plus one.
+    pub lock_writer: u8,
+    /// `vm_lock_seq`: locked for writing while it is one more than [`super::Mm::lock_seq`].
+    pub lock_seq: u32,
     /// `vma->anon_vma`.
     pub anon_vma: Option<AnonVmaId>,
     /// `vma->anon_vma_chain`: every `anon_vma` that a page in it may belong to.
@@ -223,6 +229,9 @@ impl Vmas {
                 mergeable: false,
                 thp: Thp::Default,
                 hugetlb: HugetlbVma::default(),
+                lock_readers: 0,
+                lock_writer: 0,
+                lock_seq: 0,
                 anon_vma: None,
                 chain: Vec::with_capacity(4),
             });
@@ -234,6 +243,7 @@ impl Vmas {
         (v.perm, v.backing, v.soft_dirty) = (new.perm, new.backing, new.soft_dirty);
         (v.uffd, v.guarded, v.mergeable) = (UffdCtx::default(), false, false);
         (v.thp, v.anon_vma, v.hugetlb) = (Thp::Default, None, HugetlbVma::default());
+        (v.lock_readers, v.lock_writer, v.lock_seq) = (0, 0, 0);
         id
     }
 

@@ -1,16 +1,13 @@
 //! A driver that mirrors an address space: the shape of `lib/test_hmm.c`, with the sequence check around the
 //! programming of exclusive pages that `nouveau_atomic_range_fault()` has and the test driver leaves out.
 
-use super::access::{find_vma, observe_signal};
 use super::exclusive::{ExclusiveError, make_device_exclusive};
-use super::fault::handle_mm_fault;
 use super::gup::{Grab, get_user_page};
+use super::hmm::hmm_range_fault;
 use super::migrate_device::migrate_to_device;
-use super::swap::migration_entry_wait;
-use super::vmf::FaultResult;
 use crate::config::Defect;
 use crate::hw::Mapping;
-use crate::observe::{Agent, Outcome, Signal};
+use crate::observe::Outcome;
 use crate::phys::Pfn;
 use crate::sched::{Cpu, Lock, Site};
 use crate::trace::Note;
@@ -180,54 +177,6 @@ async fn dmirror_fault(k: &Cpu, device: u8, mm: u8, vpn: u32, write: bool) -> Re
         k.note(Note::NotifierRetry, None, 0, 0);
     }
     Err(Outcome::Busy)
-}
-
-/// `mm/hmm.c: hmm_range_fault()` of one page: `None` is `-EBUSY`, walk again.
-async fn hmm_range_fault(k: &Cpu, device: u8, mm: u8, vpn: u32, write: bool) -> Result<Option<Mapping>, Outcome> {
-    let refuse = |signal: Signal| {
-        observe_signal(k, Agent::Device(device), mm, vpn, write, signal);
-        Outcome::Fault
-    };
-    let vma = find_vma(k, mm, vpn, write).map_err(refuse)?;
-    // hmm_vma_walk_test()
-    if k.s().w.vmas[vma].backing.pfnmap() && !k.has(Defect::R6) {
-        return Err(refuse(Signal::SegvAccErr));
-    }
-    k.site(Site::HmmFault).await;
-    // hmm_vma_handle_pte(): the entry is read without its lock; the sequence tells whether that was in time.
-    let ec = k.entries();
-    // So is a huge PMD, in hmm_vma_handle_pmd().
-    let pte = k.s().w.leaf(mm, vpn);
-    // pte_to_hmm_pfn_flags(): an entry that hints at NUMA placement counts as not there.
-    let usable = ec.arch.pte_present(pte) && !ec.arch.pte_protnone(pte);
-    if usable && (!write || k.pte_write(pte)) {
-        // What has no page cannot be had, be it mapped as it was asked for; the zero page is like any other.
-        if k.raw_pfn(pte).is_some() && !k.has(Defect::R6) {
-            return Err(refuse(Signal::SegvAccErr));
-        }
-        let pfn = k.pte_pfn(pte);
-        return Ok(Some(Mapping { pfn, write: k.pte_write(pte), exclusive: false, written: false }));
-    }
-    let swap = ec.pte_has_swap_entry(pte).then(|| ec.arch.pte_to_swp_entry(pte));
-    if let Some(entry) = swap.filter(|e| ec.is_device_private_entry(*e)) {
-        // Of its own memory the device needs no copy; of another device's it does.
-        let pfn = k.swp_offset_pfn(entry);
-        if k.s().w.mem.device_of(pfn) == Some(device) {
-            let write = ec.is_writable_device_private_entry(entry);
-            return Ok(Some(Mapping { pfn, write, exclusive: false, written: false }));
-        }
-    }
-    if ec.pte_has_swap_entry(pte) && ec.is_migration_entry(ec.arch.pte_to_swp_entry(pte)) {
-        migration_entry_wait(k, mm, vpn).await;
-        return Ok(None);
-    }
-    match handle_mm_fault(k, vma, vpn, write).await {
-        FaultResult::Done => Ok(None),
-        FaultResult::Oom => Err(refuse(Signal::OomKill)),
-        // Without FAULT_FLAG_ALLOW_RETRY nothing is tried again.
-        FaultResult::SigBus | FaultResult::HwPoison | FaultResult::Retry => Err(refuse(Signal::Bus)),
-        FaultResult::SigSegv => Err(refuse(Signal::SegvMapErr)),
-    }
 }
 
 /// `dmirror_fops_release()`: the device forgets the process.

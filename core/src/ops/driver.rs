@@ -10,10 +10,11 @@
 //! may also move a page to another place on the board, which nobody may notice. With `VM_MIXEDMAP` it hears of the first
 //! store to a page (`pfn_mkwrite`), as file systems with DAX do.
 
-use super::pfnmap::{remap_pfn_range, vmf_insert_mixed, vmf_insert_pfn};
+use super::pfnmap::{apply_to_page_range, remap_pfn_range, vmf_insert_mixed, vmf_insert_pfn};
 use super::pgtable::pte_alloc_now;
 use super::rmap::anon_vma_prepare;
 use super::truncate::unmap_mapping_range;
+use super::vma_lock::vmf_can_call_fault;
 use super::vmf::{FaultResult, VmFault};
 use crate::config::Defect;
 use crate::hw::Boards;
@@ -68,9 +69,12 @@ pub async fn do_device_fault(k: &Cpu, vmf: &VmFault) -> FaultResult {
     if backing.device() == Some(REMAPPED) {
         // No vm_ops->fault: what is not there will not come.
         let Some(p) = k.pte_offset_map_lock(vmf.mm, vmf.vpn).await else { return FaultResult::SigBus };
-        let none = k.arch().pte_none(k.ptep_get(p));
+        let none = k.pte_none_not_special(k.ptep_get(p));
         k.pte_unmap_unlock(p);
         return if none { FaultResult::SigBus } else { FaultResult::Done };
+    }
+    if !vmf_can_call_fault(k, vmf) {
+        return FaultResult::Retry;
     }
     if !vmf.write || shared {
         return driver_fault(k, vmf).await;
@@ -92,7 +96,9 @@ async fn driver_fault(k: &Cpu, vmf: &VmFault) -> FaultResult {
         let v = &s.w.vmas[vmf.vma];
         (s.w.boards.faulted(v.linear_page_index(vmf.vpn)), v.backing.mixedmap(), v.shared())
     };
-    let result = if mixed {
+    let result = if k.has(Defect::A4c) {
+        apply_to_page_range(k, vmf, pfn).await
+    } else if mixed {
         vmf_insert_mixed(k, vmf, pfn, vmf.write && shared).await
     } else {
         vmf_insert_pfn(k, vmf, pfn).await

@@ -5,9 +5,9 @@ use super::huge::{handle_pmd_fault, thp_vma_suitable_order};
 use super::hugetlb::{hugetlb_fault, is_vm_hugetlb_page};
 use super::numa::do_numa_page;
 use super::pgtable::pte_alloc;
-use super::rmap::anon_vma_prepare;
 use super::swap::do_swap_page;
 use super::uffd::handle_userfault;
+use super::vma_lock::vmf_anon_prepare;
 use super::vmf::{FaultResult, VmFault, ptep_set_access_flags};
 use super::wp::wp_fault;
 use crate::arch::Pte;
@@ -21,13 +21,21 @@ use crate::sched::{Cpu, Lock, Site};
 /// `handle_mm_fault()`. The caller holds `mmap_lock` and has checked the VMA's permission.
 pub async fn handle_mm_fault(k: &Cpu, vma: VmaId, vpn: u32, write: bool) -> FaultResult {
     let mm = k.s().w.vmas[vma].mm;
-    fault(k, VmFault { vma, mm, vpn, write, unshare: false, retry: false, orig_pte: Pte(0) }).await
+    fault(k, VmFault { vma, mm, vpn, write, unshare: false, retry: false, vma_lock: false, orig_pte: Pte(0) }).await
 }
 
 /// The same with `FAULT_FLAG_ALLOW_RETRY`: the fault may drop `mmap_lock` and wait for a userfault.
 pub async fn handle_mm_fault_retry(k: &Cpu, vma: VmaId, vpn: u32, write: bool) -> FaultResult {
     let mm = k.s().w.vmas[vma].mm;
-    fault(k, VmFault { vma, mm, vpn, write, unshare: false, retry: true, orig_pte: Pte(0) }).await
+    fault(k, VmFault { vma, mm, vpn, write, unshare: false, retry: true, vma_lock: false, orig_pte: Pte(0) }).await
+}
+
+/// The same under the lock of the VMA alone, which is gone when the answer is [`FaultResult::Retry`]: the fault waited for
+/// userfaultfd, or has to come again with `mmap_lock`.
+pub async fn handle_mm_fault_vma_lock(k: &Cpu, vma: VmaId, vpn: u32, write: bool) -> FaultResult {
+    let mm = k.s().w.vmas[vma].mm;
+    let vmf = VmFault { vma, mm, vpn, write, unshare: false, retry: true, vma_lock: true, orig_pte: Pte(0) };
+    fault(k, vmf).await
 }
 
 /// `__handle_mm_fault()`.
@@ -48,7 +56,8 @@ async fn fault(k: &Cpu, mut vmf: VmFault) -> FaultResult {
 /// The same with `FAULT_FLAG_UNSHARE`, as `break_ksm()` asks for it.
 pub async fn handle_unshare_fault(k: &Cpu, vma: VmaId, vpn: u32) -> FaultResult {
     let mm = k.s().w.vmas[vma].mm;
-    let mut vmf = VmFault { vma, mm, vpn, write: false, unshare: true, retry: false, orig_pte: Pte(0) };
+    let mut vmf =
+        VmFault { vma, mm, vpn, write: false, unshare: true, retry: false, vma_lock: false, orig_pte: Pte(0) };
     handle_pte_fault(k, &mut vmf).await
 }
 
@@ -61,7 +70,7 @@ async fn handle_pte_fault(k: &Cpu, vmf: &mut VmFault) -> FaultResult {
         return do_pte_missing(k, vmf).await;
     };
     vmf.orig_pte = k.ptep_get(p);
-    if arch.pte_none(vmf.orig_pte) {
+    if k.pte_none(vmf.orig_pte) {
         k.rcu_read_unlock();
         return do_pte_missing(k, vmf).await;
     }
@@ -140,7 +149,7 @@ async fn uffd_wp_note_fault(k: &Cpu, vmf: &mut VmFault) -> FaultResult {
 
 /// `vmf_orig_pte_uffd_wp()`: the entry that is to be filled was marked.
 pub fn vmf_orig_pte_uffd_wp(k: &Cpu, vmf: &VmFault) -> bool {
-    !k.arch().pte_none(vmf.orig_pte) && k.s().w.vmas[vmf.vma].uffd_wp()
+    !k.pte_none(vmf.orig_pte) && k.s().w.vmas[vmf.vma].uffd_wp()
 }
 
 /// `do_anonymous_page()`: a zero-filled page, or the zero page for a read. What was there is none or a uffd-wp marker.
@@ -164,7 +173,9 @@ async fn do_anonymous_page(k: &Cpu, vmf: &VmFault) -> FaultResult {
         k.pte_unmap_unlock(p);
         return FaultResult::Done;
     }
-    anon_vma_prepare(k, vmf.vma).await;
+    if !vmf_anon_prepare(k, vmf).await {
+        return FaultResult::Retry;
+    }
     k.site(Site::AnonFaultAlloc).await;
     let Some(folio) = alloc_anon_folio(k, vmf) else { return FaultResult::Oom };
     k.folio_set(folio, Flags::UPTODATE);

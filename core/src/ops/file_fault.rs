@@ -4,7 +4,7 @@ use super::driver::do_device_fault;
 use super::fault::vmf_orig_pte_uffd_wp;
 use super::filemap::{filemap_map_pages, folio_file_page, folio_is_at, vma_fault};
 use super::huge_file::map_pmd_or_alloc_table;
-use super::rmap::anon_vma_prepare;
+use super::vma_lock::vmf_anon_prepare;
 use super::vmf::{FaultResult, VmFault, maybe_mkwrite};
 use super::wp::wp_page_reuse;
 use crate::config::Defect;
@@ -58,7 +58,9 @@ async fn do_read_fault(k: &Cpu, vmf: &VmFault) -> Result<(), FaultResult> {
 /// `do_cow_fault()`: a private copy of the file's page at once.
 async fn do_cow_fault(k: &Cpu, vmf: &VmFault) -> Result<(), FaultResult> {
     let (file, index) = place(k, vmf);
-    anon_vma_prepare(k, vmf.vma).await;
+    if !vmf_anon_prepare(k, vmf).await {
+        return Err(FaultResult::Retry);
+    }
     let copy = k.folio_alloc().ok_or(FaultResult::Oom)?;
     let folio = match vma_fault(k, vmf, file, index).await {
         Ok(folio) => folio,

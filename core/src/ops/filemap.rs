@@ -142,7 +142,7 @@ pub async fn filemap_map_pages(k: &Cpu, vmf: &VmFault, file: FileId) -> bool {
         }
         if let Some(first) = table {
             let p = PtePtr { index: first.index + (vpn - start), vpn, ..first };
-            if k.arch().pte_none(k.ptep_get(p)) {
+            if k.pte_none_not_special(k.ptep_get(p)) {
                 set_pte_range(k, vmf, p, folio_file_page(k, folio, index), vpn != vmf.vpn).await;
                 mapped |= vpn == vmf.vpn;
             }

@@ -5,6 +5,7 @@ use super::hugetlb::{copy_hugetlb_page_range, is_vm_hugetlb_page};
 use super::pgtable::pte_alloc;
 use super::process::{exit_mmap, mm_alloc};
 use super::swap::restore_exclusive_pte;
+use super::vma_lock::vma_start_write;
 use super::vmf::{maybe_mkwrite, userfaultfd_pte_wp};
 use crate::arch::Pte;
 use crate::config::Defect;
@@ -51,6 +52,7 @@ pub async fn fork(k: &Cpu, parent: u8, child: u8) -> Outcome {
 
 /// One round of the loop in `dup_mmap()`.
 async fn dup_vma(k: &Cpu, parent: u8, child: u8, src: VmaId) -> Result<(), NoMem> {
+    vma_start_write(k, src).await;
     let lazily = k.has(Defect::R2);
     let (start, end, needs_copy, file) = {
         let s = k.s();
@@ -201,7 +203,7 @@ async fn copy_pte_range(
     while vpn < end {
         let at = |p: PtePtr| PtePtr { index: p.index + (vpn - start), vpn, ..p };
         let (s, d) = (at(s0), at(d0));
-        if arch.pte_none(k.ptep_get(s)) {
+        if k.pte_none(k.ptep_get(s)) {
             vpn += 1;
             continue;
         }

@@ -6,10 +6,10 @@ use super::gup::gup_can_follow;
 use super::huge_zero::{do_huge_zero_page, do_huge_zero_wp_pmd, dup_huge_zero_page, is_huge_zero_pmd};
 use super::numa::do_huge_pmd_numa_page;
 use super::pgtable::{pmd_alloc, pte_alloc_one};
-use super::rmap::anon_vma_prepare;
 use super::split::split_huge_pmd;
 use super::swap_cache::folio_free_swap;
 use super::uffd::handle_userfault;
+use super::vma_lock::vmf_anon_prepare;
 use super::vmf::{FaultResult, VmFault};
 use crate::arch::{Pmd, Pte};
 use crate::config::Design;
@@ -75,7 +75,9 @@ fn accessible(k: &Cpu, vma: VmaId) -> bool {
 
 /// `do_huge_pmd_anonymous_page()`.
 async fn do_huge_pmd_anonymous_page(k: &Cpu, vmf: &VmFault, p: PmdPtr) -> Option<FaultResult> {
-    anon_vma_prepare(k, vmf.vma).await;
+    if !vmf_anon_prepare(k, vmf).await {
+        return Some(FaultResult::Retry);
+    }
     if !vmf.write {
         return do_huge_zero_page(k, vmf, p).await;
     }

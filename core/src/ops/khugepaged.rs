@@ -9,6 +9,7 @@ use super::process::{mmget, mmput};
 use super::retract::collapsible_file;
 use super::swap::do_swap_page;
 use super::swap_cache::free_swap_cache;
+use super::vma_lock::vma_start_write;
 use super::vmf::{FaultResult, VmFault};
 use crate::config::Defect;
 use crate::entry::PmdKind;
@@ -229,6 +230,7 @@ async fn collapse_huge_page(k: &Cpu, mm: u8, haddr: u32, unmapped: u32, by: By) 
         k.site(Site::CollapseLock).await;
         k.lock(Lock::MmapWrite(mm)).await;
         if let Some(vma) = revalidate(k, mm, haddr, by).filter(|v| k.s().w.vmas[*v].anon_vma.is_some()) {
+            vma_start_write(k, vma).await;
             result = match find_pmd(k, mm, haddr) {
                 Ok(p) => collapse_locked(k, vma, p, folio, by).await,
                 Err(result) => result,
@@ -256,7 +258,8 @@ async fn swapin(k: &Cpu, mm: u8, haddr: u32, by: By) -> bool {
         };
         let orig_pte = k.ptep_get(p);
         if k.entries().is_swap_pte(orig_pte) {
-            let mut vmf = VmFault { vma, mm, vpn, write: false, unshare: false, retry: false, orig_pte };
+            let mut vmf =
+                VmFault { vma, mm, vpn, write: false, unshare: false, retry: false, vma_lock: false, orig_pte };
             ok = do_swap_page(k, &mut vmf).await == FaultResult::Done;
         }
     }

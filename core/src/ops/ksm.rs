@@ -11,6 +11,7 @@ use super::mmap::{split_at_bounds, vmas_in};
 use super::pvmw::{Mapped, PageVmaWalk};
 use super::rmap::Pvmw;
 use super::swap_cache::folio_free_swap;
+use super::vma_lock::vma_start_write;
 use super::vmf::FaultResult;
 use crate::arch::Pte;
 use crate::config::Defect;
@@ -37,6 +38,7 @@ pub async fn ksm_madvise(k: &Cpu, mm: u8, start: u32, end: u32, merge: bool) -> 
             (v.start, v.end, v.mergeable)
         };
         covered += to - from;
+        vma_start_write(k, vma).await;
         if !merge && was && k.s().w.vmas[vma].anon_vma.is_some() {
             result = unmerge_ksm_pages(k, vma, from, to).await;
             if result.is_err() {

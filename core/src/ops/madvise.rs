@@ -13,6 +13,7 @@ use super::shmem::shmem_swapin_range;
 use super::split::split_folio;
 use super::swapin::read_swap_cache_async;
 use super::truncate::punch_hole;
+use super::vma_lock::vma_start_write;
 use super::vmscan::shrink_folio;
 use super::zap::{MmuGather, ZapDetails, zap_page_range_single};
 use crate::config::Design;
@@ -131,6 +132,7 @@ pub async fn madvise_hugepage(k: &Cpu, mm: u8, start: u32, end: u32, thp: Thp) -
         if !same {
             split_at_bounds(k, mm, from, to).await;
             for vma in vmas_in(k, mm, from, to) {
+                vma_start_write(k, vma).await;
                 k.s().w.vmas[vma].thp = thp;
             }
         }

@@ -191,7 +191,7 @@ async fn split_for_device(k: &Cpu, mm: u8, vpn: u32) -> bool {
 async fn collect_pte(k: &Cpu, p: crate::mm::PtePtr, select: Select) -> Collected {
     let ec = k.entries();
     let pte = k.ptep_get(p);
-    let folio = if ec.arch.pte_none(pte) {
+    let folio = if k.pte_none(pte) {
         return if select == Select::System { Collected::Hole } else { Collected::Nothing };
     } else if ec.arch.pte_present(pte) {
         let pfn = k.vm_normal_page(pte);
@@ -279,7 +279,7 @@ async fn insert_page(k: &Cpu, device: u8, vma: VmaId, vpn: u32) {
         let old = k.ptep_get(p);
         let zero = ec.arch.pte_present(old) && k.pte_pfn(old) == ZERO_PFN;
         // A second look, under the lock: a marker may have come, or somebody who wants to hear of missing pages.
-        let hole = ec.arch.pte_none(old) || k.has(Defect::A9) && ec.is_pte_marker(old);
+        let hole = k.pte_none(old) || k.has(Defect::A9) && ec.is_pte_marker(old);
         if (hole || zero) && !k.s().w.vmas[vma].uffd_missing() {
             k.s().w.mms[mm as usize].anon_pages += 1;
             k.folio_add_new_anon_rmap(folio, vma, vpn, true);

@@ -4,6 +4,7 @@ use super::driver::call_mmap;
 use super::hugetlb::{aligned, hugetlb_reserve_pages, hugetlb_vm_op_close, hugetlb_vm_op_open, may_split};
 use super::pgtable::free_pte_tables;
 use super::split::split_huge_pmd_if_needed;
+use super::vma_lock::vma_start_write;
 use super::zap::{MmuGather, unlink_anon_vmas, unlink_file_vma, unmap_single_vma};
 use crate::config::Defect;
 use crate::mm::{NewVma, VmaId};
@@ -36,6 +37,7 @@ pub async fn mmap(k: &Cpu, mm: u8, start: u32, end: u32, perm: Perm, backing: Ba
         k.unlock(Lock::MmapWrite(mm));
         return Outcome::NoMem;
     }
+    vma_start_write(k, vma).await;
     let early = k.has(Defect::N9);
     if early {
         call_mmap(k, vma).await;
@@ -139,6 +141,7 @@ async fn split_vma(k: &Cpu, vma: VmaId, at: u32) {
         let s = k.s();
         (s.w.vmas[vma].anon_vma.map(|a| s.w.anon_vmas[a].root), s.w.vmas[vma].backing.mapping())
     };
+    vma_start_write(k, vma).await;
     // vma_prepare(): rmap walks must not see the ranges while they change.
     if let Some(file) = file {
         k.lock(Lock::IMmapWrite(file)).await;
@@ -162,6 +165,7 @@ async fn split_vma(k: &Cpu, vma: VmaId, at: u32) {
         if like.backing.hugetlb() {
             hugetlb_vm_op_open(s, new, vma);
         }
+        s.w.vmas[new].lock_seq = s.w.vmas[vma].lock_seq;
         for i in 0..s.w.vmas[vma].chain.len() {
             let av = s.w.vmas[vma].chain[i];
             s.w.vmas[new].chain.push(av);
@@ -182,6 +186,9 @@ async fn split_vma(k: &Cpu, vma: VmaId, at: u32) {
 pub(super) async fn detach_range(k: &Cpu, mm: u8, start: u32, end: u32) -> Detached {
     split_at_bounds(k, mm, start, end).await;
     let detached = vmas_in(k, mm, start, end);
+    for vma in &detached {
+        vma_start_write(k, *vma).await;
+    }
     let s = &mut *k.s();
     s.w.mms[mm as usize].vmas.retain(|v| !detached.contains(v));
     detached
@@ -195,6 +202,7 @@ pub(super) async fn unmap_region(k: &Cpu, mm: u8, detached: &Detached) {
         (s.w.vmas[v].start, s.w.vmas[v].end)
     };
     let mut tlb = MmuGather::unmapping(mm);
+    tlb.keep_notes(k.has(Defect::A4b));
     // unmap_vmas(): one notification around all of them.
     let Some((&first, &last)) = detached.first().zip(detached.last()) else { return };
     let (start, end) = (bounds(k, first).0, bounds(k, last).1);

@@ -7,6 +7,7 @@ use super::numa::{can_map_prot_numa, preserve_write};
 use super::pgtable::pte_alloc;
 use super::split::split_huge_pmd;
 use super::uffd_resolve::{Resolved, break_cow};
+use super::vma_lock::vma_start_write;
 use super::vmf::can_change_pte_writable;
 use crate::arch::{Prot, Pte};
 use crate::config::{Defect, Design};
@@ -47,6 +48,7 @@ async fn mprotect_fixup(k: &Cpu, mm: u8, start: u32, end: u32, perm: Perm) -> bo
     }
     split_at_bounds(k, mm, start, end).await;
     for vma in vmas_in(k, mm, start, end) {
+        vma_start_write(k, vma).await;
         k.s().w.vmas[vma].perm = perm;
         change_protection(k, vma, start, end, Change::Protection).await;
     }
@@ -144,7 +146,7 @@ async fn change_pte_range(k: &Cpu, vma: VmaId, start: u32, end: u32, change: Cha
         next += 1;
         let p = PtePtr { index: first.index + (vpn - start), vpn, ..first };
         let oldpte = k.ptep_get(p);
-        if arch.pte_none(oldpte) {
+        if k.pte_none(oldpte) {
             if markers {
                 k.set_pte_at(p, k.entries().make_uffd_wp_note()).await;
             }

@@ -13,6 +13,7 @@ use super::mmap::{detach_range, insert, unmap_region, vmas_in};
 use super::pgtable::{pmd_alloc, pte_alloc};
 use super::rmap::anon_vma_clone;
 use super::split::split_huge_pmd_address;
+use super::vma_lock::vma_start_write;
 use super::zap::unlink_anon_vmas;
 use crate::arch::Pte;
 use crate::config::Defect;
@@ -63,6 +64,7 @@ async fn move_vma(k: &Cpu, mm: u8, start: u32, end: u32, to: u32, dontunmap: boo
             return Outcome::Fault;
         }
     }
+    vma_start_write(k, vma).await;
     // ksm_madvise(MADV_UNMERGEABLE): a KSM page is found by its address, so none may move.
     let merged = {
         let s = k.s();
@@ -111,6 +113,7 @@ async fn copy_vma(k: &Cpu, vma: VmaId, start: u32, end: u32, to: u32) -> VmaId {
         new
     };
     anon_vma_clone(k, vma, new).await;
+    vma_start_write(k, new).await;
     // vma_link()
     let file = k.s().w.vmas[new].backing.mapping();
     if let Some(file) = file {
@@ -304,6 +307,8 @@ pub async fn mremap_resize(k: &Cpu, mm: u8, start: u32, end: u32, new_end: u32) 
             }
         }
         Some(_) if new_end == end => Outcome::Done,
+        // VM_DONTEXPAND (EFAULT in the kernel).
+        Some(vma) if k.s().w.vmas[vma].backing.device().is_some() => Outcome::Invalid,
         Some(vma) => expand(k, mm, vma, end, new_end).await,
     };
     k.unlock(Lock::MmapWrite(mm));
@@ -321,6 +326,7 @@ async fn expand(k: &Cpu, mm: u8, vma: VmaId, end: u32, new_end: u32) -> Outcome 
     if end != vma_end || !vmas_in(k, mm, end, new_end).is_empty() {
         return Outcome::NoMem;
     }
+    vma_start_write(k, vma).await;
     let locks = RmapLocks::of(k, vma);
     locks.take(k).await;
     k.s().w.vmas[vma].end = new_end;

@@ -6,6 +6,7 @@
 //! Left out: `track_pfn_remap()` and its like of x86-64 (cache attributes), `pfn_modify_allowed()`, huge PFN maps, devmap.
 
 use super::pgtable::pte_alloc;
+use super::vma_lock::vmf_can_call_fault;
 use super::vmf::{FaultResult, VmFault, maybe_mkwrite, ptep_set_access_flags};
 use super::wp::wp_page_reuse;
 use super::{driver::pfn_mkwrite, file_fault::finish_mkwrite_fault};
@@ -35,7 +36,7 @@ async fn insert_pfn(k: &Cpu, vmf: &VmFault, pfn: Pfn, mkwrite: bool) -> FaultRes
     k.site(Site::InsertPfn).await;
     let Some(p) = k.pte_offset_map_lock(vmf.mm, vmf.vpn).await else { return FaultResult::Done };
     let old = k.ptep_get(p);
-    if !arch.pte_none(old) {
+    if !k.pte_none_not_special(old) {
         if mkwrite {
             k.accessor(Accessor::PtePfn, old);
             if arch.pte_pfn(old) == u64::from(pfn) {
@@ -51,6 +52,18 @@ async fn insert_pfn(k: &Cpu, vmf: &VmFault, pfn: Pfn, mkwrite: bool) -> FaultRes
         entry = maybe_mkwrite(k, vmf.vma, arch.pte_mkdirty(arch.pte_mkyoung(entry)));
     }
     k.set_pte_at(p, entry).await;
+    k.pte_unmap_unlock(p);
+    FaultResult::Done
+}
+
+/// `apply_to_page_range()` of one page, with a callback that maps a frame, like `remap_pfn()` of
+/// `drivers/gpu/drm/i915/i915_mm.c`: `apply_to_pte_range()` makes the table and calls it whatever is there.
+pub async fn apply_to_page_range(k: &Cpu, vmf: &VmFault, pfn: Pfn) -> FaultResult {
+    let arch = k.arch();
+    let prot = k.s().w.page_prot(vmf.vma);
+    pte_alloc(k, vmf.mm, vmf.vpn).await;
+    let Some(p) = k.pte_offset_map_lock(vmf.mm, vmf.vpn).await else { return FaultResult::Done };
+    k.set_pte_at(p, arch.pte_mkspecial(arch.pfn_pte(u64::from(pfn), prot))).await;
     k.pte_unmap_unlock(p);
     FaultResult::Done
 }
@@ -85,7 +98,7 @@ async fn remap_pte_range(k: &Cpu, vma: VmaId, start: u32, end: u32, pfn: Pfn) {
         let found = k.ptep_get(p);
         let evidence = Evidence { proc: Some(mm), vpn: Some(vpn), ..Evidence::default() };
         let what = Some(k.entries().kind(found).name());
-        k.bug_on(!arch.pte_none(found), Rule::BugRemap, Evidence { what, ..evidence });
+        k.bug_on(!k.pte_none_not_special(found), Rule::BugRemap, Evidence { what, ..evidence });
         k.set_pte_at(p, arch.pte_mkspecial(arch.pfn_pte(u64::from(pfn + (vpn - start)), prot))).await;
     }
     k.arch_leave_lazy_mmu_mode();
@@ -100,6 +113,9 @@ pub async fn wp_pfn_shared(k: &Cpu, vmf: &VmFault, p: PtePtr) -> FaultResult {
         return FaultResult::Done;
     }
     k.pte_unmap_unlock(p);
+    if !vmf_can_call_fault(k, vmf) {
+        return FaultResult::Retry;
+    }
     pfn_mkwrite(k).await;
     // False when the entry has changed meanwhile: try again.
     finish_mkwrite_fault(k, vmf, ZERO_PFN).await;

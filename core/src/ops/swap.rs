@@ -6,6 +6,7 @@ use super::ksm_page::ksm_might_need_to_copy;
 use super::migrate_device::device_private_fault;
 use super::swap_cache::folio_free_swap;
 use super::swapin::{SwappedIn, swapcache_clear, swapin};
+use super::vma_lock::vmf_can_call_fault;
 use super::vmf::{
     FaultResult, VmFault, can_change_pte_writable, maybe_mkwrite, pte_needs_soft_dirty_wp, userfaultfd_pte_wp,
 };
@@ -33,6 +34,9 @@ pub async fn do_swap_page(k: &Cpu, vmf: &mut VmFault) -> FaultResult {
             return remove_device_exclusive_entry(k, vmf, entry).await;
         }
         if ec.is_device_private_entry(entry) {
+            if !vmf_can_call_fault(k, vmf) {
+                return FaultResult::Retry;
+            }
             return device_private_fault(k, vmf).await;
         }
         if ec.is_hwpoison_entry(entry) {

@@ -2,6 +2,7 @@
 
 use super::huge_protect::clear_soft_dirty_pmd;
 use super::hugetlb::is_vm_hugetlb_page;
+use super::vma_lock::vma_start_write;
 use crate::arch::Pte;
 use crate::config::Defect;
 use crate::entry::{EntryKind, MigrationKind};
@@ -14,16 +15,15 @@ use crate::sched::{Cpu, Lock, NotifyEvent, Site};
 /// all the same, but changes no entry.
 pub async fn clear_refs(k: &Cpu, mm: u8) -> Outcome {
     k.lock(Lock::MmapWrite(mm)).await;
-    {
-        let s = &mut *k.s();
-        for i in 0..s.w.mms[mm as usize].vmas.len() {
-            let vma = s.w.mms[mm as usize].vmas[i];
-            s.w.vmas[vma].soft_dirty = false;
-        }
-    }
-    k.mmu_notifier_invalidate_range_start(mm, 0, u32::MAX, NotifyEvent::Clear).await;
     let vma_at = |k: &Cpu, i: usize| k.s().w.mms[mm as usize].vmas.get(i).copied();
     let mut i = 0;
+    while let Some(vma) = vma_at(k, i) {
+        vma_start_write(k, vma).await;
+        k.s().w.vmas[vma].soft_dirty = false;
+        i += 1;
+    }
+    k.mmu_notifier_invalidate_range_start(mm, 0, u32::MAX, NotifyEvent::Clear).await;
+    i = 0;
     while let Some(vma) = vma_at(k, i) {
         clear_vma(k, mm, vma).await;
         i += 1;
@@ -66,7 +66,7 @@ async fn clear_vma(k: &Cpu, mm: u8, vma: VmaId) {
 async fn clear_soft_dirty(k: &Cpu, p: PtePtr) {
     let arch = k.arch();
     let pte = k.ptep_get(p);
-    if arch.pte_none(pte) || k.entries().is_swap_special_pte(pte) || !arch.has_soft_dirty() {
+    if k.pte_none(pte) || k.entries().is_swap_special_pte(pte) || !arch.has_soft_dirty() {
         return;
     }
     k.site(Site::ClearRefs).await;

@@ -6,6 +6,7 @@
 
 use super::mmap::{split_at_bounds, vmas_in};
 use super::mprotect::uffd_wp_range;
+use super::vma_lock::{release_fault_lock, vma_start_write};
 use super::vmf::{FaultResult, VmFault};
 use crate::arch::Pte;
 use crate::config::Defect;
@@ -23,7 +24,7 @@ pub async fn handle_userfault(k: &Cpu, vmf: &VmFault, reason: Userfault) -> Faul
     }
     if released(k, mm, ctx) {
         // Retry without the lock, so that the close that waits for it gets on.
-        k.unlock(Lock::MmapRead(mm));
+        release_fault_lock(k, vmf);
         k.wait_for_release(mm, vmf.vpn, ctx.generation).await;
         return FaultResult::Retry;
     }
@@ -37,7 +38,7 @@ pub async fn handle_userfault(k: &Cpu, vmf: &VmFault, reason: Userfault) -> Faul
     if late {
         k.userfault_queue(mm, vmf.vpn, reason, ctx.generation).await;
     }
-    k.unlock(Lock::MmapRead(mm));
+    release_fault_lock(k, vmf);
     if must_wait && !released(k, mm, ctx) {
         k.userfault_schedule(mm, vmf.vpn, vmf.write, reason).await;
     }
@@ -103,7 +104,7 @@ async fn register_range(k: &Cpu, mm: u8, start: u32, end: u32, flags: UffdFlags)
             uffd_wp_range(k, vma, from, to, false).await;
         }
         split_at_bounds(k, mm, from, to).await;
-        set_ctx(k, mm, from, ctx);
+        set_ctx(k, mm, from, ctx).await;
     }
     Outcome::Done
 }
@@ -119,6 +120,11 @@ fn vma_can_userfault(k: &Cpu, vma: VmaId, flags: UffdFlags) -> bool {
         _ if s.w.vmas[vma].guarded => false,
         Backing::Anon => !flags.has(UffdFlags::MINOR),
         Backing::ShmemShared | Backing::ShmemPrivate => notes || !flags.has(UffdFlags::WP),
+        // VM_SPECIAL
+        backing if backing.device().is_some() => {
+            let wp_async = flags.has(UffdFlags::ASYNC) && s.w.config.has(Defect::A4a);
+            notes && flags.modes() == UffdFlags::WP && (wp_async || s.w.config.has(Defect::A4c))
+        }
         _ => false,
     }
 }
@@ -131,10 +137,11 @@ fn bounds(k: &Cpu, vma: VmaId, start: u32, end: u32) -> (u32, u32, UffdCtx) {
 }
 
 /// `userfaultfd_set_ctx()` of the VMA that begins at `start`.
-fn set_ctx(k: &Cpu, mm: u8, start: u32, ctx: UffdCtx) {
-    let s = &mut *k.s();
-    if let Some(vma) = s.w.vma_lookup(mm, start) {
-        s.w.vmas[vma].uffd = ctx;
+async fn set_ctx(k: &Cpu, mm: u8, start: u32, ctx: UffdCtx) {
+    let found = k.s().w.vma_lookup(mm, start);
+    if let Some(vma) = found {
+        vma_start_write(k, vma).await;
+        k.s().w.vmas[vma].uffd = ctx;
     }
 }
 
@@ -164,7 +171,7 @@ async fn clear_vma(k: &Cpu, mm: u8, vma: VmaId, start: u32, end: u32) {
         uffd_wp_range(k, vma, start, end, false).await;
     }
     split_at_bounds(k, mm, start, end).await;
-    set_ctx(k, mm, start, UffdCtx::default());
+    set_ctx(k, mm, start, UffdCtx::default()).await;
 }
 
 /// `userfaultfd_release()` of every userfaultfd of the process.

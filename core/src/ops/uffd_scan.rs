@@ -84,7 +84,7 @@ async fn make_uffd_wp_pte(k: &Cpu, p: PtePtr) {
     let (arch, ec) = (k.arch(), k.entries());
     let ptent = k.ptep_get(p);
     k.site(Site::ProtectChange).await;
-    if arch.pte_none(ptent) {
+    if k.pte_none(ptent) {
         k.set_pte_at(p, ec.make_uffd_wp_note()).await;
     } else if arch.pte_present(ptent) {
         let old = k.ptep_get_and_clear(p).await;

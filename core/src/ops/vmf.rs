@@ -36,6 +36,8 @@ pub struct VmFault {
     pub unshare: bool,
     /// `FAULT_FLAG_ALLOW_RETRY`: the caller copes with [`FaultResult::Retry`].
     pub retry: bool,
+    /// `FAULT_FLAG_VMA_LOCK`: the fault is handled under the lock of its VMA; `mmap_lock` is not held.
+    pub vma_lock: bool,
     /// What the entry held when the fault looked.
     pub orig_pte: Pte,
 }

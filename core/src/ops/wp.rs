@@ -6,6 +6,7 @@ use super::pfnmap::{copy_user_page, wp_pfn_shared};
 use super::rmap::anon_vma_prepare;
 use super::swap_cache::{folio_free_swap, free_swap_cache};
 use super::uffd::handle_userfault;
+use super::vma_lock::vmf_anon_prepare;
 use super::vmf::{FaultResult, VmFault, maybe_mkwrite, ptep_set_access_flags, userfaultfd_pte_wp};
 use crate::config::{Defect, Design};
 use crate::mm::{PtePtr, VmaId};
@@ -169,6 +170,12 @@ async fn only_reference(k: &Cpu, folio: Pfn) -> bool {
 
 /// `wp_page_copy()`: breaks copy-on-write. The caller has taken a reference to `old`'s folio unless it is the zero page.
 async fn wp_page_copy(k: &Cpu, vmf: &VmFault, old: Pfn) -> FaultResult {
+    if !vmf_anon_prepare(k, vmf).await {
+        if old != ZERO_PFN {
+            k.folio_put(k.page_folio(old));
+        }
+        return FaultResult::Retry;
+    }
     if try_wp_page_copy(k, vmf, old).await.is_some() { FaultResult::Done } else { FaultResult::Oom }
 }
 

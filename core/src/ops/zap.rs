@@ -86,6 +86,11 @@ impl MmuGather {
         self.pages.push(Gathered { pfn: folio, delay_rmap: false });
     }
 
+    /// Not `ZAP_FLAG_DROP_MARKER`: notes of write protection stay.
+    pub fn keep_notes(&mut self, keep: bool) {
+        self.details.keep_notes = keep;
+    }
+
     /// `tlb_remove_tlb_entry()`: a translation of the page may be cached.
     pub(super) fn range(&mut self, vpn: u32) {
         self.start = self.start.min(vpn);
@@ -205,7 +210,7 @@ async fn zap_pte_range(k: &Cpu, tlb: &mut MmuGather, start: u32, end: u32) -> Op
     k.arch_enter_lazy_mmu_mode();
     while vpn < end && !tlb.pages.is_full() {
         let p = PtePtr { index: first.index + (vpn - start), vpn, ..first };
-        if !k.arch().pte_none(k.ptep_get(p)) {
+        if !k.pte_none(k.ptep_get(p)) {
             zap_pte(k, tlb, p).await;
         }
         vpn += 1;

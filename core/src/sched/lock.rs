@@ -1,7 +1,7 @@
 //! Locks: objects in the world, taken and released explicitly, and checked.
 //!
 //! The order is that of the comments at the top of `mm/rmap.c` and `mm/filemap.c`, as far as these locks go:
-//! `mf_mutex`, `mem_hotplug_lock`, `ksm_thread_mutex`, `i_rwsem`, `mmap_lock`, a driver's rwsem, `invalidate_lock`, the locks of hugetlb (`hugetlb_fault_mutex`, `hugetlb_vma_lock`, its `i_mmap_rwsem`), folio lock, `i_mmap_rwsem`, `anon_vma->rwsem`, the driver's mutex (its notifier is called under all of these),
+//! `mf_mutex`, `mem_hotplug_lock`, `ksm_thread_mutex`, `i_rwsem`, `mmap_lock`, a VMA's lock, a driver's rwsem, `invalidate_lock`, the locks of hugetlb (`hugetlb_fault_mutex`, `hugetlb_vma_lock`, its `i_mmap_rwsem`), folio lock, `i_mmap_rwsem`, `anon_vma->rwsem`, the driver's mutex (its notifier is called under all of these),
 //! `page_table_lock`, PMD lock, PTE-table lock. Two PTE-table locks nest only where the kernel says so
 //! (`SINGLE_DEPTH_NESTING` in `copy_pte_range()`, `move_ptes()`), and two PMD locks likewise (`move_normal_pmd()`).
 
@@ -32,6 +32,10 @@ pub enum Lock {
     MmapRead(u8),
     /// `mmap_write_lock()` of a process.
     MmapWrite(u8),
+    /// `vma_start_read()`.
+    VmaRead(VmaId),
+    /// `down_write()` of a VMA's lock, in `vma_start_write()`.
+    VmaWrite(VmaId),
     /// A driver's rwsem for reading: what keeps a device from being unplugged (`kernfs_get_active()`) or reset
     /// (`vfio_pci_core_device->memory_lock`).
     BoardRead(FileId),
@@ -88,6 +92,8 @@ pub enum LockClass {
     Inode,
     /// `mmap_lock`.
     Mmap,
+    /// `vma->vm_lock`.
+    Vma,
     /// A driver's rwsem.
     Board,
     /// `inode->i_rwsem` of a file of `hugetlbfs`, which its `mmap` takes.
@@ -130,6 +136,7 @@ impl LockClass {
             LockClass::Inode => "inode->i_rwsem",
             LockClass::HugetlbInode => "inode->i_rwsem of hugetlbfs",
             LockClass::Mmap => "mmap_lock",
+            LockClass::Vma => "vm_lock",
             LockClass::Board => "memory_lock",
             LockClass::Invalidate => "mapping->invalidate_lock",
             LockClass::HugetlbFault => "hugetlb_fault_mutex_table",
@@ -159,6 +166,7 @@ impl Lock {
             Lock::Inode(f) if f == HUGETLBFS => LockClass::HugetlbInode,
             Lock::Inode(_) => LockClass::Inode,
             Lock::MmapRead(_) | Lock::MmapWrite(_) => LockClass::Mmap,
+            Lock::VmaRead(_) | Lock::VmaWrite(_) => LockClass::Vma,
             Lock::BoardRead(_) | Lock::BoardWrite(_) => LockClass::Board,
             Lock::InvalidateRead(_) | Lock::InvalidateWrite(_) => LockClass::Invalidate,
             Lock::HugetlbFault(_) => LockClass::HugetlbFault,
@@ -227,6 +235,14 @@ impl Sim {
             Lock::MemHotplug => take(&mut w.mem_hotplug_lock, cpu),
             Lock::Ksm => take(&mut w.ksm.mutex, cpu),
             Lock::Inode(f) => take(&mut w.files[f as usize].inode_lock, cpu),
+            Lock::VmaRead(v) => {
+                let v = &mut w.vmas[v];
+                take_shared(&mut v.lock_readers, v.lock_writer, cpu)
+            }
+            Lock::VmaWrite(v) => {
+                let v = &mut w.vmas[v];
+                v.lock_readers == 0 && take(&mut v.lock_writer, cpu)
+            }
             Lock::BoardRead(f) => {
                 let (n, b) = (board(f), &mut w.boards);
                 take_shared(&mut b.readers[n], b.writer[n], cpu)
@@ -300,6 +316,8 @@ impl Sim {
             Lock::MemHotplug => give(&mut w.mem_hotplug_lock, cpu),
             Lock::Ksm => give(&mut w.ksm.mutex, cpu),
             Lock::Inode(f) => give(&mut w.files[f as usize].inode_lock, cpu),
+            Lock::VmaRead(v) => give_shared(&mut w.vmas[v].lock_readers, cpu),
+            Lock::VmaWrite(v) => give(&mut w.vmas[v].lock_writer, cpu),
             Lock::BoardRead(f) => give_shared(&mut w.boards.readers[board(f)], cpu),
             Lock::BoardWrite(f) => give(&mut w.boards.writer[board(f)], cpu),
             Lock::InvalidateRead(f) => give_shared(&mut w.files[f as usize].invalidate_readers, cpu),
@@ -312,7 +330,12 @@ impl Sim {
             Lock::IMmapRead(f) => give_shared(&mut w.i_mmaps[f as usize].readers, cpu),
             Lock::IMmapWrite(f) => give(&mut w.i_mmaps[f as usize].writer, cpu),
             Lock::MmapRead(m) => give_shared(&mut w.mms[m as usize].mmap_readers, cpu),
-            Lock::MmapWrite(m) => give(&mut w.mms[m as usize].mmap_writer, cpu),
+            Lock::MmapWrite(m) => {
+                // vma_end_write_all()
+                let m = &mut w.mms[m as usize];
+                m.lock_seq = m.lock_seq.wrapping_add(1);
+                give(&mut m.mmap_writer, cpu)
+            }
             Lock::Folio(p) => give(&mut w.mem.folios[p as usize].locked_by, cpu),
             Lock::AnonVmaRead(a) => give_shared(&mut w.anon_vmas[a].readers, cpu),
             Lock::AnonVmaWrite(a) => give(&mut w.anon_vmas[a].writer, cpu),

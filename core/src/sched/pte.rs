@@ -3,6 +3,7 @@
 use super::ctl::Weakened;
 use super::{Cpu, Lock, Sim, Site};
 use crate::arch::{Arch, Pte, SwpEntry};
+use crate::config::Design;
 use crate::entry::{Accessor, EntryConfig, EntryKind, transition_legal};
 use crate::invariant::page_table_check;
 use crate::mm::{PtePtr, TableId};
@@ -454,6 +455,21 @@ impl Cpu {
     pub fn pte_pfn(&self, pte: Pte) -> Pfn {
         self.accessor(Accessor::PtePfn, pte);
         self.frame(self.arch().pte_pfn(pte))
+    }
+
+    /// `pte_none()`, as a design may have changed its meaning.
+    #[inline]
+    pub fn pte_none(&self, pte: Pte) -> bool {
+        let s = self.s();
+        let covers = || s.w.config.uses(Design::NoneCoversSpecial) && s.w.entries().is_swap_special_pte(pte);
+        s.w.config.arch.pte_none(pte) || covers()
+    }
+
+    /// `pte_none()` of a caller that knows nothing of swap-special entries.
+    pub fn pte_none_not_special(&self, pte: Pte) -> bool {
+        let warns = self.uses(Design::NoneWarns) && self.entries().is_swap_special_pte(pte);
+        self.bug_on(warns, Rule::BugSpecialPte, Evidence::default());
+        warns || self.pte_none(pte)
     }
 
     /// `vm_normal_page()`: the page that an entry maps. The zero page stands for `NULL`: for it and for whatever else has

@@ -103,6 +103,7 @@ fn templates(rule: Rule) -> (&'static str, &'static str) {
         Rule::DeferredSplit | Rule::BugUnpin | Rule::BugHugetlbSplit | Rule::BugHugetlbPte => large(rule),
         Rule::RawFrame | Rule::BugRemap => pfnmap(rule),
         Rule::HugetlbCounts | Rule::LeakHugetlb => hugetlb(rule),
+        Rule::RawFrame | Rule::BugRemap | Rule::BugSpecialPte => pfnmap(rule),
         Rule::Accessor
         | Rule::Transition
         | Rule::BadPfn
@@ -200,6 +201,10 @@ fn pfnmap(rule: Rule) -> (&'static str, &'static str) {
         Rule::BugRemap => (
             "a driver maps its device where {what} still stands[ at {page}]",
             "remap_pfn_range() expects empty entries and ends in a BUG; what stood there would be lost",
+        ),
+        Rule::BugSpecialPte => (
+            "who fills an entry finds the note of userfaultfd there[ at {page}], which he does not know",
+            "he takes it for empty: the page that was write-protected is written to and nobody is told",
         ),
         _ => (
             "frame {found} belongs to a device and is taken for a page",
