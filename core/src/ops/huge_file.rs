@@ -60,7 +60,16 @@ async fn do_set_pmd(k: &Cpu, vmf: &VmFault, p: PmdPtr, folio: Pfn) -> bool {
 
 /// `set_huge_pmd()` of `mm/khugepaged.c`: maps a huge folio as a read fault would.
 pub async fn set_huge_pmd(k: &Cpu, vma: VmaId, p: PmdPtr, folio: Pfn) -> bool {
-    let vmf = VmFault { vma, mm: p.mm, vpn: p.vpn, write: false, unshare: false, retry: false, orig_pte: Pte(0) };
+    let vmf = VmFault {
+        vma,
+        mm: p.mm,
+        vpn: p.vpn,
+        write: false,
+        unshare: false,
+        retry: false,
+        vma_lock: false,
+        orig_pte: Pte(0),
+    };
     do_set_pmd(k, &vmf, p, folio).await
 }
 

@@ -9,6 +9,7 @@
 use super::filemap::filemap_get_entry;
 use super::huge_file::{folio_test_pmd_mappable, set_huge_pmd};
 use super::khugepaged::{By, Scan, find_pmd};
+use super::vma_lock::vma_try_start_write;
 use crate::arch::Pte;
 use crate::config::{Defect, Design};
 use crate::entry::PmdKind;
@@ -108,7 +109,7 @@ async fn retract_with_mmap_lock(k: &Cpu, vma: VmaId, mm: u8, p: PmdPtr) {
         let v = &s.w.vmas[vma];
         v.uffd_wp() || v.anon_vma.is_some()
     };
-    if !keeps {
+    if !keeps && vma_try_start_write(k, vma) {
         collapse_and_free_pmd(k, p).await;
     }
     k.unlock(Lock::MmapWrite(mm));

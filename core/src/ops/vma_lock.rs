@@ -69,6 +69,17 @@ pub async fn vma_start_write(k: &Cpu, vma: VmaId) {
     }
 }
 
+/// `vma_try_start_write()` of 6.4: false when a fault is at work in the VMA.
+pub fn vma_try_start_write(k: &Cpu, vma: VmaId) -> bool {
+    let by_vma = k.uses(Design::FaultsByVmaLock);
+    let s = &mut *k.s();
+    if by_vma && s.w.vmas[vma].lock_readers != 0 {
+        return false;
+    }
+    s.w.vmas[vma].lock_seq = s.w.mms[s.w.vmas[vma].mm as usize].lock_seq.wrapping_add(1);
+    true
+}
+
 /// `release_fault_lock()`.
 pub fn release_fault_lock(k: &Cpu, vmf: &VmFault) {
     k.unlock(if vmf.vma_lock { Lock::VmaRead(vmf.vma) } else { Lock::MmapRead(vmf.mm) });
