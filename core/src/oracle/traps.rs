@@ -11,7 +11,7 @@
 
 use super::file::Presence;
 use super::page::{Base, Ends, State};
-use crate::observe::{SHMEM, Token, UffdFlags, Userfault};
+use crate::observe::{FAULTED, REMAPPED, SHMEM, Token, UffdFlags, Userfault};
 
 /// See the module.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -322,10 +322,12 @@ impl Uffd {
     }
 }
 
-/// Anonymous memory has no page cache and so no minor faults; of files only those of `tmpfs`.
+/// Anonymous memory has no page cache and so no minor faults; of files only those of `tmpfs`. Some releases let any
+/// mapping be write-protected, and a device is then one, too (A4).
 fn registrable(base: Base, new: UffdFlags) -> bool {
     match base.file() {
         None => !new.has(UffdFlags::MINOR),
+        Some(REMAPPED | FAULTED) => new.modes() == UffdFlags::WP,
         Some(file) => file == SHMEM,
     }
 }
