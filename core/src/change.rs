@@ -3,9 +3,9 @@
 //! The kernel often clears an entry and sets it again under the same lock. In the trace these are two events; here they
 //! are one change, as the two stand for one thing. A clear that nothing follows is a change to an empty entry.
 
-use crate::config::MAX_CPUS;
-use crate::entry::Entry;
+use crate::config::{MAX_CPUS, RAW_PFN_BASE};
 use crate::entry::carry::{Form, transitions};
+use crate::entry::{Entry, EntryKind};
 use crate::phys::ZERO_PFN;
 use crate::trace::{Event, Trace};
 
@@ -50,8 +50,15 @@ impl Cleared {
         // A PMD that is cleared is split in one case only: that of the huge zero page. Of a file it just goes.
         let splits = whole.huge == [true, false];
         let here = here && (!splits || second.new.pfn == Some(u64::from(ZERO_PFN)));
+        // A mapping by PFN begins with empty entries: what was cleared there was of the mapping that it replaces.
+        let here = here && second.new.pfn.is_none_or(|pfn| pfn < u64::from(RAW_PFN_BASE) || !replaced(whole.old.kind));
         (here && transitions().any(|pair| pair == whole.forms())).then_some(whole)
     }
+}
+
+/// What a mapping by PFN never has of its own.
+fn replaced(old: EntryKind) -> bool {
+    !matches!(old, EntryKind::Present | EntryKind::None)
 }
 
 /// Every change of an entry in order. A change of a PMD is one for each of its pages.
@@ -102,7 +109,6 @@ pub fn changes(trace: &Trace) -> Vec<Change> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entry::EntryKind;
     use crate::program::text;
     use crate::run::Machine;
 

@@ -256,6 +256,9 @@ rules! {
     HugetlbCounts = "accounting.hugetlb", Quiescent,
         "the pool of huge pages has as many pages, free ones, surplus ones and promised ones as there are",
         "Documentation/mm/hugetlbfs_reserv.rst; mm/hugetlb.c: struct hstate";
+    SharedTable = "accounting.shared-table", Quiescent,
+        "a PMD table is shared only by hugetlb mappings of one protection that cover all that it maps, and by as many as it says",
+        "mm/hugetlb.c: page_table_shareable(); include/linux/mm_types.h: ptdesc_pmd_pts_inc()";
     LeakHugetlb = "leak.hugetlb", AtExit,
         "every promise of a huge page is given back, and every page beyond the size of the pool",
         "Documentation/mm/hugetlbfs_reserv.rst; mm/hugetlb.c: hugetlb_vm_op_close(), hugetlb_unreserve_pages()";

@@ -129,6 +129,9 @@ sites! {
     UserfaultWake = "wake_userfault:wake", "Those who wait for a userfault are about to be woken.";
     UserfaultRelease = "userfaultfd_release:released", "A userfaultfd is about to be closed.";
     HugetlbAlloc = "alloc_hugetlb_folio:dequeue", "A huge page is about to be taken from the pool.";
+    PmdShare = "huge_pmd_share:populate", "A PMD table of another mapping is about to be shared.";
+    PmdUnshare = "huge_pmd_unshare:clear", "The share of a PMD table is about to be given up.";
+    GupFastPud = "gup_fast_pud_range:pmd", "A PUD was read without a lock; the PMD below it is about to be.";
     HugetlbUnmap = "hugetlb_vmdelete_list:vma", "The next mapping of a file of hugetlbfs is about to be zapped.";
     HugetlbRemove = "remove_inode_hugepages:mutex", "A page of a file of hugetlbfs is about to be removed.";
     UserfaultFill = "mfill_atomic:fill", "The page for a userfault is about to be made.";

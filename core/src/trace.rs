@@ -68,6 +68,8 @@ notes! {
     HugetlbTaken = "taken from a child: the owner of the mapping needs a page";
     Compacted = "block {a}: {b} pages moved to the end of the zone";
     OfflineRefused = "not a movable block, or off line already";
+    PmdShared = "a PMD table is shared from now on";
+    PmdUnshared = "the share of a PMD table is given up";
     MonitorCloses = "nobody else is left: the monitor closes the userfaultfds";
 }
 

@@ -304,6 +304,24 @@ defects! {
         "seeded; uffd-wp threads of 2021: \"apply_to_pte_range()\"";
     V40 = "V40", fixed None, "vma_start_write",
         "who changes a mapping does not lock its VMA, and faults that hold only that lock go on meanwhile", "seeded";
+    H2 = "H2", fixed SERIES, "__split_vma",
+        "a shared PMD table is given up before the split's locks are taken: others share it meanwhile, and the parts keep it",
+        "CVE-2025-38084; 081056dc00a2 (\"mm/hugetlb: unshare page tables during VMA split, not before\", 6.16 and stable)";
+    H3 = "H3", fixed Some(Kernel::V5_19), "__unmap_hugepage_range",
+        "the share of a PMD table is given up without a TLB flush",
+        "CVE-2021-4002; a4a118f2eead (\"hugetlbfs: flush TLBs correctly after huge_pmd_unshare\", 5.16)";
+    H4 = "H4", fixed SERIES, "huge_pmd_unshare",
+        "a PMD table that is shared no longer is used anew while a walk without locks is still in it",
+        "CVE-2025-38085; 1013af4f585f (\"mm/hugetlb: fix huge_pmd_unshare() vs GUP-fast race\", 6.16 and stable)";
+    N21 = "N21", fixed None, "move_vma",
+        "mremap of a part of a private hugetlb mapping forgets what was reserved for the rest: it is never given back",
+        "found here; mm/mremap.c of 6.12 and 6.18: clear_vma_resv_huge_pages() of the whole VMA; not tried";
+    N22 = "N22", fixed None, "move_hugetlb_page_tables",
+        "a hugetlb table is shared at the new address, for which i_mmap_rwsem is taken that is held already",
+        "found here; mm/hugetlb.c of 6.12: huge_pte_alloc() of a whole PUD under i_mmap_lock_write(); not tried";
+    H1 = "H1", fixed None, "remove_inode_single_folio",
+        "a page of hugetlbfs is found not to be mapped before it is locked: a migration that fails maps it again",
+        "7b7387650dcf (\"mm/hugetlb: fix folio is still mapped when deleted\", 6.18); in no release's set, as 6.15 stands for a repaired one";
 }
 
 const _: () = assert!(Defect::ALL.len() < 128, "a DefectSet has one bit for each row");

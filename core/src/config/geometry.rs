@@ -59,7 +59,8 @@ impl Geometry {
     #[inline]
     pub fn region_base(self, region: u8) -> u32 {
         match self {
-            Geometry::Tiny => 64 + u32::from(region) * 16,
+            // What one PUD maps, so that a window has a PMD table of its own.
+            Geometry::Tiny => (1 + u32::from(region)) * 64,
             Geometry::X86_64 => (1 + u32::from(region)) << 20,
         }
     }
@@ -69,8 +70,18 @@ impl Geometry {
     pub fn region_of(self, vpn: u32) -> Option<(u8, u32)> {
         let base = self.region_base(0);
         let off = vpn.checked_sub(base)?;
-        let region = off / self.region_pages();
-        (region < super::MAX_REGIONS as u32).then_some((region as u8, off % self.region_pages()))
+        let apart = self.region_base(1) - base;
+        let (region, page) = (off / apart, off % apart);
+        (region < super::MAX_REGIONS as u32 && page < self.region_pages()).then_some((region as u8, page))
+    }
+
+    /// The addresses around this one that one PUD maps, as far as anything can be mapped there: on `x86-64` 1 GiB, on `tiny`
+    /// a window, which is less than the PUD of its own would map.
+    #[inline]
+    pub fn pud_range(self, vpn: u32) -> std::ops::Range<u32> {
+        let size = 1 << (2 * self.shift());
+        let start = vpn & !(size - 1);
+        start..start + size.min(self.region_pages())
     }
 
     /// Frames in each memory block, the unit of offlining.
@@ -143,6 +154,7 @@ mod tests {
                 let base = g.region_base(r);
                 assert_eq!(g.region_of(base), Some((r, 0)));
                 assert_eq!(g.region_of(base + g.region_pages() - 1), Some((r, g.region_pages() - 1)));
+                assert!(g.pud_range(base).start == base && g.pud_range(base).end <= base + g.region_pages());
             }
             assert_eq!(g.region_of(0), None);
         }

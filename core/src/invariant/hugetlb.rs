@@ -1,6 +1,7 @@
 //! The pool of hugetlb pages against what is there.
 
 use super::Finding;
+use crate::config::{MAX_PROCS, MAX_REGIONS};
 use crate::observe::HUGETLBFS;
 use crate::phys::{CacheEntry, Flags, HpageFlags, Pfn};
 use crate::rule::{Evidence, Rule};
@@ -51,6 +52,32 @@ fn promised(w: &World) -> i32 {
         promised += (to - from) as i32 - w.hugetlb.map(resv).count(from, to);
     }
     promised
+}
+
+/// `accounting.shared-table`, when nothing is in flight: who uses each PMD table of hugetlb.
+pub fn shared_tables(w: &World) -> Option<Finding> {
+    let mut users = w.tables.info.iter().enumerate().filter(|(_, t)| t.live && t.pts != 0);
+    users.find_map(|(table, info)| {
+        let mut found = 0;
+        let mut perm = None;
+        for (mm, region) in (0..MAX_PROCS as u8).flat_map(|mm| (0..MAX_REGIONS as u8).map(move |r| (mm, r))) {
+            let window = w.geometry().region_base(region);
+            let puds = (window..window + w.geometry().region_pages()).step_by(w.geometry().pud_range(window).len());
+            for at in puds.filter(|at| w.pmd_ptr(mm, *at).is_some_and(|p| p.table as usize == table)) {
+                found += 1;
+                let pud = w.geometry().pud_range(at);
+                let vma = w.vma_lookup(mm, at).map(|v| &w.vmas[v]);
+                let fits = vma.is_some_and(|v| v.backing.hugetlb() && v.start <= pud.start && pud.end <= v.end);
+                let alike = vma.is_some_and(|v| *perm.get_or_insert(v.perm) == v.perm);
+                if !fits || !alike {
+                    let what = Some(if fits { "other protection" } else { "does not cover it" });
+                    let evidence = Evidence { proc: Some(mm), vpn: Some(at), what, ..Evidence::default() };
+                    return Some(Finding { rule: Rule::SharedTable, cause: None, evidence });
+                }
+            }
+        }
+        finding(Rule::SharedTable, found, i32::from(info.pts) + 1, "users of a PMD table")
+    })
 }
 
 /// `leak.hugetlb`, after every process has exited and every file is empty.

@@ -18,7 +18,7 @@ mod page_table_check;
 
 pub use cache::{stale_mirror, stale_translation};
 pub use counts::{anon_exclusive, mapcount, memcg, refcount, rss, swap_map};
-pub use hugetlb::{hugetlb, hugetlb_leaks};
+pub use hugetlb::{hugetlb, hugetlb_leaks, shared_tables};
 pub use large::deferred_split;
 pub use leak::leaks;
 pub use page_table_check::page_table_check;

@@ -48,6 +48,8 @@ pub struct TableInfo {
     pub live: bool,
     /// Spinlock: holder's CPU plus one, 0 when free. For a PTE table its `ptl`, for a PMD table the PMD lock.
     pub lock: u8,
+    /// `ptdesc_pmd_pts`: of a PMD table of hugetlb, how many others use it.
+    pub pts: u16,
 }
 
 /// All page tables of the machine.
@@ -121,7 +123,7 @@ impl Tables {
                 self.info.len() as TableId - 1
             }
         };
-        self.info[id as usize] = TableInfo { level, mm, live: true, lock: 0 };
+        self.info[id as usize] = TableInfo { level, mm, live: true, lock: 0, pts: 0 };
         self.live += 1;
         id
     }

@@ -27,6 +27,8 @@ pub struct HugetlbVma {
     pub owner: bool,
     /// `HPAGE_RESV_UNMAPPED`: the owner has taken a page away, so that nothing may be faulted in any more.
     pub unmapped: bool,
+    /// The mapping goes: its lock has been given up (`__hugetlb_vma_unlock_write_free()`), and it shares no tables any more.
+    pub closing: bool,
     /// `struct hugetlb_vma_lock` of a shared mapping: CPUs that read.
     pub readers: u8,
     /// The same: the CPU that writes, plus one.

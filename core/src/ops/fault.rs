@@ -58,6 +58,9 @@ pub async fn handle_unshare_fault(k: &Cpu, vma: VmaId, vpn: u32) -> FaultResult 
     let mm = k.s().w.vmas[vma].mm;
     let mut vmf =
         VmFault { vma, mm, vpn, write: false, unshare: true, retry: false, vma_lock: false, orig_pte: Pte(0) };
+    if is_vm_hugetlb_page(k, vma) {
+        return hugetlb_fault(k, &vmf).await;
+    }
     handle_pte_fault(k, &mut vmf).await
 }
 

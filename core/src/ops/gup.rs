@@ -264,19 +264,21 @@ pub async fn pin_read(k: &Cpu, mm: u8, vpn: u32) -> Outcome {
 
 async fn pin_read_locked(k: &Cpu, mm: u8, vpn: u32) -> Result<Pfn, GupError> {
     let vma = find_vma(k, mm, vpn, false).map_err(|_| GupError::Fault)?;
-    // Of hugetlb memory only pins for writing are modelled: hugetlb_wp() does not know FAULT_FLAG_UNSHARE here.
-    if is_vm_hugetlb_page(k, vma) {
-        return Err(GupError::NotSupported);
-    }
+    let hugetlb = is_vm_hugetlb_page(k, vma);
     loop {
         k.site(Site::PinLookup).await;
         refuse_raw(k, vma, vpn, false).await?;
-        // A huge page is split first, so that its pages can be looked at one by one.
-        if k.pmd_leaf(mm, vpn).is_some() {
-            split_huge_pmd_address(k, vma, vpn, None).await;
-            pte_alloc(k, mm, vpn).await;
-        }
-        let result = match follow_page_pte_read(k, vma, vpn).await {
+        let followed = if hugetlb {
+            follow_hugetlb_read(k, vma, vpn).await
+        } else {
+            // A huge page is split first, so that its pages can be looked at one by one.
+            if k.pmd_leaf(mm, vpn).is_some() {
+                split_huge_pmd_address(k, vma, vpn, None).await;
+                pte_alloc(k, mm, vpn).await;
+            }
+            follow_page_pte_read(k, vma, vpn).await
+        };
+        let result = match followed {
             Followed::Page(page) => return Ok(page),
             Followed::Unshare => handle_unshare_fault(k, vma, vpn).await,
             Followed::Nothing => handle_mm_fault(k, vma, vpn, false).await,
@@ -325,6 +327,30 @@ async fn follow_page_pte_read(k: &Cpu, vma: VmaId, vpn: u32) -> Followed {
         }
     }
     k.pte_unmap_unlock(p);
+    followed
+}
+
+/// `follow_huge_pmd()` of hugetlb memory, likewise.
+async fn follow_hugetlb_read(k: &Cpu, vma: VmaId, vpn: u32) -> Followed {
+    let (mm, shared_mapping) = {
+        let s = k.s();
+        (s.w.vmas[vma].mm, s.w.vmas[vma].shared())
+    };
+    let Some(p) = k.pmd_trans_huge_lock(mm, vpn).await else { return Followed::Nothing };
+    let mut followed = Followed::Nothing;
+    if let Some(page) = follow_huge_pmd(k, p, vpn, false) {
+        let folio = k.page_folio(page);
+        // gup_must_unshare()
+        let knows = !k.uses(Design::CowByCount) && !k.has(Defect::V7) && !shared_mapping;
+        let leaf = k.entries().pmd_as_pte(k.pmdp_get(p));
+        if knows && !k.pte_write(leaf) && !k.page_anon_exclusive(folio) {
+            followed = Followed::Unshare;
+        } else {
+            k.folio_pin(folio);
+            followed = Followed::Page(page);
+        }
+    }
+    k.pmd_unlock(p);
     followed
 }
 

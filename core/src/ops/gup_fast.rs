@@ -6,8 +6,9 @@
 //! the entry, is told by a sequence count.
 
 use super::gup::{MAX_PINS, pin};
+use super::huge::follow_huge_pmd;
 use crate::config::Defect;
-use crate::mm::Pinned;
+use crate::mm::{Pinned, PmdPtr};
 use crate::observe::Outcome;
 use crate::phys::{Pfn, ZERO_PFN};
 use crate::sched::{Cpu, Site};
@@ -47,6 +48,9 @@ async fn gup_fast(k: &Cpu, mm: u8, vpn: u32) -> Option<Pfn> {
 /// `gup_fast_pte_range()` of one entry, with `FOLL_WRITE | FOLL_PIN`.
 async fn gup_fast_pte_range(k: &Cpu, mm: u8, vpn: u32) -> Option<Pfn> {
     let arch = k.arch();
+    if let Some(p) = k.pmd_leaf(mm, vpn) {
+        return gup_fast_pmd_leaf(k, p, vpn).await;
+    }
     let p = k.pte_offset(mm, vpn)?;
     let pte = k.ptep_get(p);
     if !arch.pte_present(pte) || arch.pte_protnone(pte) || !k.pte_write(pte) {
@@ -72,4 +76,30 @@ async fn gup_fast_pte_range(k: &Cpu, mm: u8, vpn: u32) -> Option<Pfn> {
         return None;
     }
     Some(page)
+}
+
+/// `gup_fast_pud_range()` and `gup_fast_pmd_leaf()`, of a PMD that was found in this table: interrupts are off, so that
+/// nobody who waits for all walks without locks to end goes on before this one has.
+async fn gup_fast_pmd_leaf(k: &Cpu, p: PmdPtr, vpn: u32) -> Option<Pfn> {
+    k.set_irqs(false);
+    k.site(Site::GupFastPud).await;
+    let pmd = k.pmdp_get(p);
+    let found = follow_huge_pmd(k, p, vpn, true);
+    let mut pinned = None;
+    if let Some(page) = found {
+        k.site(Site::GupFastGrab).await;
+        let folio = k.page_folio(page);
+        if k.folio_ref_count(folio) > 0 {
+            k.folio_pin(folio);
+            k.site(Site::GupFastCheck).await;
+            if k.pmdp_get(p) == pmd {
+                pinned = Some(page);
+            } else {
+                k.note(Note::GupFastUndone, Some(page), 0, 0);
+                k.folio_unpin(folio);
+            }
+        }
+    }
+    k.set_irqs(true);
+    pinned
 }

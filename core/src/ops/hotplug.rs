@@ -1,5 +1,6 @@
 //! `mm/memory_hotplug.c` and the range walks over `mm/migrate.c`: moving folios away.
 
+use super::hugetlb::{dissolve_free_hugetlb_folios, isolate_hugetlb, mapped_hugetlb_folio, migrate_hugetlb};
 use super::memory_failure::unmap_poisoned_folio;
 use super::migrate::{Migrated, Reason, migrate_pages};
 use super::rmap::mapped_folio;
@@ -98,9 +99,14 @@ async fn do_migrate_range(k: &Cpu, block: u32) -> bool {
             }
         }
         for folio in source {
-            no_target |= migrate_pages(k, folio, Reason::Move).await == Migrated::NoMem;
+            no_target |= if k.folio_test(folio, Flags::HUGETLB) {
+                !migrate_hugetlb(k, folio).await
+            } else {
+                migrate_pages(k, folio, Reason::Move).await == Migrated::NoMem
+            };
         }
     }
+    dissolve_free_hugetlb_folios(k, block);
     no_target
 }
 
@@ -113,6 +119,8 @@ async fn isolate_folio_to_list(k: &Cpu, folio: Pfn) -> bool {
     let poisoned = (folio..folio + f.nr_pages()).any(|page| k.folio_test(page, Flags::HWPOISON));
     if poisoned && f.order == 0 {
         unmap_poisoned(k, folio).await;
+    } else if f.flags.has(Flags::HUGETLB) {
+        return isolate_hugetlb(k, folio);
     }
     // A large folio with a failed page cannot be unmapped here.
     !poisoned && k.folio_isolate_lru(folio)
@@ -166,6 +174,12 @@ fn owner(k: &Cpu, folio: Pfn) -> Option<u8> {
 /// `move_pages()` of what one page maps, or compaction of it: the kernel's own doing, to a frame of its choice.
 /// `progress.migrate` is judged here.
 pub async fn migrate(k: &Cpu, mm: u8, vpn: u32) {
+    if let Some(folio) = mapped_hugetlb_folio(k, mm, vpn) {
+        if isolate_hugetlb(k, folio) {
+            migrate_hugetlb(k, folio).await;
+        }
+        return;
+    }
     let Some(folio) = mapped_folio(k, mm, vpn) else {
         k.note(Note::NoFolio, None, 0, 0);
         return;

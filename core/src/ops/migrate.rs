@@ -204,7 +204,7 @@ fn migrate_folio_done(k: &Cpu, src: Pfn, reason: Reason) {
     }
 }
 
-pub(super) fn get_anon_vma(k: &Cpu, folio: Pfn) -> Option<u32> {
+pub(in crate::ops) fn get_anon_vma(k: &Cpu, folio: Pfn) -> Option<u32> {
     let s = &mut *k.s();
     let f = s.w.mem.folios[folio as usize];
     let av = f.anon_vma.checked_sub(1).filter(|a| f.mapcount > 0 && s.w.anon_vmas.is_live(*a))?;
@@ -212,7 +212,7 @@ pub(super) fn get_anon_vma(k: &Cpu, folio: Pfn) -> Option<u32> {
     Some(av)
 }
 
-pub(super) fn put_anon_vma(k: &Cpu, av: Option<u32>) {
+pub(in crate::ops) fn put_anon_vma(k: &Cpu, av: Option<u32>) {
     if let Some(av) = av {
         k.s().w.anon_vmas.put(av, true);
     }

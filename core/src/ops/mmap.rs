@@ -1,7 +1,10 @@
 //! `mm/mmap.c` and `mm/vma.c`: mappings made and taken away.
 
 use super::driver::call_mmap;
-use super::hugetlb::{aligned, hugetlb_reserve_pages, hugetlb_vm_op_close, hugetlb_vm_op_open, may_split};
+use super::hugetlb::{
+    aligned, hugetlb_reserve_pages, hugetlb_split, hugetlb_unshare_early, hugetlb_vm_op_close, hugetlb_vm_op_open,
+    may_split,
+};
 use super::pgtable::free_pte_tables;
 use super::split::split_huge_pmd_if_needed;
 use super::vma_lock::vma_start_write;
@@ -142,12 +145,18 @@ async fn split_vma(k: &Cpu, vma: VmaId, at: u32) {
         (s.w.vmas[vma].anon_vma.map(|a| s.w.anon_vmas[a].root), s.w.vmas[vma].backing.mapping())
     };
     vma_start_write(k, vma).await;
+    if k.has(Defect::H2) {
+        hugetlb_unshare_early(k, vma, at).await;
+    }
     // vma_prepare(): rmap walks must not see the ranges while they change.
     if let Some(file) = file {
         k.lock(Lock::IMmapWrite(file)).await;
     }
     if let Some(root) = root {
         k.lock(Lock::AnonVmaWrite(root)).await;
+    }
+    if !k.has(Defect::H2) {
+        hugetlb_split(k, vma, at).await;
     }
     // vma_adjust_trans_huge()
     split_huge_pmd_if_needed(k, vma, at).await;

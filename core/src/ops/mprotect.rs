@@ -87,15 +87,14 @@ impl Change {
 
 /// `change_protection()`: the entries, then the flush.
 pub async fn change_protection(k: &Cpu, vma: VmaId, start: u32, end: u32, change: Change) {
+    if is_vm_hugetlb_page(k, vma) {
+        return hugetlb_change_protection(k, vma, start, end).await;
+    }
     let mm = k.s().w.vmas[vma].mm;
     let ptrs = k.config().geometry.ptrs();
     let mut flush = false;
     k.mmu_notifier_invalidate_range_start(mm, start, end, NotifyEvent::Clear).await;
     let mut at = start;
-    if is_vm_hugetlb_page(k, vma) {
-        hugetlb_change_protection(k, vma, start, end).await;
-        at = end;
-    }
     while at < end {
         let next = ((at / ptrs + 1) * ptrs).min(end);
         flush |= change_pmd_range(k, vma, at, next, change).await;

@@ -7,9 +7,11 @@
 //! the old address finds it at the new one. Of a file it is the list of its mappings in which the new VMA comes after the old one.
 
 use super::huge_move::move_huge_pmd;
-use super::hugetlb::may_split;
+use super::hugetlb::{
+    aligned, clear_vma_resv_huge_pages, hugetlb_vm_op_open, is_vm_hugetlb_page, may_split, move_hugetlb_page_tables,
+};
 use super::ksm::unmerge_ksm_pages;
-use super::mmap::{detach_range, insert, unmap_region, vmas_in};
+use super::mmap::{detach_range, insert, split_at_bounds, unmap_region, vmas_in};
 use super::pgtable::{pmd_alloc, pte_alloc};
 use super::rmap::anon_vma_clone;
 use super::split::split_huge_pmd_address;
@@ -26,15 +28,14 @@ use crate::sched::{Cpu, Lock, NotifyEvent, Site};
 pub async fn mremap(k: &Cpu, mm: u8, start: u32, end: u32, to: u32, dontunmap: bool) -> Outcome {
     let len = end - start;
     k.lock(Lock::MmapWrite(mm)).await;
-    let backing = {
-        let s = k.s();
-        s.w.vma_lookup(mm, start).map(|v| s.w.vmas[v].backing)
+    let movable = {
+        let vma = k.s().w.vma_lookup(mm, start);
+        vma.map(|v| !is_vm_hugetlb_page(k, v) || can_move_hugetlb(k, [start, end, to], dontunmap))
     };
     let overlap = end > to && to + len > start;
-    let outcome = match backing {
+    let outcome = match movable {
         None => Outcome::Fault,
-        // Hugetlb memory is not moved here.
-        Some(backing) if overlap || backing.hugetlb() => Outcome::Invalid,
+        Some(movable) if overlap || !movable => Outcome::Invalid,
         Some(_) if !may_split(k, mm, to, to + len) => Outcome::Invalid,
         Some(_) => {
             do_munmap(k, mm, to, to + len).await;
@@ -43,6 +44,11 @@ pub async fn mremap(k: &Cpu, mm: u8, start: u32, end: u32, to: u32, dontunmap: b
     };
     k.unlock(Lock::MmapWrite(mm));
     outcome
+}
+
+/// What `mremap` asks of hugetlb memory: borders of huge pages, and that the old mapping goes (`VM_DONTEXPAND`).
+fn can_move_hugetlb(k: &Cpu, [start, end, to]: [u32; 3], dontunmap: bool) -> bool {
+    !dontunmap && aligned(k, start, end) && aligned(k, to, to)
 }
 
 /// `do_munmap()`: without the downgrade of `mmap_lock`.
@@ -73,6 +79,9 @@ async fn move_vma(k: &Cpu, mm: u8, start: u32, end: u32, to: u32, dontunmap: boo
     if merged && let Err(error) = unmerge_ksm_pages(k, vma, start, end).await {
         return error;
     }
+    if is_vm_hugetlb_page(k, vma) {
+        return move_hugetlb_vma(k, mm, start, end, to).await;
+    }
     let new_vma = copy_vma(k, vma, start, end, to).await;
     move_page_tables(k, vma, start, end, to).await;
     // mremap_userfaultfd_prep(): without UFFD_FEATURE_EVENT_REMAP the new mapping is not registered.
@@ -96,6 +105,21 @@ async fn move_vma(k: &Cpu, mm: u8, start: u32, end: u32, to: u32, dontunmap: boo
     Outcome::Done
 }
 
+/// The same of hugetlb memory: the reservations go along.
+async fn move_hugetlb_vma(k: &Cpu, mm: u8, start: u32, end: u32, to: u32) -> Outcome {
+    // Here we differ from the kernel, which takes the reservations of the whole mapping away, be it moved or not (N21).
+    if !k.has(Defect::N21) {
+        split_at_bounds(k, mm, start, end).await;
+    }
+    let Some(vma) = k.s().w.vma_lookup(mm, start) else { return Outcome::Fault };
+    let new_vma = copy_vma(k, vma, start, end, to).await;
+    move_hugetlb_page_tables(k, vma, new_vma, start, end, to).await;
+    k.s().w.vmas[new_vma].uffd = UffdCtx::default();
+    clear_vma_resv_huge_pages(&mut k.s(), vma);
+    do_munmap(k, mm, start, end).await;
+    Outcome::Done
+}
+
 /// `copy_vma()`, without merging: so the new VMA comes after the old one in every walk, and `need_rmap_locks` is false.
 async fn copy_vma(k: &Cpu, vma: VmaId, start: u32, end: u32, to: u32) -> VmaId {
     let new = {
@@ -110,26 +134,29 @@ async fn copy_vma(k: &Cpu, vma: VmaId, start: u32, end: u32, to: u32) -> VmaId {
         let (uffd, guarded, mergeable, thp) = (v.uffd, v.guarded, v.mergeable, v.thp);
         let v = &mut s.w.vmas[new];
         (v.uffd, v.guarded, v.mergeable, v.thp) = (uffd, guarded, mergeable, thp);
+        if like.backing.hugetlb() {
+            hugetlb_vm_op_open(s, new, vma);
+        }
         new
     };
     anon_vma_clone(k, vma, new).await;
     vma_start_write(k, new).await;
     // vma_link()
-    let file = k.s().w.vmas[new].backing.mapping();
-    if let Some(file) = file {
-        k.lock(Lock::IMmapWrite(file)).await;
+    let mapping = k.s().w.vmas[new].backing.mapping();
+    if let Some(mapping) = mapping {
+        k.lock(Lock::IMmapWrite(mapping)).await;
     }
     {
         let s = &mut *k.s();
         let mm = s.w.vmas[new].mm;
         insert(&mut s.w, mm, new);
         s.w.i_mmap_insert(new, None);
-        if let Some(file) = file.filter(|_| s.w.config.has(Defect::V30)) {
-            s.w.i_mmaps[usize::from(file)].vmas.rotate_right(1);
+        if let Some(mapping) = mapping.filter(|_| s.w.config.has(Defect::V30)) {
+            s.w.i_mmaps[usize::from(mapping)].vmas.rotate_right(1);
         }
     }
-    if let Some(file) = file {
-        k.unlock(Lock::IMmapWrite(file));
+    if let Some(mapping) = mapping {
+        k.unlock(Lock::IMmapWrite(mapping));
     }
     new
 }
@@ -296,8 +323,8 @@ pub async fn mremap_resize(k: &Cpu, mm: u8, start: u32, end: u32, new_end: u32) 
     let vma = k.s().w.vma_lookup(mm, start);
     let outcome = match vma {
         None => Outcome::Fault,
-        // Hugetlb memory has its size.
-        Some(vma) if k.s().w.vmas[vma].backing.hugetlb() => Outcome::Invalid,
+        // Hugetlb memory has its size. (The kernel would let it shrink.)
+        Some(vma) if is_vm_hugetlb_page(k, vma) => Outcome::Invalid,
         Some(_) if new_end < end => {
             if may_split(k, mm, new_end, end) {
                 do_munmap(k, mm, new_end, end).await;

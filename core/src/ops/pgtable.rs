@@ -24,6 +24,11 @@ pub async fn pmd_alloc(k: &Cpu, mm: u8, vpn: u32) -> PmdPtr {
     }
 }
 
+/// `pud_alloc()`: the table of PUDs.
+pub async fn pud_alloc(k: &Cpu, mm: u8, vpn: u32) {
+    alloc_tables(k, mm, vpn, 3).await;
+}
+
 /// `pte_alloc_one()`: a table that is not yet in use.
 pub fn pte_alloc_one(k: &Cpu, mm: u8) -> TableId {
     k.s().w.tables.alloc(mm, 0)

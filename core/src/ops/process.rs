@@ -158,7 +158,10 @@ fn free_below(s: &mut Sim, table: TableId, level: u8, forget_one: bool) {
             }
         }
     }
-    if level > 0 || !forget_one {
+    if s.w.tables.info[table as usize].pts != 0 {
+        // Whoever still uses it walks through what is about to be something else.
+        s.violate(0, Rule::SharedTable, Evidence { what: Some("freed while it is shared"), ..Evidence::default() });
+    } else if level > 0 || !forget_one {
         s.w.tables.free(table);
     }
 }

@@ -72,6 +72,11 @@ impl MmuGather {
         MmuGather { details, ..MmuGather::new(mm) }
     }
 
+    /// `ZAP_FLAG_UNMAP`: the mapping goes.
+    pub(super) fn unmaps(&self) -> bool {
+        self.details == ZapDetails::UNMAP
+    }
+
     /// `tlb_remove_huge_tlb_entry()`.
     pub(super) fn remove_huge_tlb_entry(&mut self, k: &Cpu, vpn: u32) {
         self.range(vpn);

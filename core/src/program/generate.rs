@@ -64,8 +64,11 @@ pub fn generate(rng: &mut Rng, case: &mut Case, cfg: &GenConfig) {
         let ptrs = case.config.geometry.ptrs();
         case.maps[0].backing = rng.pick(&HUGETLB).unwrap_or_default();
         case.maps[0].pages = ptrs * (1 + rng.below(2));
-        if case.maps.len() > 1 && rng.percent(50) {
-            case.maps[1].backing = rng.pick(&HUGETLB).unwrap_or_default();
+        if case.maps.len() > 1 && rng.percent(60) {
+            // A second mapping, often of the same file.
+            let same = case.maps[0].backing;
+            case.maps[1].backing = if rng.percent(60) { same } else { rng.pick(&HUGETLB).unwrap_or_default() };
+            case.maps[1].pages = ptrs * (1 + rng.below(2));
         }
     }
     for _ in 0..n {

@@ -98,7 +98,7 @@ impl Sim {
         }
         self.ctl.touched_slots.clear();
         if std::mem::take(&mut self.w.hugetlb.touched)
-            && let Some(f) = invariant::hugetlb(&self.w)
+            && let Some(f) = invariant::hugetlb(&self.w).or_else(|| invariant::shared_tables(&self.w))
         {
             self.found(cpu, f);
         }

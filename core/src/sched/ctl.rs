@@ -52,6 +52,8 @@ pub struct CpuCtl {
     pub invalidated: Option<(PmdPtr, bool)>,
     /// Steps since the op began.
     pub op_steps: u32,
+    /// Interrupts are off: a walk over page tables without locks is under way.
+    pub irqs_off: bool,
     /// In lazy MMU mode (`arch_enter_lazy_mmu_mode()`).
     pub lazy_mmu: bool,
     /// Steps the op may take.

@@ -23,6 +23,11 @@ impl Sim {
 }
 
 impl Sim {
+    /// Puts another folio of `hugetlbfs` in the place of the one at an index.
+    pub(super) fn hugetlb_cache_replace(&mut self, file: FileId, index: u32, folio: Pfn) {
+        self.set_cache_entry(file, index, CacheEntry::Folio(folio));
+    }
+
     /// Puts a folio of `hugetlbfs` at an empty index. False when something is there.
     pub(super) fn hugetlb_cache_insert(&mut self, file: FileId, index: u32, folio: Pfn) -> bool {
         let empty = self.w.files[file as usize].get(index) == CacheEntry::Empty;

@@ -1,10 +1,12 @@
 //! The pool of hugetlb pages: what the kernel does in one step under `hugetlb_lock`.
 
-use super::{Cpu, Sim};
+use super::{Cpu, CpuCtl, Lock, Run, Sim};
 use crate::mm::VmaId;
 use crate::phys::{Flags, HpageFlags, Pfn};
 use crate::rule::{Evidence, Rule};
 use crate::trace::Note;
+use std::future::poll_fn;
+use std::task::Poll;
 
 impl Sim {
     /// `free_huge_folio()`: the last reference is gone. The page goes back to the pool, or with it a surplus page to the
@@ -93,10 +95,18 @@ impl Sim {
         true
     }
 
+    /// Pages that migrations have made for themselves. Here we differ from the kernel, which counts them with the pool.
+    fn temporary_huge_pages(&self) -> i32 {
+        let heads = (1..=self.w.mem.frames() as usize).step_by(1 << self.pmd_order());
+        let pool = heads.map(|p| &self.w.mem.folios[p]).filter(|f| f.flags.has(Flags::HUGETLB));
+        pool.filter(|f| HpageFlags(f.slot).has(HpageFlags::TEMPORARY)).count() as i32
+    }
+
     /// `set_max_huge_pages()`: the administrator asks for a pool of this size. Pages in use beyond it become surplus.
     pub fn set_max_huge_pages(&mut self, count: i32) {
         self.w.hugetlb.touched = true;
-        let persistent = |s: &Sim| s.w.hugetlb.nr - s.w.hugetlb.surplus;
+        let temporary = self.temporary_huge_pages();
+        let persistent = |s: &Sim| s.w.hugetlb.nr - s.w.hugetlb.surplus - temporary;
         while self.w.hugetlb.surplus > 0 && count > persistent(self) {
             self.w.hugetlb.surplus -= 1;
         }
@@ -118,6 +128,30 @@ impl Sim {
 }
 
 impl Cpu {
+    /// `local_irq_save()` and `local_irq_restore()` around a walk without locks.
+    pub fn set_irqs(&self, on: bool) {
+        let s = &mut *self.s();
+        s.ctl.cpus[self.id as usize].irqs_off = !on;
+        if on {
+            s.wake_waiters();
+        }
+    }
+
+    /// `tlb_remove_table_sync_one()`: an interrupt to every CPU, so that every walk without locks that has begun has ended.
+    pub async fn tlb_remove_table_sync_one(&self) {
+        poll_fn(|_| {
+            let s = &mut *self.s();
+            let walking = |c: &CpuCtl| c.irqs_off && c.run != Run::Idle;
+            if s.ctl.violation.is_none() && !s.ctl.cpus.iter().any(walking) {
+                return Poll::Ready(());
+            }
+            s.ctl.cpus[self.id as usize].run = Run::Waiting(Lock::PageTable(0));
+            s.ctl.waiters = true;
+            Poll::Pending
+        })
+        .await;
+    }
+
     /// `folio_test_hugetlb_*()`.
     pub fn hpage_test(&self, folio: Pfn, flags: HpageFlags) -> bool {
         HpageFlags(self.s().folio(folio).slot).has(flags)
@@ -136,7 +170,9 @@ impl Cpu {
     /// `dequeue_hugetlb_folio_node_exact()`: a free page of the pool, with one reference. Poisoned ones stay there.
     pub fn dequeue_hugetlb_folio(&self) -> Option<Pfn> {
         let s = &mut *self.s();
-        let good = |p: &Pfn| !s.w.mem.folios[*p as usize].flags.has(Flags::HWPOISON);
+        // Nor those of a block that is about to go.
+        let online = |p: Pfn| s.w.mem.online(s.w.mem.block_of(p));
+        let good = |p: &Pfn| !s.w.mem.folios[*p as usize].flags.has(Flags::HWPOISON) && online(*p);
         let at = s.w.hugetlb.free.iter().rposition(good)?;
         let pfn = s.w.hugetlb.free.remove(at);
         s.w.hugetlb.touched = true;
@@ -203,6 +239,26 @@ impl Cpu {
         s.w.hugetlb.touched = true;
         s.add_refs(folio, pages);
         true
+    }
+
+    /// `folio_migrate_mapping()` and `folio_migrate_flags()`: `dst` takes the place of `src`, in the page cache as well.
+    pub fn hugetlb_migrate_mapping(&self, src: Pfn, dst: Pfn) {
+        let old = self.folio(src);
+        let s = &mut *self.s();
+        let new = &mut s.w.mem.folios[dst as usize];
+        (new.anon_vma, new.index) = (old.anon_vma, old.index);
+        for flag in [Flags::UPTODATE, Flags::DIRTY] {
+            if old.flags.has(flag) {
+                new.flags.set(flag);
+            }
+        }
+        if let Some(file) = old.file() {
+            new.mapping = old.mapping;
+            s.hugetlb_cache_replace(file, old.index, dst);
+            s.w.mem.folios[src as usize].mapping = 0;
+            s.add_refs(dst, old.nr_pages() as i32);
+            s.sub_refs(self.id, src, old.nr_pages() as i32);
+        }
     }
 
     /// `hugetlb_delete_from_page_cache()` of a locked folio.

@@ -126,6 +126,33 @@ impl Sim {
         old
     }
 
+    /// `pud_populate()` unless there is a table: hangs a PMD table below the PUD of an address. True when it did.
+    pub(crate) fn pud_populate(&mut self, mm: u8, vpn: u32, table: TableId) -> bool {
+        let arch = self.w.config.arch;
+        let pgd = self.w.mms[mm as usize].pgd;
+        self.w.hugetlb.touched = true;
+        let t = &mut self.w.tables;
+        let Some(pud) = t.next(arch, pgd, t.index(vpn, 3)) else { return false };
+        let index = t.index(vpn, 2);
+        let none = t.next(arch, pud, index).is_none();
+        if none {
+            t.put(pud, index, arch.mk_table(crate::mm::PT_PFN_BASE + u64::from(table)).0);
+        }
+        none
+    }
+
+    /// `pud_clear()`: whatever is cached of the range grants too much from now on.
+    pub(crate) fn pud_clear(&mut self, cpu: u8, mm: u8, range: std::ops::Range<u32>) {
+        let arch = self.w.config.arch;
+        let pgd = self.w.mms[mm as usize].pgd;
+        self.w.hugetlb.touched = true;
+        self.ctl.weakened.extend(range.clone().map(|vpn| Weakened { cpu, mm, vpn }));
+        let t = &mut self.w.tables;
+        let Some(pud) = t.next(arch, pgd, t.index(range.start, 3)) else { return };
+        let index = t.index(range.start, 2);
+        t.put(pud, index, 0);
+    }
+
     /// What is asked of a PTE that was set, asked of a PMD.
     fn check_pmd(&mut self, cpu: u8, ec: EntryConfig, p: PmdPtr, new: Pmd) {
         let leaf = ec.pmd_as_pte(new);

@@ -104,6 +104,7 @@ fn templates(rule: Rule) -> (&'static str, &'static str) {
         Rule::RawFrame | Rule::BugRemap => pfnmap(rule),
         Rule::HugetlbCounts | Rule::LeakHugetlb => hugetlb(rule),
         Rule::RawFrame | Rule::BugRemap | Rule::BugSpecialPte => pfnmap(rule),
+        Rule::HugetlbCounts | Rule::LeakHugetlb | Rule::SharedTable => hugetlb(rule),
         Rule::Accessor
         | Rule::Transition
         | Rule::BadPfn
@@ -236,6 +237,10 @@ fn large(rule: Rule) -> (&'static str, &'static str) {
 
 fn hugetlb(rule: Rule) -> (&'static str, &'static str) {
     match rule {
+        Rule::SharedTable => (
+            "a page table of hugetlb is shared by a mapping that it does not fit[ at {page}][ ({what})]",
+            "what one process changes there for itself, or gives back, another one still walks through",
+        ),
         Rule::HugetlbCounts => (
             "the pool of huge pages says {what} {found}, and it is {expected}",
             "promises of mmap cannot be kept, or pages stay out of everybody's reach",

@@ -1,8 +1,10 @@
 //! Faults on hugetlb pages.
 
+use super::migrate::migration_entry_wait_huge;
 use super::reserve::{
     alloc_hugetlb_folio, fault_mutex, hugetlb_vma_lock_read, hugetlb_vma_unlock_read, place, restore_reserve_on_error,
 };
+use super::share::huge_pte_alloc;
 use super::zap::unmap_ref_private;
 use super::{copy_user_large_folio, make_huge_pte};
 use crate::arch::Pmd;
@@ -11,7 +13,6 @@ use crate::mm::{PmdPtr, VmaId};
 use crate::observe::HUGETLBFS;
 use crate::ops::filemap::{filemap_get_entry, folio_is_at};
 use crate::ops::huge::pmd_folio;
-use crate::ops::pgtable::pmd_alloc;
 use crate::ops::rmap::anon_vma_prepare;
 use crate::ops::vmf::{FaultResult, VmFault};
 use crate::phys::{CacheEntry, Flags, HpageFlags, Pfn};
@@ -37,7 +38,7 @@ pub async fn hugetlb_fault(k: &Cpu, vmf: &VmFault) -> FaultResult {
     let mutex = fault_mutex(k, vma, address);
     k.lock(mutex).await;
     hugetlb_vma_lock_read(k, vma).await;
-    let p = pmd_alloc(k, vmf.mm, address).await;
+    let p = huge_pte_alloc(k, vma, address).await;
     let orig = k.pmdp_get(p);
     let f = Fault { vmf, vma, address, p, orig, mutex };
     k.site(Site::HugeFault).await;
@@ -45,6 +46,11 @@ pub async fn hugetlb_fault(k: &Cpu, vmf: &VmFault) -> FaultResult {
     let result = match k.entries().pmd_kind(orig) {
         PmdKind::None => hugetlb_no_page(k, &f).await,
         PmdKind::Huge => hugetlb_present(k, &f, &mut wait).await,
+        PmdKind::Migration(_) => {
+            k.unlock(mutex);
+            migration_entry_wait_huge(k, vma, p).await;
+            return FaultResult::Done;
+        }
         kind => {
             // huge_pte_alloc() has the same BUG_ON().
             let table = kind == PmdKind::Table;

@@ -1,11 +1,13 @@
 //! Fork of hugetlb memory.
 
+use super::migrate::readable_migration_pmd;
 use super::reserve::{alloc_hugetlb_folio, hugetlb_vma_lock_read, hugetlb_vma_unlock_read, restore_reserve_on_error};
+use super::share::huge_pte_alloc;
 use super::{copy_user_large_folio, make_huge_pte};
-use crate::entry::PmdKind;
+use crate::arch::{Pmd, Pte};
+use crate::entry::{EntryKind, MigrationKind, PmdKind};
 use crate::mm::{PmdPtr, VmaId};
 use crate::ops::huge::pmd_folio;
-use crate::ops::pgtable::pmd_alloc;
 use crate::phys::{Flags, HpageFlags, Pfn};
 use crate::sched::{Cpu, Lock};
 use crate::trace::Note;
@@ -35,14 +37,22 @@ pub async fn copy_hugetlb_page_range(k: &Cpu, src: VmaId, dst: VmaId, start: u32
 /// The body of the loop.
 async fn copy_hugetlb_page(k: &Cpu, dst_vma: VmaId, src: PmdPtr) -> bool {
     let arch = k.arch();
-    let child = k.s().w.vmas[dst_vma].mm;
     let cow = !k.s().w.vmas[dst_vma].shared();
-    let dst = pmd_alloc(k, child, src.vpn).await;
+    let dst = huge_pte_alloc(k, dst_vma, src.vpn).await;
+    // If the page tables are shared, there is nothing to do.
+    if k.s().w.tables.info[dst.table as usize].pts > 0 {
+        return true;
+    }
     lock_both(k, src, dst).await;
     loop {
         let entry = k.pmdp_get(src);
-        if k.entries().pmd_kind(entry) != PmdKind::Huge {
-            break;
+        match k.entries().pmd_kind(entry) {
+            PmdKind::Huge => {}
+            PmdKind::Migration(kind) => {
+                copy_migration_entry(k, src, dst, entry, cow && kind != EntryKind::MigrationRead).await;
+                break;
+            }
+            _ => break,
         }
         let folio = pmd_folio(k, entry);
         k.folio_get(folio);
@@ -76,6 +86,16 @@ async fn copy_hugetlb_page(k: &Cpu, dst_vma: VmaId, src: PmdPtr) -> bool {
     }
     unlock_both(k, src, dst);
     true
+}
+
+/// The branch for a migration entry: a page that is shared from now on is nobody's to write.
+async fn copy_migration_entry(k: &Cpu, src: PmdPtr, dst: PmdPtr, entry: Pmd, share: bool) {
+    let mut copy = entry;
+    if share {
+        copy = readable_migration_pmd(k, entry, MigrationKind::Read);
+        k.set_pmd_at(src, copy).await;
+    }
+    k.set_pmd_at(dst, Pmd(k.arch().pte_swp_clear_uffd_wp(Pte(copy.0)).0)).await;
 }
 
 /// A copy of a folio for the child. `None` when there is no page for it.

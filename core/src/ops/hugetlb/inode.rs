@@ -129,10 +129,16 @@ async fn hugetlb_unmap_file_folio(k: &Cpu, folio: Pfn, index: u32) {
 
 /// `remove_inode_single_folio()`, with the fault mutex held.
 async fn remove_inode_single_folio(k: &Cpu, folio: Pfn, index: u32, truncate_op: bool) {
-    k.lock(Lock::Folio(folio)).await;
+    let late = k.has(Defect::H1);
+    if !late {
+        k.lock(Lock::Folio(folio)).await;
+    }
     // Faulted in since it was unmapped, or passed over then. Under the folio lock nobody migrates it.
     if k.folio_mapped(folio) {
         hugetlb_unmap_file_folio(k, folio, index).await;
+    }
+    if late {
+        k.lock(Lock::Folio(folio)).await;
     }
     k.site(Site::CacheRemove).await;
     k.hugetlb_delete_from_page_cache(folio);

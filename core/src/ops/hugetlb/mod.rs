@@ -11,18 +11,26 @@
 mod fault;
 mod fork;
 mod inode;
+mod migrate;
+mod mremap;
 mod protect;
 mod reserve;
+mod share;
 mod zap;
 
 pub use fault::hugetlb_fault;
 pub use fork::copy_hugetlb_page_range;
 pub use inode::{hugetlb_vmtruncate, hugetlbfs_evict_inode, hugetlbfs_punch_hole};
+pub use migrate::{dissolve_free_hugetlb_folios, isolate_hugetlb, migrate_hugetlb};
+pub use mremap::move_hugetlb_page_tables;
 pub use protect::hugetlb_change_protection;
-pub use reserve::{hugetlb_reserve_pages, hugetlb_vm_op_close, hugetlb_vm_op_open};
+pub use reserve::{clear_vma_resv_huge_pages, hugetlb_reserve_pages, hugetlb_vm_op_close, hugetlb_vm_op_open};
+pub use share::{hugetlb_split, hugetlb_unshare_all_pmds, hugetlb_unshare_early};
 pub use zap::{unmap_single_hugetlb_vma, zap_hugetlb_page_range_single};
 
+use super::huge::pmd_folio;
 use crate::arch::Pmd;
+use crate::entry::PmdKind;
 use crate::mm::VmaId;
 use crate::phys::{Flags, Pfn};
 use crate::sched::Cpu;
@@ -52,6 +60,14 @@ pub fn may_split(k: &Cpu, mm: u8, start: u32, end: u32) -> bool {
         };
         aligned(k, at, at) || vma.is_none_or(|v| !is_vm_hugetlb_page(k, v))
     })
+}
+
+/// The hugetlb folio that an address maps.
+pub fn mapped_hugetlb_folio(k: &Cpu, mm: u8, vpn: u32) -> Option<Pfn> {
+    let p = k.pmd_leaf(mm, vpn)?;
+    let pmd = k.pmdp_get(p);
+    let huge = k.entries().pmd_kind(pmd) == PmdKind::Huge;
+    huge.then(|| pmd_folio(k, pmd)).filter(|folio| folio_test_hugetlb(k, *folio))
 }
 
 /// `echo N > /proc/sys/vm/nr_hugepages`.

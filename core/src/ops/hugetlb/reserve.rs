@@ -186,6 +186,15 @@ pub fn hugetlb_vm_op_close(s: &mut Sim, vma: VmaId) {
     s.w.vmas[vma].hugetlb.resv = None;
 }
 
+/// `clear_vma_resv_huge_pages()`: the reservations have gone to another mapping.
+pub fn clear_vma_resv_huge_pages(s: &mut Sim, vma: VmaId) {
+    let h = &mut s.w.vmas[vma].hugetlb;
+    (h.owner, h.unmapped) = (false, false);
+    if let Some(resv) = h.resv.take() {
+        s.w.hugetlb.put_map(resv);
+    }
+}
+
 /// `__vma_private_lock()`.
 pub(super) fn vma_private_lock(k: &Cpu, vma: VmaId) -> bool {
     let h = k.s().w.vmas[vma].hugetlb;

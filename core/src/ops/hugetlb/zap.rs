@@ -3,6 +3,8 @@
 use super::reserve::{
     hugetlb_vma_lock_write, hugetlb_vma_unlock_write, vma_add_reservation, vma_needs_reservation, vma_private_lock,
 };
+use super::share::{Unshared, adjust_range_if_pmd_sharing_possible, huge_pmd_unshare, huge_pmd_unshare_flush};
+use crate::config::Defect;
 use crate::entry::PmdKind;
 use crate::mm::{PmdPtr, VmaId};
 use crate::ops::huge::pmd_folio;
@@ -17,6 +19,8 @@ pub async fn unmap_single_hugetlb_vma(k: &Cpu, tlb: &mut MmuGather, vma: VmaId, 
     hugetlb_vma_lock_write(k, vma).await;
     k.lock(Lock::IMmapWrite(mapping)).await;
     unmap_hugepage_range_locked(k, tlb, vma, start..end, None).await;
+    // ZAP_FLAG_UNMAP: from now on nobody may share a table of what is about to lose its tables.
+    k.s().w.vmas[vma].hugetlb.closing |= tlb.unmaps();
     hugetlb_vma_unlock_write(k, vma);
     k.unlock(Lock::IMmapWrite(mapping));
 }
@@ -25,7 +29,8 @@ pub async fn unmap_single_hugetlb_vma(k: &Cpu, tlb: &mut MmuGather, vma: VmaId, 
 pub async fn zap_hugetlb_page_range_single(k: &Cpu, vma: VmaId, start: u32, end: u32, details: ZapDetails) {
     let mm = k.s().w.vmas[vma].mm;
     let mut tlb = MmuGather::with(mm, details);
-    k.mmu_notifier_invalidate_range_start(mm, start, end, NotifyEvent::Clear).await;
+    let range = adjust_range_if_pmd_sharing_possible(k, vma, start..end);
+    k.mmu_notifier_invalidate_range_start(mm, range.start, range.end, NotifyEvent::Clear).await;
     unmap_single_hugetlb_vma(k, &mut tlb, vma, start, end).await;
     k.mmu_notifier_invalidate_range_end(mm).await;
     tlb.flush(k).await;
@@ -41,7 +46,8 @@ pub(super) async fn unmap_hugepage_range(
 ) {
     let mm = k.s().w.vmas[vma].mm;
     let mut tlb = MmuGather::with(mm, details);
-    k.mmu_notifier_invalidate_range_start(mm, range.start, range.end, NotifyEvent::Clear).await;
+    let adjusted = adjust_range_if_pmd_sharing_possible(k, vma, range.clone());
+    k.mmu_notifier_invalidate_range_start(mm, adjusted.start, adjusted.end, NotifyEvent::Clear).await;
     unmap_hugepage_range_locked(k, &mut tlb, vma, range, ref_page).await;
     k.mmu_notifier_invalidate_range_end(mm).await;
     tlb.flush(k).await;
@@ -56,10 +62,15 @@ async fn unmap_hugepage_range_locked(
     ref_page: Option<Pfn>,
 ) {
     let mm = k.s().w.vmas[vma].mm;
+    let mut unshared = Unshared::default();
     for address in range.step_by(k.config().geometry.ptrs() as usize) {
         let Some(p) = k.pmd_offset(mm, address) else { continue };
         k.pmd_lock(p).await;
-        let folio = unmap_hugepage(k, tlb, vma, p, ref_page).await;
+        let folio = if huge_pmd_unshare(k, &mut unshared, vma, p).await {
+            None
+        } else {
+            unmap_hugepage(k, tlb, vma, p, ref_page).await
+        };
         k.pmd_unlock(p);
         let Some(folio) = folio else { continue };
         restore_reservation(k, vma, address, folio);
@@ -68,13 +79,22 @@ async fn unmap_hugepage_range_locked(
             break;
         }
     }
+    if !k.has(Defect::H3) {
+        huge_pmd_unshare_flush(k, mm, unshared).await;
+    }
 }
 
 /// The part of the loop with the PMD locked: the folio that was mapped.
 async fn unmap_hugepage(k: &Cpu, tlb: &mut MmuGather, vma: VmaId, p: PmdPtr, ref_page: Option<Pfn>) -> Option<Pfn> {
     let pmd = k.pmdp_get(p);
-    if k.entries().pmd_kind(pmd) != PmdKind::Huge {
-        return None;
+    match k.entries().pmd_kind(pmd) {
+        PmdKind::Huge => {}
+        PmdKind::None | PmdKind::Table => return None,
+        // Unmapped already, and without a reference.
+        _ => {
+            k.pmdp_huge_get_and_clear(p).await;
+            return None;
+        }
     }
     let folio = pmd_folio(k, pmd);
     if let Some(page) = ref_page {

@@ -63,7 +63,7 @@ fn repair_config(config: &mut Config) {
 /// Wraps the operands of every map and drops all but the first of a process and window.
 pub(super) fn repair_maps(maps: &mut Vec<Map>, config: &Config) {
     let mut seen = 0u32;
-    let mut promised = 0;
+    let mut promised = [0; 2];
     maps.retain_mut(|m| {
         repair_map(m, config);
         repair_promise(m, config, &mut promised);
@@ -85,13 +85,17 @@ fn repair_map(map: &mut Map, config: &Config) {
 
 /// A case begins with no more promises of huge pages than the pool can keep: what is beyond that is not reserved, or is
 /// no hugetlb memory.
-fn repair_promise(map: &mut Map, config: &Config, promised: &mut u32) {
-    let pages = match map.backing {
-        Backing::Hugetlb | Backing::HugetlbfsShared => map.pages / config.geometry.ptrs(),
+fn repair_promise(map: &mut Map, config: &Config, promised: &mut [u32; 2]) {
+    let pages = map.pages / config.geometry.ptrs();
+    // Of the file the pages from its start are promised, whoever maps them.
+    let [private, file] = *promised;
+    let now = match map.backing {
+        Backing::Hugetlb => [private + pages, file],
+        Backing::HugetlbfsShared => [private, pages.max(file)],
         _ => return,
     };
-    if *promised + pages <= config.geometry.overcommit_huge_pages() as u32 {
-        *promised += pages;
+    if now[0] + now[1] <= config.geometry.overcommit_huge_pages() as u32 {
+        *promised = now;
     } else {
         map.backing = if map.backing == Backing::Hugetlb { Backing::HugetlbNoreserve } else { Backing::Anon };
     }

@@ -1,0 +1,65 @@
+//! Mappings of hugetlb pages that go elsewhere.
+
+use super::reserve::{hugetlb_vma_lock_write, hugetlb_vma_unlock_write};
+use super::share::{
+    Unshared, adjust_range_if_pmd_sharing_possible, huge_pmd_unshare, huge_pmd_unshare_flush, huge_pte_alloc,
+};
+use crate::config::Defect;
+use crate::mm::{PmdPtr, VmaId};
+use crate::ops::pgtable::pmd_alloc;
+use crate::sched::{Cpu, Lock, NotifyEvent, Site};
+
+/// `move_hugetlb_page_tables()`.
+pub async fn move_hugetlb_page_tables(k: &Cpu, vma: VmaId, new_vma: VmaId, start: u32, end: u32, to: u32) {
+    let (mm, mapping) = {
+        let s = k.s();
+        (s.w.vmas[vma].mm, s.w.vmas[vma].backing.mapping())
+    };
+    let Some(mapping) = mapping else { return };
+    let range = adjust_range_if_pmd_sharing_possible(k, vma, start..end);
+    k.mmu_notifier_invalidate_range_start(mm, range.start, range.end, NotifyEvent::Clear).await;
+    // Prevent race with file truncation
+    hugetlb_vma_lock_write(k, vma).await;
+    k.lock(Lock::IMmapWrite(mapping)).await;
+    let mut unshared = Unshared::default();
+    for old in (start..end).step_by(k.config().geometry.ptrs() as usize) {
+        let new = to + (old - start);
+        let Some(src) = k.pmd_offset(mm, old) else { continue };
+        // (The kernel asks without the lock, whatever it reads.)
+        if k.arch().pmd_none(k.pmdp_get(src)) || huge_pmd_unshare_one(k, &mut unshared, vma, src).await {
+            continue;
+        }
+        // Here we differ from the kernel, which would share a table here, and for that take i_mmap_rwsem a second time (N22).
+        let dst = if k.has(Defect::N22) { huge_pte_alloc(k, new_vma, new).await } else { pmd_alloc(k, mm, new).await };
+        move_huge_pte(k, src, dst).await;
+    }
+    k.site(Site::MremapFlush).await;
+    k.flush_tlb_range(mm, start, end).await;
+    huge_pmd_unshare_flush(k, mm, unshared).await;
+    k.mmu_notifier_invalidate_range_end(mm).await;
+    k.unlock(Lock::IMmapWrite(mapping));
+    hugetlb_vma_unlock_write(k, vma);
+}
+
+async fn huge_pmd_unshare_one(k: &Cpu, unshared: &mut Unshared, vma: VmaId, src: PmdPtr) -> bool {
+    k.pmd_lock(src).await;
+    let done = huge_pmd_unshare(k, unshared, vma, src).await;
+    k.pmd_unlock(src);
+    done
+}
+
+/// `move_huge_pte()`.
+async fn move_huge_pte(k: &Cpu, src: PmdPtr, dst: PmdPtr) {
+    k.pmd_lock(dst).await;
+    let nested = src.table != dst.table;
+    if nested {
+        k.lock(Lock::PmdNested(src.table)).await;
+    }
+    let pmd = k.pmdp_huge_get_and_clear(src).await;
+    k.site(Site::MremapMove).await;
+    k.set_pmd_at(dst, pmd).await;
+    if nested {
+        k.unlock(Lock::PmdNested(src.table));
+    }
+    k.pmd_unlock(dst);
+}
