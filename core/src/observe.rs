@@ -227,6 +227,34 @@ impl Userfault {
     }
 }
 
+/// Sums of `/proc/pid/smaps_rollup`, in pages; shares in [`PSS_PAGE`]ths of one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Smaps {
+    /// `Rss`.
+    pub rss: u32,
+    /// `Private_Clean` and `Private_Dirty`.
+    pub private: u32,
+    /// `Shared_Clean` and `Shared_Dirty`.
+    pub shared: u32,
+    /// `Referenced`.
+    pub referenced: u32,
+    /// `Anonymous`.
+    pub anonymous: u32,
+    /// `LazyFree`.
+    pub lazyfree: u32,
+    /// `Swap`.
+    pub swap: u32,
+    /// `Pss`.
+    pub pss: u64,
+    /// `SwapPss`.
+    pub swap_pss: u64,
+    /// `Locked`.
+    pub locked: u64,
+}
+
+/// The share of a page that nobody else has.
+pub const PSS_PAGE: u64 = 4096;
+
 /// What the monitor's buffer holds for a page of `UFFDIO_COPY`: a token that no store of a thread has.
 pub fn copy_token(op: u32, page: u32) -> Token {
     1 << 31 | (op & 0xfff) << 19 | page & 0x7_ffff
@@ -429,6 +457,26 @@ pub enum Observation {
         /// What it said.
         wp: bool,
     },
+    /// `mincore` said whether the page is in memory.
+    Resident {
+        /// Index of the op in the case.
+        op: u32,
+        /// Process.
+        proc: u8,
+        /// Virtual page number.
+        vpn: u32,
+        /// What it said.
+        resident: bool,
+    },
+    /// `smaps` said how much memory the process uses.
+    Smaps {
+        /// Index of the op in the case.
+        op: u32,
+        /// Process.
+        proc: u8,
+        /// What it said.
+        sums: Smaps,
+    },
     /// A process ended for good: its address space is gone.
     Gone {
         /// Process.
@@ -449,7 +497,9 @@ impl Observation {
             | Observation::Userfault { op, .. }
             | Observation::Stuck { op, .. }
             | Observation::Progress { op, .. }
-            | Observation::UffdWp { op, .. } => Some(op),
+            | Observation::UffdWp { op, .. }
+            | Observation::Resident { op, .. }
+            | Observation::Smaps { op, .. } => Some(op),
             Observation::Released { .. } | Observation::Gone { .. } => None,
         }
     }

@@ -267,6 +267,19 @@ rules! {
         "mm/pgtable-generic.c: __pte_offset_map_lock(), pte_free_defer()";
     BugSpecialPte = "bug.special-pte", Always,
         "who does not know of swap-special entries does not meet one", "pte_none_not_special() as proposed in July 2021: it warns";
+    OracleMincore = "oracle.mincore", AtReturn,
+        "what is locked is in memory, and mincore says so", "mlock(2); mincore(2): only locked pages are guaranteed to remain in memory";
+    OracleSmaps = "oracle.smaps", AtReturn,
+        "what smaps says agrees with itself and with what must be in memory or swapped out",
+        "Documentation/filesystems/proc.rst: smaps";
+    MlockReclaimed = "mlock.reclaimed", Always,
+        "reclaim takes no page out of a mapping that is locked into memory", "mlock(2); mm/rmap.c: try_to_unmap_one()";
+    MlockStranded = "mlock.stranded", Quiescent,
+        "a page that is mapped by nothing that is locked into memory is not kept from reclaim as if it were",
+        "Documentation/mm/unevictable-lru.rst; mm/mlock.c: munlock_folio()";
+    MlockFreed = "mlock.freed", AtFree,
+        "a page is not given back as locked into memory, unless unlocking was interrupted",
+        "mm/page_alloc.c: the comment about Mlocked in free_pages_prepare()";
 }
 
 impl Rule {

@@ -146,6 +146,7 @@ sites! {
     OfflineIsolate = "do_migrate_range:isolate", "The next folio of a block that goes off line is about to be isolated.";
     CompactIsolate = "isolate_migratepages_block:isolate", "Compaction is about to take the next page off the LRU.";
     CompactFree = "isolate_freepages:isolate", "Compaction is about to take free pages off their list.";
+    MlockEntry = "mlock_pte_range:entry", "The next entry of a mapping that is being locked or unlocked is about to be looked at.";
 }
 
 impl Site {

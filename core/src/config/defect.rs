@@ -322,6 +322,17 @@ defects! {
     H1 = "H1", fixed None, "remove_inode_single_folio",
         "a page of hugetlbfs is found not to be mapped before it is locked: a migration that fails maps it again",
         "7b7387650dcf (\"mm/hugetlb: fix folio is still mapped when deleted\", 6.18); in no release's set, as 6.15 stands for a repaired one";
+    V22 = "V22", fixed None, "try_to_unmap_one", "reclaim takes pages out of mappings that are locked into memory", "seeded";
+    V23 = "V23", fixed Some(Kernel::V5_19), "smaps_pte_entry",
+        "smaps reads young and dirty out of migration and device-private entries, and their mapcount",
+        "24d7275ce279 (\"fs/proc: task_mmu.c: don't read mapcount for migration entry\", CVE-2023-1582, 5.17)";
+    V24 = "V24", fixed None, "smaps_pte_entry", "smaps does not count what is lent to a device", "seeded";
+    N40 = "N40", fixed None, "mlock_pte_range",
+        "munlock passes over a page that is lent to a device: it stays unevictable for as long as it is mapped (since 6.15)",
+        "found here; seen on a real 7.3.4 kernel: docs/found/N40-munlock-of-a-device-page.md";
+    N41 = "N41", fixed None, "mlock_pte_range",
+        "munlock passes over a page in device memory: it is given back as locked, and the count of locked pages stays wrong",
+        "found here; seen on real 6.12.117 and 7.3.4 kernels: docs/found/N40-munlock-of-a-device-page.md";
 }
 
 const _: () = assert!(Defect::ALL.len() < 128, "a DefectSet has one bit for each row");

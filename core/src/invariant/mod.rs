@@ -14,6 +14,7 @@ mod counts;
 mod hugetlb;
 mod large;
 mod leak;
+mod mlock;
 mod page_table_check;
 
 pub use cache::{stale_mirror, stale_translation};
@@ -21,6 +22,7 @@ pub use counts::{anon_exclusive, mapcount, memcg, refcount, rss, swap_map};
 pub use hugetlb::{hugetlb, hugetlb_leaks, shared_tables};
 pub use large::deferred_split;
 pub use leak::leaks;
+pub use mlock::{locked_mapping, stranded};
 pub use page_table_check::page_table_check;
 
 use crate::rule::{Evidence, Rule};

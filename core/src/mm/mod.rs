@@ -17,4 +17,4 @@ pub use ksm::{Ksm, RmapItem, StableNode};
 pub use space::{Life, Mm, Pinned};
 pub use table::{PT_PFN_BASE, PmdPtr, PtePtr, Tables};
 pub use uffd::{UffdCtx, UserfaultWait, Userfaults};
-pub use vma::{HugetlbVma, NewVma, Thp, Vma, Vmas};
+pub use vma::{HugetlbVma, Locked, NewVma, Thp, Vma, Vmas};

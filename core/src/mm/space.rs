@@ -74,6 +74,8 @@ pub struct Mm {
     pub active_invalidate_ranges: u32,
     /// Memory control group that it charges; 0 is the root.
     pub memcg: u8,
+    /// `mm->def_flags` has `VM_LOCKED`: what is mapped from now on is locked.
+    pub def_locked: bool,
     /// `write_protect_seq`: odd while fork write-protects entries.
     pub write_protect_seq: u32,
     /// `PF_MCE_EARLY` of its threads: it wants to be told of failed memory at once.

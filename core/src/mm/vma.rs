@@ -35,6 +35,18 @@ pub struct HugetlbVma {
     pub writer: u8,
 }
 
+/// Whether a mapping is locked into memory.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Locked {
+    /// It is not.
+    #[default]
+    No,
+    /// `VM_LOCKED`.
+    Yes,
+    /// `VM_LOCKED | VM_LOCKONFAULT`: its pages are, once they are there.
+    OnFault,
+}
+
 /// One mapping.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Vma {
@@ -55,6 +67,10 @@ pub struct Vma {
     pub soft_dirty: bool,
     /// Registration with a userfaultfd.
     pub uffd: UffdCtx,
+    /// Whether it is locked into memory.
+    pub locked: Locked,
+    /// Its pages are being counted as locked (`VM_IO` beside `VM_LOCKED`): nobody else counts them meanwhile.
+    pub mlocking: bool,
     /// Guard pages have been put into it.
     pub guarded: bool,
     /// `VM_MERGEABLE`.
@@ -84,6 +100,24 @@ impl Vma {
     /// `VM_WRITE`.
     pub fn writable(&self) -> bool {
         self.perm == Perm::ReadWrite
+    }
+
+    /// `VM_LOCKED`.
+    #[inline]
+    pub fn locked(&self) -> bool {
+        self.locked != Locked::No
+    }
+
+    /// `vma_supports_mlock()`: neither hugetlb memory, which is never swapped, nor a device.
+    #[inline]
+    pub fn supports_mlock(&self) -> bool {
+        !self.backing.hugetlb() && self.backing.device().is_none()
+    }
+
+    /// Does a page that is mapped here become locked (`mlock_vma_folio()`)?
+    #[inline]
+    pub fn mlocks(&self) -> bool {
+        self.locked() && !self.mlocking
     }
 
     /// `userfaultfd_missing()`.
@@ -227,6 +261,8 @@ impl Vmas {
                 backing: Backing::Anon,
                 soft_dirty: false,
                 uffd: UffdCtx::default(),
+                locked: Locked::No,
+                mlocking: false,
                 guarded: false,
                 mergeable: false,
                 thp: Thp::Default,
@@ -246,6 +282,7 @@ impl Vmas {
         (v.uffd, v.guarded, v.mergeable) = (UffdCtx::default(), false, false);
         (v.thp, v.anon_vma, v.hugetlb) = (Thp::Default, None, HugetlbVma::default());
         (v.lock_readers, v.lock_writer, v.lock_seq) = (0, 0, 0);
+        (v.locked, v.mlocking) = (Locked::No, false);
         id
     }
 

@@ -174,6 +174,7 @@ async fn convert(k: &Cpu, page: Pfn, p: PtePtr) -> bool {
     k.set_pte_at(p, swp_pte).await;
     if k.has(Defect::D12) {
         k.folio_remove_rmap_pte(page);
+        k.munlock_page_at(page, p.mm, p.vpn);
     }
     writable
 }

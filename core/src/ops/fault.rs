@@ -210,7 +210,7 @@ async fn do_anonymous_page(k: &Cpu, vmf: &VmFault) -> FaultResult {
     }
     k.s().w.mms[vmf.mm as usize].anon_pages += nr_pages as i32;
     k.folio_add_new_anon_rmap(folio, vmf.vma, addr, true);
-    k.folio_add_lru(folio);
+    k.folio_add_lru_vma(folio, vmf.vma);
     k.site(Site::AnonFaultSet).await;
     if vmf_orig_pte_uffd_wp(k, vmf) {
         entry = arch.pte_mkuffd_wp(entry);

@@ -160,10 +160,14 @@ pub async fn set_pte_range(k: &Cpu, vmf: &VmFault, p: PtePtr, page: Pfn, prefaul
     }
     if write && !shared {
         k.folio_add_new_anon_rmap(page, vmf.vma, p.vpn, true);
-        k.folio_add_lru(page);
+        k.folio_add_lru_vma(page, vmf.vma);
     } else {
         k.folio_get(k.page_folio(page));
         k.folio_add_file_rmap_pte(page);
+        // Of a large folio reclaim will see whether all of it is mapped here.
+        if !k.folio_test_large(page) {
+            k.mlock_vma_folio(page, vmf.vma);
+        }
     }
     k.add_mm_counter(p.mm, page, 1);
     k.set_pte_at(p, entry).await;

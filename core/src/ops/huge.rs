@@ -117,7 +117,7 @@ pub(super) async fn map_anon_folio_pmd(k: &Cpu, vma: VmaId, p: PmdPtr, folio: Pf
         entry = arch.pte_mkwrite(entry);
     }
     k.folio_add_new_anon_rmap(folio, vma, p.vpn, true);
-    k.folio_add_lru(folio);
+    k.folio_add_lru_vma(folio, vma);
     k.s().w.mms[p.mm as usize].anon_pages += pages as i32;
     k.set_pmd_at(p, arch.pte_mkhuge(entry)).await;
 }

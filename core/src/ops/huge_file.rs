@@ -109,6 +109,7 @@ pub async fn split_file_pmd(k: &Cpu, p: PmdPtr) {
         k.folio_set(folio, Flags::REFERENCED);
     }
     k.folio_remove_rmap_pmd(folio);
+    k.munlock_page_at(folio, p.mm, p.vpn);
     k.add_mm_counter(p.mm, folio, -pages);
     k.folio_put(folio);
 }

@@ -323,7 +323,7 @@ async fn set_huge(k: &Cpu, vma: VmaId, p: PmdPtr, folio: Pfn, table: TableId) {
     }
     k.pmd_lock(p).await;
     k.folio_add_new_anon_rmap(folio, vma, p.vpn, true);
-    k.folio_add_lru(folio);
+    k.folio_add_lru_vma(folio, vma);
     k.s().w.tables.deposit(p.table, table);
     k.set_pmd_at(p, arch.pte_mkhuge(entry)).await;
     k.pmd_unlock(p);
@@ -428,6 +428,7 @@ async fn copy(k: &Cpu, first: PtePtr, folio: Pfn, large: &LargeFolios) {
         k.lock(Lock::Pte(first.table)).await;
         k.ptep_get_and_clear(at(i)).await;
         k.folio_remove_rmap_pte(src);
+        k.munlock_page_at(src, first.mm, first.vpn + i);
         k.pte_unmap_unlock(first);
         if src != ZERO_PFN {
             let old = k.page_folio(src);

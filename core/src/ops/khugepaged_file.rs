@@ -10,7 +10,7 @@ use super::huge_file::folio_test_pmd_mappable;
 use super::khugepaged::{By, Scan, is_refcount_suitable, max_ptes_swap};
 use super::retract::{collapse_pte_mapped_thp, retract_page_tables};
 use super::shmem::shmem_get_folio_noalloc;
-use super::unmap::try_to_unmap;
+use super::unmap::{Ttu, try_to_unmap};
 use crate::config::Design;
 use crate::mm::VmaId;
 use crate::observe::SHMEM;
@@ -155,7 +155,7 @@ async fn isolate_page(k: &Cpu, folio: Pfn, index: u32) -> Scan {
         return Scan::Busy;
     }
     if k.folio_mapped(folio) {
-        try_to_unmap(k, folio, false).await;
+        try_to_unmap(k, folio, Ttu { ignore_mlock: true, hwpoison: false }).await;
     }
     // The caller's reference, the page cache's, and that of the isolation: whoever wants the folio now has to get it from
     // the page cache, and waits for its lock.

@@ -392,6 +392,7 @@ async fn replace_page(k: &Cpu, vma: VmaId, page: Pfn, kpage: Pfn, orig_pte: Pte)
         if k.ptep_get(p) == orig_pte || k.has(Defect::S41) {
             k.folio_get(kpage);
             k.folio_add_anon_rmap_pte(kpage, false);
+            k.mlock_vma_folio(kpage, vma);
             let prot = k.s().w.page_prot(vma);
             let mut newpte = arch.pfn_pte(u64::from(kpage), prot);
             // The kernel makes the new entry of nothing but the VMA's protection (N7).
@@ -401,6 +402,7 @@ async fn replace_page(k: &Cpu, vma: VmaId, page: Pfn, kpage: Pfn, orig_pte: Pte)
             k.ptep_clear_flush(p).await;
             k.set_pte_at(p, newpte).await;
             k.folio_remove_rmap_pte(page);
+            k.munlock_vma_folio(page, vma);
             if !k.folio_mapped(page) {
                 folio_free_swap(k, page);
             }

@@ -84,7 +84,7 @@ pub async fn madvise_remove(k: &Cpu, mm: u8, start: u32, end: u32) -> Outcome {
             next.map(|id| {
                 let v = &s.w.vmas[id];
                 let from = v.start.max(at);
-                let file = v.backing.file().filter(|_| v.shared() && v.writable());
+                let file = v.backing.file().filter(|_| v.shared() && v.writable() && !v.locked());
                 (from, v.end.min(end), file, v.linear_page_index(from))
             })
         };
@@ -160,6 +160,10 @@ async fn madvise_vma_behavior(
         let s = k.s();
         (s.w.vmas[vma].anonymous(), s.w.vmas[vma].uffd.armed(), s.w.vmas[vma].backing.pfnmap())
     };
+    // madvise_dontneed_free_valid_vma(), can_madv_lru_vma(), is_valid_guard_vma()
+    if !matches!(advice, Advice::WillNeed | Advice::GuardRemove) && k.s().w.vmas[vma].locked() {
+        return Err(Outcome::Invalid);
+    }
     match advice {
         // madvise_dontneed_free_valid_vma(), can_madv_lru_vma()
         Advice::DontNeed | Advice::PageOut | Advice::Cold if pfnmap => return Err(Outcome::Invalid),
@@ -246,7 +250,7 @@ async fn pageout_huge(k: &Cpu, mm: u8, start: u32, end: u32, folios: &mut ArrayV
     }
     k.folio_clear(folio, Flags::REFERENCED);
     k.site(Site::MadvisePageout).await;
-    if k.folio_isolate_lru(folio) {
+    if !k.folio_test(folio, Flags::UNEVICTABLE) && k.folio_isolate_lru(folio) {
         folios.push(folio);
     }
     k.pmd_unlock(p);
@@ -318,7 +322,9 @@ async fn madvise_cold_or_pageout_pte_range(
         k.folio_clear(folio, Flags::REFERENCED);
         k.site(Site::MadvisePageout).await;
         match &mut pageout {
-            Some(folios) if k.folio_isolate_lru(folio) => folios.push(folio),
+            Some(folios) if !k.folio_test(folio, Flags::UNEVICTABLE) && k.folio_isolate_lru(folio) => {
+                folios.push(folio);
+            }
             Some(_) => {}
             // folio_deactivate()
             None => k.folio_clear(folio, Flags::ACTIVE),

@@ -11,7 +11,7 @@ use super::hugetlb::folio_test_hugetlb;
 use super::kill_procs::{collect_procs, kill_accessing_process, kill_procs};
 use super::rmap::{cached_page, folio_mkclean};
 use super::split::split_folio_at;
-use super::unmap::try_to_unmap;
+use super::unmap::{Ttu, try_to_unmap};
 use crate::config::Design;
 use crate::entry::EntryKind;
 use crate::observe::{Outcome, REGULAR};
@@ -267,7 +267,7 @@ pub(super) async fn unmap_poisoned_folio(k: &Cpu, folio: Pfn) -> bool {
             hwpoison = false;
         }
     }
-    try_to_unmap(k, folio, hwpoison).await;
+    try_to_unmap(k, folio, Ttu { ignore_mlock: true, hwpoison }).await;
     !k.folio_mapped(folio)
 }
 

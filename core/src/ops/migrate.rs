@@ -250,12 +250,16 @@ pub(super) async fn move_to_new_folio(k: &Cpu, src: Pfn, dst: Pfn, extra: i32) -
         (new.anon_vma, new.index) = (old.anon_vma, old.index);
         // A page that could not be read stays one.
         new.flags.clear(Flags::UPTODATE);
-        for flag in [Flags::UPTODATE, Flags::DIRTY, Flags::REFERENCED, Flags::ACTIVE, Flags::SWAPBACKED] {
+        for flag in
+            [Flags::UPTODATE, Flags::DIRTY, Flags::REFERENCED, Flags::ACTIVE, Flags::UNEVICTABLE, Flags::SWAPBACKED]
+        {
             if old.flags.has(flag) {
                 new.flags.set(flag);
             }
         }
-        s.w.mem.folios[src as usize].flags.clear(Flags::DIRTY);
+        let src = &mut s.w.mem.folios[src as usize].flags;
+        src.clear(Flags::DIRTY);
+        src.clear(Flags::UNEVICTABLE);
     }
     folio_migrate_ksm(k, dst, src);
     mem_cgroup_migrate(k, src, dst);
@@ -309,6 +313,7 @@ async fn try_to_migrate_one(k: &Cpu, folio: Pfn, vma: VmaId, vpn: u32) -> bool {
         if !replaced {
             break;
         }
+        k.munlock_vma_folio(folio, vma);
     }
     walk.done(k);
     k.mmu_notifier_invalidate_range_end(mm).await;
@@ -424,6 +429,10 @@ async fn remove_migration_pte(k: &Cpu, new: Pfn, vma: VmaId, p: PtePtr) {
         k.folio_add_anon_rmap_pte(new, !ec.is_readable_migration_entry(entry));
     } else {
         k.folio_add_file_rmap_pte(new);
+    }
+    // Of a large folio it is not known here whether all of it is mapped: reclaim will see.
+    if !k.folio_test_large(new) {
+        k.mlock_vma_folio(new, vma);
     }
     k.set_pte_at(p, pte).await;
 }

@@ -220,7 +220,10 @@ async fn collect_pte(k: &Cpu, p: crate::mm::PtePtr, select: Select) -> Collected
         k.folio_put(folio);
         return Collected::Nothing;
     }
-    if !replace_by_migration_entry(k, folio, p).await {
+    let replaced = replace_by_migration_entry(k, folio, p).await;
+    if replaced {
+        k.munlock_page_at(folio, p.mm, p.vpn);
+    } else {
         if ours {
             k.folio_unlock(folio);
         }

@@ -5,12 +5,13 @@ use super::hugetlb::{
     aligned, hugetlb_reserve_pages, hugetlb_split, hugetlb_unshare_early, hugetlb_vm_op_close, hugetlb_vm_op_open,
     may_split,
 };
+use super::mlock::mm_populate;
 use super::pgtable::free_pte_tables;
 use super::split::split_huge_pmd_if_needed;
 use super::vma_lock::vma_start_write;
 use super::zap::{MmuGather, unlink_anon_vmas, unlink_file_vma, unmap_single_vma};
 use crate::config::Defect;
-use crate::mm::{NewVma, VmaId};
+use crate::mm::{Locked, NewVma, VmaId};
 use crate::observe::{Backing, Outcome, Perm, REMAPPED};
 use crate::sched::{Cpu, Lock, NotifyEvent};
 use arrayvec::ArrayVec;
@@ -51,6 +52,8 @@ pub async fn mmap(k: &Cpu, mm: u8, start: u32, end: u32, perm: Perm, backing: Ba
     }
     {
         let s = &mut *k.s();
+        let locked = s.w.mms[mm as usize].def_locked && s.w.vmas[vma].supports_mlock();
+        s.w.vmas[vma].locked = if locked { Locked::Yes } else { Locked::No };
         insert(&mut s.w, mm, vma);
         s.w.i_mmap_insert(vma, None);
     }
@@ -60,7 +63,11 @@ pub async fn mmap(k: &Cpu, mm: u8, start: u32, end: u32, perm: Perm, backing: Ba
     if !early {
         call_mmap(k, vma).await;
     }
+    let populate = k.s().w.mms[mm as usize].def_locked;
     k.unlock(Lock::MmapWrite(mm));
+    if populate {
+        mm_populate(k, mm, start, end, true).await;
+    }
     Outcome::Done
 }
 
@@ -171,6 +178,7 @@ async fn split_vma(k: &Cpu, vma: VmaId, at: u32) {
         s.w.vmas[new].thp = s.w.vmas[vma].thp;
         s.w.vmas[new].mergeable = s.w.vmas[vma].mergeable;
         s.w.vmas[new].guarded = s.w.vmas[vma].guarded;
+        s.w.vmas[new].locked = s.w.vmas[vma].locked;
         if like.backing.hugetlb() {
             hugetlb_vm_op_open(s, new, vma);
         }

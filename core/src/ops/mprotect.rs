@@ -2,6 +2,7 @@
 
 use super::huge_protect::change_huge_pmd;
 use super::hugetlb::{hugetlb_change_protection, is_vm_hugetlb_page, may_split};
+use super::mlock::populate_vma_page_range;
 use super::mmap::{split_at_bounds, vmas_in};
 use super::numa::{can_map_prot_numa, preserve_write};
 use super::pgtable::pte_alloc;
@@ -49,8 +50,17 @@ async fn mprotect_fixup(k: &Cpu, mm: u8, start: u32, end: u32, perm: Perm) -> bo
     split_at_bounds(k, mm, start, end).await;
     for vma in vmas_in(k, mm, start, end) {
         vma_start_write(k, vma).await;
-        k.s().w.vmas[vma].perm = perm;
+        let (was, from, to) = {
+            let v = &mut k.s().w.vmas[vma];
+            let was = v.locked() && !v.shared() && !v.writable();
+            v.perm = perm;
+            (was, v.start, v.end)
+        };
         change_protection(k, vma, start, end, Change::Protection).await;
+        // What is locked is copied now, and not at the first store.
+        if was && perm == Perm::ReadWrite {
+            populate_vma_page_range(k, vma, from, to).await;
+        }
     }
     true
 }

@@ -11,6 +11,7 @@ use super::hugetlb::{
     aligned, clear_vma_resv_huge_pages, hugetlb_vm_op_open, is_vm_hugetlb_page, may_split, move_hugetlb_page_tables,
 };
 use super::ksm::unmerge_ksm_pages;
+use super::mlock::mm_populate;
 use super::mmap::{detach_range, insert, split_at_bounds, unmap_region, vmas_in};
 use super::pgtable::{pmd_alloc, pte_alloc};
 use super::rmap::anon_vma_clone;
@@ -19,7 +20,7 @@ use super::vma_lock::vma_start_write;
 use super::zap::unlink_anon_vmas;
 use crate::arch::Pte;
 use crate::config::Defect;
-use crate::mm::{AnonVmaId, NewVma, PtePtr, TableId, UffdCtx, VmaId};
+use crate::mm::{AnonVmaId, Locked, NewVma, PtePtr, TableId, UffdCtx, VmaId};
 use crate::observe::{FileId, Outcome};
 use crate::sched::{Cpu, Lock, NotifyEvent, Site};
 
@@ -82,13 +83,19 @@ async fn move_vma(k: &Cpu, mm: u8, start: u32, end: u32, to: u32, dontunmap: boo
     if is_vm_hugetlb_page(k, vma) {
         return move_hugetlb_vma(k, mm, start, end, to).await;
     }
+    // What stays behind is locked no longer, and so must be a mapping of its own.
+    if dontunmap && k.s().w.vmas[vma].locked() {
+        split_at_bounds(k, mm, start, end).await;
+    }
+    let Some(vma) = k.s().w.vma_lookup(mm, start) else { return Outcome::Fault };
     let new_vma = copy_vma(k, vma, start, end, to).await;
     move_page_tables(k, vma, start, end, to).await;
     // mremap_userfaultfd_prep(): without UFFD_FEATURE_EVENT_REMAP the new mapping is not registered.
     k.s().w.vmas[new_vma].uffd = UffdCtx::default();
     if dontunmap {
         let whole = {
-            let s = k.s();
+            let s = &mut *k.s();
+            s.w.vmas[vma].locked = Locked::No;
             s.w.vmas[vma].start == start && s.w.vmas[vma].end == end
         };
         if whole {
@@ -131,9 +138,9 @@ async fn copy_vma(k: &Cpu, vma: VmaId, start: u32, end: u32, to: u32) -> VmaId {
         let like = NewVma { start: to, end: to + (end - start), pgoff, ..v.like() };
         let new = s.w.vmas.alloc(like);
         let v = &s.w.vmas[vma];
-        let (uffd, guarded, mergeable, thp) = (v.uffd, v.guarded, v.mergeable, v.thp);
+        let (uffd, guarded, mergeable, thp, locked) = (v.uffd, v.guarded, v.mergeable, v.thp, v.locked);
         let v = &mut s.w.vmas[new];
-        (v.uffd, v.guarded, v.mergeable, v.thp) = (uffd, guarded, mergeable, thp);
+        (v.uffd, v.guarded, v.mergeable, v.thp, v.locked) = (uffd, guarded, mergeable, thp, locked);
         if like.backing.hugetlb() {
             hugetlb_vm_op_open(s, new, vma);
         }
@@ -338,7 +345,11 @@ pub async fn mremap_resize(k: &Cpu, mm: u8, start: u32, end: u32, new_end: u32) 
         Some(vma) if k.s().w.vmas[vma].backing.device().is_some() => Outcome::Invalid,
         Some(vma) => expand(k, mm, vma, end, new_end).await,
     };
+    let populate = outcome == Outcome::Done && vma.is_some_and(|vma| k.s().w.vmas[vma].locked());
     k.unlock(Lock::MmapWrite(mm));
+    if populate && new_end > end {
+        mm_populate(k, mm, end, new_end, true).await;
+    }
     outcome
 }
 

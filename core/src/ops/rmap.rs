@@ -286,15 +286,58 @@ pub fn check_pte(k: &Cpu, folio: Pfn, pte: Pte, which: Pvmw) -> bool {
     k.page_folio(pfn) == folio
 }
 
-/// `folio_referenced()`: how many entries say that the folio was used since they were last asked.
-pub async fn folio_referenced(k: &Cpu, folio: Pfn) -> u32 {
-    let Some(mut walk) = RmapWalk::start(k, folio, AnonLock::IfMapped).await else { return 0 };
-    let mut referenced = 0;
+/// What `folio_referenced()` has found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Referenced {
+    /// How many mappings say that the folio was used since they were last asked.
+    pub ptes: u32,
+    /// A mapping is locked into memory (`VM_LOCKED`): the walk ended there.
+    pub locked: bool,
+}
+
+/// `folio_referenced()`.
+pub async fn folio_referenced(k: &Cpu, folio: Pfn) -> Referenced {
+    let mut referenced = Referenced::default();
+    let Some(mut walk) = RmapWalk::start(k, folio, AnonLock::IfMapped).await else { return referenced };
     while let Some((vma, vpn)) = walk.next(k).await {
-        referenced += u32::from(folio_referenced_one(k, folio, vma, vpn).await);
+        if k.s().w.vmas[vma].locked() {
+            if folio_referenced_locked(k, folio, vma, vpn).await {
+                referenced.locked = true;
+                break;
+            }
+            continue;
+        }
+        referenced.ptes += u32::from(folio_referenced_one(k, folio, vma, vpn).await);
     }
     walk.end(k);
     referenced
+}
+
+/// `folio_referenced_one()` in a VMA that is locked into memory: a lock that was missed is made up for. Of a large folio
+/// that PTEs map only when all of it is mapped there, by one table. True when the folio is locked.
+async fn folio_referenced_locked(k: &Cpu, folio: Pfn, vma: VmaId, vpn: u32) -> bool {
+    let pages = k.folio_nr_pages(folio);
+    let mut walk = PageVmaWalk::new(k, folio, vma, vpn, Pvmw::Mapped);
+    let (mut ptes, mut tables) = (0, [u32::MAX, 0]);
+    while let Some(at) = walk.next(k).await {
+        let Mapped::Pte(p) = at else {
+            k.mlock_vma_folio(folio, vma);
+            walk.done(k);
+            return true;
+        };
+        ptes += 1;
+        tables = [tables[0].min(p.table), tables[1].max(p.table)];
+        if pages == 1 {
+            k.mlock_vma_folio(folio, vma);
+            walk.done(k);
+            return true;
+        }
+    }
+    let whole = ptes == pages && tables[0] == tables[1];
+    if whole {
+        k.mlock_vma_folio(folio, vma);
+    }
+    whole
 }
 
 /// `folio_referenced_one()`. The flush of a cleared young bit is left out: x86-64 does without, and arm64 does not wait

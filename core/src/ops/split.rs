@@ -115,6 +115,7 @@ async fn split_present(k: &Cpu, vma: VmaId, p: PmdPtr, mut freeze: bool) {
     if freeze {
         populate_migration(k, p, bits).await;
         k.folio_remove_rmap_pmd(folio);
+        k.munlock_vma_folio(folio, vma);
         k.folio_put(folio);
         return;
     }
@@ -147,6 +148,8 @@ async fn split_present(k: &Cpu, vma: VmaId, p: PmdPtr, mut freeze: bool) {
         s.pmd_populate_with(k.id, p, table, |n| arch.pte_advance_pfn(entry, u64::from(n)));
     }
     k.folio_remove_rmap_pmd(folio);
+    // Reclaim will see whether all of it is still mapped here.
+    k.munlock_vma_folio(folio, vma);
 }
 
 /// `pgtable_trans_huge_withdraw()`. There always is one: whoever sets a huge PMD leaves a table.

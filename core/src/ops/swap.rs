@@ -146,8 +146,9 @@ async fn map_swapped_in(k: &Cpu, vmf: &mut VmFault, p: PtePtr, folio: Pfn, slot:
     if !k.has(Defect::S16) {
         k.swap_free(slot);
     }
-    // should_try_to_free_swap(): swap is scarce, or a write gains by being the only user.
-    if k.s().w.swap.full() || !counted && vmf.write && !ksm && k.folio_ref_count(folio) == 2 {
+    // should_try_to_free_swap(): swap is scarce or not needed, or a write gains by being the only user.
+    let locked = k.s().w.vmas[vmf.vma].locked() || k.folio_test(folio, Flags::MLOCKED);
+    if locked || k.s().w.swap.full() || !counted && vmf.write && !ksm && k.folio_ref_count(folio) == 2 {
         folio_free_swap(k, folio);
     }
     {
@@ -178,8 +179,10 @@ async fn map_swapped_in(k: &Cpu, vmf: &mut VmFault, p: PtePtr, folio: Pfn, slot:
     vmf.orig_pte = pte;
     if k.folio(folio).anon() {
         k.folio_add_anon_rmap_pte(folio, alone);
+        k.mlock_vma_folio(folio, vmf.vma);
     } else {
         k.folio_add_new_anon_rmap(folio, vmf.vma, vmf.vpn, alone);
+        k.mlock_vma_folio(folio, vmf.vma);
     }
     let bug = k.pte_write(pte) && !k.page_anon_exclusive(folio) && !counted;
     k.bug_on(bug, Rule::BugSwapPageWritable, evidence);
@@ -275,6 +278,7 @@ pub async fn restore_exclusive_pte(k: &Cpu, vma: VmaId, page: Pfn, p: PtePtr, or
     k.bug_on(bug, Rule::BugRestoreExclusive, evidence);
     if k.has(Defect::D12) {
         k.folio_add_anon_rmap_pte(page, false);
+        k.mlock_vma_folio(k.page_folio(page), vma);
     }
     k.site(Site::RestoreExclusive).await;
     k.set_pte_at(p, pte).await;

@@ -191,6 +191,7 @@ fn map_unused(k: &Cpu, vma: VmaId, p: PtePtr, folio: Pfn, old: Pte, copied: bool
     } else {
         k.folio_add_new_anon_rmap(folio, vma, p.vpn, exclusive);
     }
+    k.mlock_vma_folio(folio, vma);
     let prot = k.s().w.page_prot(vma);
     let mut new = arch.pte_mkold(arch.pfn_pte(u64::from(folio), prot));
     if k.has(Defect::W3) {

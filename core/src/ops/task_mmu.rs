@@ -1,14 +1,15 @@
 //! `fs/proc/task_mmu.c`: soft-dirty tracking.
 
+use super::huge::pmd_folio;
 use super::huge_protect::clear_soft_dirty_pmd;
 use super::hugetlb::is_vm_hugetlb_page;
 use super::vma_lock::vma_start_write;
 use crate::arch::Pte;
 use crate::config::Defect;
-use crate::entry::{EntryKind, MigrationKind};
+use crate::entry::{EntryKind, MigrationKind, PmdKind};
 use crate::mm::{PtePtr, VmaId};
 use crate::observe::{Observation, Outcome};
-use crate::phys::ZERO_PFN;
+use crate::phys::{Flags, ZERO_PFN};
 use crate::sched::{Cpu, Lock, NotifyEvent, Site};
 
 /// `clear_refs_write()` of `CLEAR_REFS_SOFT_DIRTY`. On an architecture without soft-dirty it invalidates and flushes
@@ -32,6 +33,55 @@ pub async fn clear_refs(k: &Cpu, mm: u8) -> Outcome {
     k.flush_tlb_range(mm, 0, u32::MAX).await;
     k.unlock(Lock::MmapWrite(mm));
     Outcome::Done
+}
+
+/// `clear_refs_write()` of `CLEAR_REFS_ALL`: what was used since is known from now on. Nothing is flushed.
+pub async fn clear_young(k: &Cpu, mm: u8) -> Outcome {
+    k.lock(Lock::MmapWrite(mm)).await;
+    let vma_at = |k: &Cpu, i: usize| {
+        let s = k.s();
+        let v = &s.w.vmas[*s.w.mms[mm as usize].vmas.get(i)?];
+        Some((v.start, v.end, v.backing.hugetlb() || v.backing.pfnmap()))
+    };
+    let ptrs = k.config().geometry.ptrs();
+    let mut i = 0;
+    while let Some((start, end, skipped)) = vma_at(k, i) {
+        i += 1;
+        // clear_refs_walk_ops has no hugetlb_entry(), and clear_refs_test_walk() passes over VM_PFNMAP.
+        let mut at = if skipped { end } else { start };
+        while at < end {
+            let next = ((at / ptrs + 1) * ptrs).min(end);
+            clear_young_range(k, mm, at, next).await;
+            at = next;
+        }
+    }
+    k.unlock(Lock::MmapWrite(mm));
+    Outcome::Done
+}
+
+/// `clear_refs_pte_range()` without soft-dirty, of what one PMD serves.
+async fn clear_young_range(k: &Cpu, mm: u8, start: u32, end: u32) {
+    let arch = k.arch();
+    if let Some(p) = k.pmd_trans_huge_lock(mm, start).await {
+        let pmd = k.pmdp_get(p);
+        if k.entries().pmd_kind(pmd) == PmdKind::Huge {
+            k.pmdp_update(p, |pte| arch.pte_mkold(pte)).await;
+            k.folio_clear(pmd_folio(k, pmd), Flags::REFERENCED);
+        }
+        k.pmd_unlock(p);
+        return;
+    }
+    let Some(first) = k.pte_offset_map_lock(mm, start).await else { return };
+    for vpn in start..end {
+        let p = PtePtr { index: first.index + (vpn - start), vpn, ..first };
+        let pte = k.ptep_get(p);
+        if !arch.pte_present(pte) || k.vm_normal_page(pte) == ZERO_PFN {
+            continue;
+        }
+        k.ptep_update(p, Site::ReferencedEntry, |pte| arch.pte_mkold(pte)).await;
+        k.folio_clear(k.page_folio(k.pte_pfn(pte)), Flags::REFERENCED);
+    }
+    k.pte_unmap_unlock(first);
 }
 
 /// `clear_refs_pte_range()` of a whole VMA.

@@ -151,9 +151,12 @@ pub async fn mfill_atomic_install_pte(k: &Cpu, vma: VmaId, vpn: u32, page: u32, 
     }
     if in_cache {
         k.folio_add_file_rmap_pte(page);
+        if !k.folio_test_large(page) {
+            k.mlock_vma_folio(page, vma);
+        }
     } else {
         k.folio_add_new_anon_rmap(page, vma, vpn, true);
-        k.folio_add_lru(page);
+        k.folio_add_lru_vma(page, vma);
     }
     k.add_mm_counter(mm, page, 1);
     k.set_pte_at(p, pte).await;

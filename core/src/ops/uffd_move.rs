@@ -70,7 +70,8 @@ fn validate_move_areas(k: &Cpu, src_vma: VmaId, dst_vma: VmaId, src_end: u32, ds
     let soft_dirty = k.arch().has_soft_dirty();
     let s = k.s();
     let (from, to) = (&s.w.vmas[src_vma], &s.w.vmas[dst_vma]);
-    let alike = from.perm == to.perm && from.page_prot(soft_dirty) == to.page_prot(soft_dirty);
+    let alike =
+        from.perm == to.perm && from.locked() == to.locked() && from.page_prot(soft_dirty) == to.page_prot(soft_dirty);
     let inside = src_end <= from.end && dst_end <= to.end;
     alike && inside && from.writable() && to.uffd.armed() && from.anonymous() && to.anonymous()
 }

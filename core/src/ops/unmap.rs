@@ -13,21 +13,28 @@ use crate::rule::{Evidence, Rule};
 use crate::sched::{Cpu, NotifyEvent, Site};
 use crate::trace::Note;
 
+/// `enum ttu_flags`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Ttu {
+    /// `TTU_IGNORE_MLOCK`: the page goes although its mapping is locked.
+    pub ignore_mlock: bool,
+    /// `TTU_HWPOISON`: a page whose memory has failed gives way to hwpoison entries.
+    pub hwpoison: bool,
+}
+
 /// `try_to_unmap()`. The caller holds the folio lock and a reference, and has put the folio into the swap cache unless it
 /// is lazily freed.
 /// TLBs are flushed for each entry at once; deferring that (`TTU_BATCH_FLUSH`) is left out.
-///
-/// With `hwpoison` (`TTU_HWPOISON`) a page whose memory has failed gives way to hwpoison entries instead.
-pub async fn try_to_unmap(k: &Cpu, folio: Pfn, hwpoison: bool) {
-    try_to_unmap_flags(k, folio, hwpoison, AnonLock::IfMapped).await;
+pub async fn try_to_unmap(k: &Cpu, folio: Pfn, flags: Ttu) {
+    try_to_unmap_flags(k, folio, flags, AnonLock::IfMapped).await;
 }
 
-/// `try_to_unmap()` as `unmap_folio()` calls it, with `TTU_RMAP_LOCKED` and `TTU_SPLIT_HUGE_PMD`.
+/// `try_to_unmap()` as `unmap_folio()` calls it, with `TTU_RMAP_LOCKED`, `TTU_SPLIT_HUGE_PMD` and `TTU_IGNORE_MLOCK`.
 pub async fn try_to_unmap_locked(k: &Cpu, folio: Pfn) {
-    try_to_unmap_flags(k, folio, false, AnonLock::Held).await;
+    try_to_unmap_flags(k, folio, Ttu { ignore_mlock: true, hwpoison: false }, AnonLock::Held).await;
 }
 
-async fn try_to_unmap_flags(k: &Cpu, folio: Pfn, hwpoison: bool, lock: AnonLock) {
+async fn try_to_unmap_flags(k: &Cpu, folio: Pfn, flags: Ttu, lock: AnonLock) {
     k.assert_folio_locked(folio);
     let large = k.folio_test_large(folio);
     let Some(mut walk) = RmapWalk::start(k, folio, lock).await else { return };
@@ -36,7 +43,7 @@ async fn try_to_unmap_flags(k: &Cpu, folio: Pfn, hwpoison: bool, lock: AnonLock)
         if large {
             split_huge_pmd_address(k, vma, vpn, Some(folio)).await;
         }
-        if !try_to_unmap_one(k, folio, vma, vpn, hwpoison).await || !k.folio_mapped(folio) {
+        if !try_to_unmap_one(k, folio, vma, vpn, flags).await || !k.folio_mapped(folio) {
             break;
         }
     }
@@ -44,7 +51,7 @@ async fn try_to_unmap_flags(k: &Cpu, folio: Pfn, hwpoison: bool, lock: AnonLock)
 }
 
 /// `try_to_unmap_one()`.
-async fn try_to_unmap_one(k: &Cpu, folio: Pfn, vma: VmaId, vpn: u32, hwpoison: bool) -> bool {
+async fn try_to_unmap_one(k: &Cpu, folio: Pfn, vma: VmaId, vpn: u32, flags: Ttu) -> bool {
     let mm = k.s().w.vmas[vma].mm;
     let notify = !k.has(Defect::S10);
     let mut walk = PageVmaWalk::new(k, folio, vma, vpn, Pvmw::Mapped);
@@ -55,10 +62,21 @@ async fn try_to_unmap_one(k: &Cpu, folio: Pfn, vma: VmaId, vpn: u32, hwpoison: b
     let mut unmapped = true;
     // PMDs have been split before.
     while let Some(Mapped::Pte(p)) = walk.next(k).await {
-        unmapped = replace_by_swap_entry(k, folio, mm, p, hwpoison).await;
+        // What is mlocked is not swapped out.
+        let locked = !flags.ignore_mlock && k.s().w.vmas[vma].locked();
+        if locked && !k.has(Defect::V22) {
+            // The lock that somebody has missed.
+            k.mlock_vma_folio(folio, vma);
+            unmapped = false;
+            break;
+        }
+        unmapped = replace_by_swap_entry(k, folio, mm, p, flags.hwpoison).await;
         if !unmapped {
             break;
         }
+        let evidence = Evidence { proc: Some(mm), vpn: Some(p.vpn), pfn: Some(folio), ..Evidence::default() };
+        k.bug_on(locked, Rule::MlockReclaimed, evidence);
+        k.munlock_vma_folio(folio, vma);
     }
     walk.done(k);
     if notify {

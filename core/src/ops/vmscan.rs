@@ -6,7 +6,8 @@ use super::rmap::{folio_referenced, mapped_folio};
 use super::shmem::shmem_writepage;
 use super::split::{deferred_split_scan, split_folio};
 use super::swap_cache::{add_to_swap_cache, folio_free_swap};
-use super::unmap::try_to_unmap;
+use super::unmap::{Ttu, try_to_unmap};
+use crate::invariant::locked_mapping;
 use crate::observe::{REGULAR, SHMEM};
 use crate::phys::{CacheEntry, Flags, Pfn};
 use crate::rule::{Evidence, Rule};
@@ -31,7 +32,7 @@ pub async fn reclaim(k: &Cpu, mm: u8, vpn: u32) {
     }
     let Some(folio) = mapped_folio(k, mm, vpn).filter(|f| *f == folio || !k.folio_test_large(*f)) else { return };
     let regular = k.folio(folio).file() == Some(REGULAR);
-    let reclaimable = !regular && k.s().only_mapped(folio);
+    let reclaimable = !regular && k.s().only_mapped(folio) && !locked_mapping(&k.s().w, folio);
     let mut room = true;
     for _ in 0..PASSES {
         k.site(Site::ReclaimIsolate).await;
@@ -100,8 +101,11 @@ async fn shrink_small_folio(k: &Cpu, folio: Pfn, ignore_references: bool) {
 }
 
 async fn shrink_locked_folio(k: &Cpu, folio: Pfn, ignore_references: bool) -> bool {
+    if !k.folio_evictable(folio) {
+        return activate_locked(k, folio);
+    }
     if !ignore_references && !folio_check_references(k, folio).await {
-        return false;
+        return activate_locked(k, folio);
     }
     if k.folio_test(folio, Flags::WRITEBACK) {
         return false;
@@ -127,10 +131,10 @@ async fn shrink_locked_folio(k: &Cpu, folio: Pfn, ignore_references: bool) -> bo
         return false;
     }
     if k.folio_mapped(folio) {
-        try_to_unmap(k, folio, false).await;
+        try_to_unmap(k, folio, Ttu::default()).await;
         if k.folio_mapped(folio) {
             k.note(Note::StillMapped, Some(folio), k.folio_mapcount(folio) as u32, 0);
-            return false;
+            return activate_locked(k, folio);
         }
     }
     if k.folio(folio).maybe_dma_pinned() {
@@ -144,10 +148,22 @@ async fn shrink_locked_folio(k: &Cpu, folio: Pfn, ignore_references: bool) -> bo
     if lazily { free_lazyfree(k, folio) } else { remove_mapping(k, folio) }
 }
 
+/// `activate_locked` in `shrink_folio_list()`: the folio stays. One that is locked into memory needs no swap.
+fn activate_locked(k: &Cpu, folio: Pfn) -> bool {
+    if k.folio_test(folio, Flags::MLOCKED) && k.folio_test(folio, Flags::SWAPCACHE) {
+        folio_free_swap(k, folio);
+    }
+    false
+}
+
 /// `folio_check_references()`: true when the folio may be reclaimed now.
 async fn folio_check_references(k: &Cpu, folio: Pfn) -> bool {
-    let referenced_ptes = folio_referenced(k, folio).await;
+    let referenced = folio_referenced(k, folio).await;
     k.folio_clear(folio, Flags::REFERENCED);
+    if referenced.locked {
+        return false;
+    }
+    let referenced_ptes = referenced.ptes;
     if referenced_ptes != 0 {
         k.folio_set(folio, Flags::REFERENCED);
         k.note(Note::Referenced, Some(folio), referenced_ptes, 0);
@@ -243,7 +259,8 @@ pub async fn age(k: &Cpu, mm: u8, vpn: u32) {
     if !k.folio_try_get(folio) {
         return;
     }
-    if k.trylock(Lock::Folio(folio)).await {
+    // shrink_active_list() puts back what is unevictable.
+    if k.folio_evictable(folio) && k.trylock(Lock::Folio(folio)).await {
         folio_referenced(k, folio).await;
         k.folio_unlock(folio);
     }

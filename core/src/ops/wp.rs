@@ -217,10 +217,11 @@ pub async fn try_wp_page_copy(k: &Cpu, vmf: &VmFault, old: Pfn) -> Option<bool> 
                 k.ptep_clear_flush(p).await;
             }
             k.folio_add_new_anon_rmap(new, vmf.vma, vmf.vpn, true);
-            k.folio_add_lru(new);
+            k.folio_add_lru_vma(new, vmf.vma);
             k.set_pte_at(p, entry).await;
             if old != ZERO_PFN {
                 k.folio_remove_rmap_pte(old);
+                k.munlock_vma_folio(old, vmf.vma);
             }
             k.note(Note::Copied, Some(old), new, 0);
             put = old_folio;

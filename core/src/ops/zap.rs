@@ -51,6 +51,8 @@ impl ZapDetails {
 pub struct MmuGather {
     mm: u8,
     details: ZapDetails,
+    /// The mapping that is zapped is locked (`VM_LOCKED`).
+    locked: bool,
     pages: ArrayVec<Gathered, GATHER_PAGES>,
     start: u32,
     end: u32,
@@ -59,7 +61,7 @@ pub struct MmuGather {
 impl MmuGather {
     /// `tlb_gather_mmu()`.
     pub fn new(mm: u8) -> MmuGather {
-        MmuGather { mm, details: ZapDetails::ALL, pages: ArrayVec::new(), start: u32::MAX, end: 0 }
+        MmuGather { mm, details: ZapDetails::ALL, locked: false, pages: ArrayVec::new(), start: u32::MAX, end: 0 }
     }
 
     /// Gathers for a mapping that goes.
@@ -133,9 +135,11 @@ impl MmuGather {
     /// `tlb_flush_rmaps()`: after the flush nobody can dirty the pages through an old translation, so that they may
     /// leave the reverse map, where writeback looks for who might.
     fn flush_rmaps(&mut self, k: &Cpu) {
+        let locked = self.locked;
         for page in self.pages.iter_mut().filter(|p| p.delay_rmap) {
             page.delay_rmap = false;
             k.folio_remove_rmap_pte(page.pfn);
+            k.munlock_page_if(page.pfn, locked);
         }
     }
 }
@@ -155,6 +159,7 @@ async fn zap_pmd(k: &Cpu, tlb: &mut MmuGather, vma: VmaId, p: PmdPtr, pages: u32
         tlb.range(p.vpn + pages - 1);
     }
     if let Zapped::Folio(pfn) = zapped {
+        k.munlock_page_if(pfn, tlb.locked);
         tlb.pages.push(Gathered { pfn, delay_rmap: false });
     }
     true
@@ -170,6 +175,7 @@ pub async fn unmap_single_vma(k: &Cpu, tlb: &mut MmuGather, vma: VmaId, start: u
 
 /// `unmap_page_range()` of a part of a VMA: table by table.
 pub async fn zap_range(k: &Cpu, tlb: &mut MmuGather, vma: VmaId, start: u32, end: u32) {
+    tlb.locked = k.s().w.vmas[vma].locked();
     let ptrs = k.config().geometry.ptrs();
     let mut at = start;
     while at < end {
@@ -255,6 +261,7 @@ async fn zap_pte(k: &Cpu, tlb: &mut MmuGather, p: PtePtr) {
             // Before the repair only device-private entries were counted, so only they were uncounted.
             if kind.is_device_private() || !k.has(Defect::D12) {
                 k.folio_remove_rmap_pte(pfn);
+                k.munlock_page_if(pfn, tlb.locked);
             }
             k.folio_put(k.page_folio(pfn));
         }
@@ -289,6 +296,7 @@ fn zap_present_page(k: &Cpu, tlb: &mut MmuGather, pte: Pte, page: Pfn) {
     }
     if !delay_rmap {
         k.folio_remove_rmap_pte(page);
+        k.munlock_page_if(page, tlb.locked);
     }
     tlb.pages.push(Gathered { pfn: page, delay_rmap });
 }

@@ -70,6 +70,8 @@ pub(super) struct Flight {
     pub(super) waiting: Option<Waiting>,
     /// How many pages it said it has dealt with.
     pub(super) progress: u32,
+    /// How often what is locked in its process had changed when it began.
+    pub(super) lock_changes: u32,
 }
 
 impl Flight {
@@ -127,6 +129,7 @@ impl Flight {
             promises,
             waiting: None,
             progress: 0,
+            lock_changes: 0,
         };
         let mut flight = flight;
         if op.code == OpCode::MremapResize {

@@ -91,11 +91,13 @@ mod device;
 mod file;
 mod file_calls;
 mod flight;
+mod locked;
 mod lost;
 mod moves;
 mod page;
 mod pins;
 mod result;
+mod smaps;
 mod space;
 mod traps;
 mod uffd;
@@ -112,6 +114,7 @@ use crate::program::{Case, Op, OpCode};
 use crate::rule::{Evidence, Rule};
 use file::Files;
 use flight::Flight;
+use locked::Locks;
 use page::{Changes, Effect, Ends, Known, Reach, prune};
 use pins::Pin;
 use space::{Space, Spot};
@@ -157,19 +160,35 @@ struct Proc {
     hugetlb: bool,
     /// The same of a device: calls that need pages give `EINVAL`.
     devices: bool,
+    /// What is locked.
+    locks: Locks,
 }
 
 impl Proc {
     /// Becomes a process that does not exist, keeping its buffers.
     fn reset(&mut self) {
         // One by one: moving the buffers into a new value costs more than all the rest.
-        let Proc { live, exiting, space, pins, clearing, cleared, remapped, merged, lent, files, hugetlb, devices } =
-            self;
+        let Proc {
+            live,
+            exiting,
+            space,
+            pins,
+            clearing,
+            cleared,
+            remapped,
+            merged,
+            lent,
+            files,
+            hugetlb,
+            devices,
+            locks,
+        } = self;
         (*live, *exiting, *lent) = (false, false, false);
         (*files, *hugetlb, *devices) = (false, false, false);
         (*clearing, *cleared, *remapped, *merged) = (0, 0, 0, 0);
         space.clear();
         pins.clear();
+        locks.clear();
     }
 
     /// It has a mapping of this kind, or is about to.
@@ -207,6 +226,8 @@ pub struct Oracle {
     guarded: bool,
     /// Some page has moved to another address.
     moved: bool,
+    /// The case locks memory.
+    locking: bool,
     /// Number of the observation.
     now: u32,
 }
@@ -228,7 +249,8 @@ impl Oracle {
         self.promises = case.ops.iter().all(|op| op.code.family() != Family::Poison);
         self.uffd_flags = case.config.uffd_flags();
         let huge = case.ops.iter().any(|op| op.code.family() == Family::Thp);
-        self.fresh = match (registers, huge) {
+        self.locking = case.ops.iter().any(|op| op.code.family() == Family::Mlock);
+        self.fresh = match (registers, huge || self.locking) {
             (false, _) => Traps::NONE,
             (true, false) => Traps::FRESH,
             (true, true) => Traps::LOOSE,
@@ -325,6 +347,16 @@ impl Oracle {
                 Some(spot) => self.pagemap_wp(case, op, proc, spot, wp, vpn),
                 None => Ok(()),
             },
+            Observation::Resident { op, proc, vpn, resident } => match Self::spot(case, proc, vpn) {
+                Some(spot) if !resident && self.procs[usize::from(proc)].locks.resident(spot) => {
+                    Err(broken(Rule::OracleMincore).at(proc, vpn, Agent::Cpu(Self::cpu_of(case, op) as u8), "mincore"))
+                }
+                _ => Ok(()),
+            },
+            Observation::Smaps { op, proc, ref sums } if usize::from(proc) < MAX_PROCS => {
+                self.smaps(case, op, proc, sums)
+            }
+            Observation::Smaps { .. } => Ok(()),
             Observation::Gone { proc } => {
                 self.gone(proc);
                 Ok(())
@@ -401,6 +433,7 @@ impl Oracle {
         if usize::from(flight.proc) >= MAX_PROCS {
             return;
         }
+        flight.lock_changes = self.procs[usize::from(flight.proc)].locks.changes();
         if self.flights[cpu].is_some() {
             self.finish(cpu, result::Keep::Either);
         }
@@ -438,6 +471,7 @@ impl Oracle {
         self.break_cow(&flight);
         self.begin_moves(cpu, &flight);
         self.begin_pins(cpu, &flight);
+        self.begin_locks(cpu, &flight);
         if flight.effect().is_some() {
             let kind = if flight.touches().is_some() { &mut self.touching } else { &mut self.changing };
             kind[parent] |= bit;
@@ -517,6 +551,7 @@ impl Oracle {
         p.exiting = false;
         p.space.clear();
         p.pins.clear();
+        p.locks.clear();
         for flight in self.flights.iter_mut().flatten().filter(|f| f.proc == proc) {
             flight.past = Ends::ALL;
         }

@@ -35,11 +35,11 @@ pub(super) enum Keep {
 
 /// Holes in a range.
 #[derive(Clone, Copy)]
-struct Holes {
+pub(super) struct Holes {
     /// First page that may be one.
-    may: Option<u32>,
+    pub(super) may: Option<u32>,
     /// First page that is one.
-    must: Option<u32>,
+    pub(super) must: Option<u32>,
 }
 
 impl Oracle {
@@ -68,6 +68,7 @@ impl Oracle {
             self.files.told(self.poisoning());
         }
         self.end_pins(&case.config, &flight, outcome);
+        self.end_locks(cpu, &flight, outcome);
         if outcome != Outcome::Skipped {
             let now = self.now;
             let proc = &mut self.procs[usize::from(flight.proc)];
@@ -85,6 +86,9 @@ impl Oracle {
     fn judge(&self, flight: &Flight, outcome: Outcome) -> Result<Keep, &'static str> {
         if outcome == Outcome::Skipped {
             return Ok(Keep::NotApplied);
+        }
+        if let Some(verdict) = self.judge_locked(flight, outcome) {
+            return verdict;
         }
         if self.refused_for_userfaultfd(flight, outcome) {
             return Ok(Keep::Either);
@@ -157,6 +161,7 @@ impl Oracle {
             }
             OpCode::Pin | OpCode::PinFast | OpCode::Exclusive => self.judge_fault(flight, outcome, true),
             OpCode::PinRead => self.judge_fault(flight, outcome, false),
+            OpCode::Mlock | OpCode::Munlock | OpCode::Mincore => self.judge_lock(flight, outcome),
             code if code.family() == Family::Uffd => self.judge_uffd(flight, outcome),
             _ => Ok(Keep::Either),
         }
@@ -296,7 +301,7 @@ impl Oracle {
     }
 
     /// True when an access to the page could end so now.
-    fn may_end(&self, proc: u8, spot: Spot, write: bool, wanted: Ends) -> bool {
+    pub(super) fn may_end(&self, proc: u8, spot: Spot, write: bool, wanted: Ends) -> bool {
         let space = &self.procs[usize::from(proc)].space;
         let changes = self.changes(proc, spot, None);
         if changes.is_empty() {
@@ -306,7 +311,7 @@ impl Oracle {
     }
 
     /// Holes in the range of a call, while none was made or filled.
-    fn holes(&self, flight: &Flight) -> Holes {
+    pub(super) fn holes(&self, flight: &Flight) -> Holes {
         let space = &self.procs[usize::from(flight.proc)].space;
         let mut holes = Holes { may: None, must: None };
         for spot in flight.spots() {

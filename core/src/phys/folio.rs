@@ -10,7 +10,7 @@ use crate::site::Site;
 
 /// `folio->flags`, and `PG_anon_exclusive` of the page.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct Flags(u16);
+pub struct Flags(u32);
 
 impl Flags {
     /// `PG_uptodate`.
@@ -41,6 +41,10 @@ impl Flags {
     pub const KSM: Flags = Flags(1 << 12);
     /// `folio_test_hugetlb()`: a page of `mm/hugetlb.c`, which no other part of the kernel splits, moves or reclaims.
     pub const HUGETLB: Flags = Flags(1 << 14);
+    /// `PG_mlocked`: a mapping that maps it is locked into memory, as far as the kernel knows.
+    pub const MLOCKED: Flags = Flags(1 << 20);
+    /// `PG_unevictable`: on the list of those that reclaim does not look at.
+    pub const UNEVICTABLE: Flags = Flags(1 << 21);
 
     /// True when every flag of `f` is set.
     #[inline]
@@ -130,6 +134,8 @@ pub struct Folio {
     pub nr_pages_mapped: u16,
     /// `_pincount` of a large folio.
     pub pincount: u16,
+    /// `mlock_count`: how many mappings have locked it, while it is unevictable.
+    pub mlock_count: u16,
     /// Who is charged for it (`folio->memcg_data`).
     pub memcg: u8,
     /// Contents of the page.
@@ -154,6 +160,19 @@ impl Folio {
     #[inline]
     pub fn cached(&self) -> i32 {
         i32::from(self.mapping != 0) + i32::from(self.flags.has(Flags::SWAPCACHE))
+    }
+
+    /// `lru_add()`: on the LRU, or among the unevictable folios if it is locked. How often it is locked is not known then.
+    #[inline]
+    pub fn lru_add(&mut self) {
+        self.flags.set(Flags::LRU);
+        if self.flags.has(Flags::MLOCKED) {
+            self.flags.clear(Flags::ACTIVE);
+            self.flags.set(Flags::UNEVICTABLE);
+            self.mlock_count = 0;
+        } else {
+            self.flags.clear(Flags::UNEVICTABLE);
+        }
     }
 
     /// `folio_nr_pages()`.

@@ -44,6 +44,7 @@ families! {
     Mremap = "mremap", "Mappings that move.";
     Driver = "driver", "Devices whose memory is mapped, without pages behind it.";
     Hugetlb = "hugetlb", "Hugetlb pages: their pool, private and shared mappings.";
+    Mlock = "mlock", "Memory that is locked.";
 }
 
 /// A set of families.

@@ -268,6 +268,20 @@ ops! {
         "The monitor moves pages to another place where nothing is, and wakes who waits there (UFFDIO_MOVE).";
     Compact = "compact", Kernel, Block, Migrate, weight 4, "mm/compaction.c: compact_zone()",
         "Moves the pages of a movable memory block to the end of the zone.";
+    Mlock = "mlock", User, RangeFlags, Mlock, weight 8, "mm/mlock.c: do_mlock()",
+        "Locks a range into memory, and faults it in unless that is left to whoever needs it (MLOCK_ONFAULT).";
+    Munlock = "munlock", User, Range, Mlock, weight 6, "mm/mlock.c: apply_vma_lock_flags()",
+        "Unlocks a range.";
+    MlockAll = "mlockall", User, Proc, Mlock, weight 2, "mm/mlock.c: apply_mlockall_flags()",
+        "Locks all that is mapped and that will be mapped (MCL_CURRENT, MCL_FUTURE).";
+    MunlockAll = "munlockall", User, Proc, Mlock, weight 2, "mm/mlock.c: apply_mlockall_flags()",
+        "Unlocks everything.";
+    Mincore = "mincore", User, Range, Track, weight 3, "mm/mincore.c: do_mincore()",
+        "Asks which pages of a range are in memory.";
+    Smaps = "smaps", User, Proc, Track, weight 3, "fs/proc/task_mmu.c: show_smaps_rollup()",
+        "Asks how much memory the process uses, and how (smaps_rollup).";
+    ClearYoung = "clear-young", User, Proc, Track, weight 2, "fs/proc/task_mmu.c: clear_refs_pte_range()",
+        "Makes every page of the process unused (echo 1 > clear_refs).";
 }
 
 impl OpCode {
@@ -276,6 +290,7 @@ impl OpCode {
         match self {
             OpCode::UffdRegister => &UffdFlags::WORDS,
             OpCode::UffdCopy | OpCode::UffdContinue => &["dontwake", "wp"],
+            OpCode::Mlock => &["onfault"],
             OpCode::UffdZeropage | OpCode::UffdPoison | OpCode::UffdUnwp => &["dontwake"],
             _ => &[],
         }

@@ -1,14 +1,14 @@
 //! From an op of a case to the function of the modelled kernel.
 
 use crate::config::Geometry;
-use crate::mm::Thp;
+use crate::mm::{Locked, Thp};
 use crate::observe::{Observation, Outcome, UffdFlags};
 use crate::ops::madvise::{Advice, madvise, madvise_hugepage, madvise_populate, madvise_remove};
 use crate::ops::uffd_fill::Fill;
 use crate::ops::{
     access, compaction, dmirror, driver, fork, gup, gup_fast, hotplug, hugetlb, khugepaged, kill_procs, ksm, memcg,
-    memory_failure, mmap, mprotect, mremap, msync, numa, process, rmap, soft_offline, split, swapoff, task_mmu,
-    truncate, uffd, uffd_fill, uffd_move, uffd_scan, vmscan, writeback,
+    memory_failure, mincore, mlock, mmap, mprotect, mremap, msync, numa, process, rmap, smaps, soft_offline, split,
+    swapoff, task_mmu, truncate, uffd, uffd_fill, uffd_move, uffd_scan, vmscan, writeback,
 };
 use crate::program::{Actor, Op, OpCode};
 use crate::sched::{Cpu, Sim, Site};
@@ -27,12 +27,16 @@ pub(super) fn budget(op: &Op, geometry: Geometry) -> u32 {
                 | OpCode::Exit
                 | OpCode::ExitThread
                 | OpCode::ClearRefs
+                | OpCode::ClearYoung
+                | OpCode::Smaps
                 | OpCode::SwapOff
                 | OpCode::Attach
                 | OpCode::Truncate
                 | OpCode::Unplug
                 | OpCode::ResetDevice
                 | OpCode::UffdClose
+                | OpCode::MlockAll
+                | OpCode::MunlockAll
         ) =>
         {
             geometry.frames() * 4
@@ -198,6 +202,13 @@ async fn call(k: &Cpu, op: &Op) -> Outcome {
         OpCode::Collapse => khugepaged::madvise_collapse(k, mm, start, end).await,
         OpCode::Khugepaged => khugepaged::khugepaged(k, mm, start, end).await,
         OpCode::NumaScan => numa::task_numa_work(k, mm, start, end).await,
+        OpCode::Smaps => smaps::smaps(k, mm).await,
+        OpCode::ClearYoung => task_mmu::clear_young(k, mm).await,
+        OpCode::Mincore => mincore::mincore(k, mm, start, end).await,
+        OpCode::Mlock => mlock::mlock(k, mm, start, end, op.has_flag("onfault")).await,
+        OpCode::Munlock => mlock::munlock(k, mm, start, end).await,
+        OpCode::MlockAll => mlock::mlockall(k, mm, Locked::Yes).await,
+        OpCode::MunlockAll => mlock::mlockall(k, mm, Locked::No).await,
         OpCode::Split => each_page!(start..end, |vpn| split::split(k, mm, vpn)),
         OpCode::Unplug => driver::unplug(k).await,
         OpCode::ResetDevice => driver::reset(k).await,

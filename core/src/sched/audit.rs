@@ -84,7 +84,8 @@ impl Sim {
             let page = self.ctl.touched_folios[i];
             self.w.mem.folios[page as usize].ghost.touched = false;
             let pfn = self.w.mem.page_folio(page);
-            if let Some(f) = invariant::refcount(&self.w, pfn).or_else(|| invariant::deferred_split(&self.w, pfn)) {
+            let found = invariant::refcount(&self.w, pfn).or_else(|| invariant::deferred_split(&self.w, pfn));
+            if let Some(f) = found.or_else(|| invariant::stranded(&self.w, pfn)) {
                 self.found(cpu, f);
             }
         }
@@ -113,6 +114,16 @@ impl Sim {
             {
                 self.found(cpu, f);
             }
+        }
+    }
+
+    /// `mlock.freed`. Who unlocks a mapping and who takes its pages away may miss each other
+    /// (`mm/page_alloc.c: free_pages_prepare()` says so): when nobody disturbed anybody, they may not.
+    pub(super) fn check_mlocked_at_free(&mut self, cpu: u8, folio: Pfn) {
+        let mlocked = self.w.mem.folios[folio as usize].flags.has(Flags::MLOCKED);
+        let alone = |s: &Sim| s.ctl.cpus.iter().enumerate().all(|(i, c)| i == usize::from(cpu) || c.op.is_none());
+        if mlocked && self.ctl.interrupted == 0 && alone(self) {
+            self.violate(cpu, Rule::MlockFreed, Evidence { pfn: Some(folio), ..Evidence::default() });
         }
     }
 

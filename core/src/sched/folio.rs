@@ -51,6 +51,7 @@ impl Sim {
                 self.violate(cpu, Rule::DeviceFreedFrame, e);
             }
         }
+        self.check_mlocked_at_free(cpu, pfn);
         // mem_cgroup_uncharge()
         let memcg = self.w.mem.folios[pfn as usize].memcg;
         let pages = self.folio(pfn).nr_pages() as i32;
@@ -259,7 +260,7 @@ impl Cpu {
 
     /// `folio_add_lru()`: at once; the per-CPU batches, which would hold a reference for a while, are left out.
     pub fn folio_add_lru(&self, pfn: Pfn) {
-        self.folio_set(pfn, Flags::LRU);
+        self.s().w.mem.folios[pfn as usize].lru_add();
     }
 
     /// `folio_isolate_lru()`: takes the folio off its list, with a reference.

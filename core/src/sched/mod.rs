@@ -15,6 +15,7 @@ mod hugetlb;
 mod interrupt;
 mod large;
 mod lock;
+mod mlock;
 mod notifier;
 mod pmd;
 mod pte;

@@ -139,7 +139,35 @@ fn templates(rule: Rule) -> (&'static str, &'static str) {
         | Rule::OracleUffdPagemap
         | Rule::ProgressUserfault => userfaults(rule),
         Rule::LeakFolio | Rule::LeakSwap | Rule::LeakTable | Rule::LeakAnonVma => leaks(rule),
+        Rule::OracleSmaps | Rule::OracleMincore | Rule::MlockReclaimed | Rule::MlockStranded | Rule::MlockFreed => {
+            mlocked(rule)
+        }
         other => assertions(other),
+    }
+}
+
+fn mlocked(rule: Rule) -> (&'static str, &'static str) {
+    match rule {
+        Rule::OracleMincore => (
+            "mincore says that {page} is not in memory, and it is locked",
+            "who has locked it for speed waits for a disk, and who has locked a secret may find it on one",
+        ),
+        Rule::OracleSmaps => (
+            "smaps says {found} where {expected} is right[: {on}]",
+            "who decides by these numbers whom to kill, or how much fits on a machine, decides wrongly",
+        ),
+        Rule::MlockReclaimed => (
+            "reclaim takes {folio} out of {page}, which is locked into memory",
+            "a secret gets to the swap device, and a real-time thread waits for the disk",
+        ),
+        Rule::MlockStranded => (
+            "{folio} counts as locked into memory although no mapping that maps it is locked",
+            "reclaim never looks at it again: the memory is lost to everybody else until its owner gives it up",
+        ),
+        _ => (
+            "{folio} is given back while it still counts as locked into memory",
+            "the count of locked memory stays too high, and the next owner of the page may inherit the lock",
+        ),
     }
 }
 

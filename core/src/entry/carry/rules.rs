@@ -474,6 +474,17 @@ pub const PATHS: &[Path] = &[
         ],
     },
     Path {
+        op: "clear-young",
+        cells: [
+            c(Dropped, "clear_refs_pte_range: ptep_test_and_clear_young"),
+            c(Carried, "ptep_test_and_clear_young: one bit"),
+            c(Carried, "ptep_test_and_clear_young: one bit"),
+            c(Carried, "ptep_test_and_clear_young: one bit"),
+            c(Carried, SAME_PAGE),
+            c(Carried, "ptep_test_and_clear_young: one bit"),
+        ],
+    },
+    Path {
         op: "mkclean",
         cells: [
             c(Carried, "page_vma_mkclean_one: ptep_clear_flush"),

@@ -59,6 +59,11 @@ struct Process {
     pages: [Option<Pte>; PAGES],
 }
 
+/// Calls that this machine does not know.
+fn unknown(code: OpCode) -> bool {
+    matches!(code.family(), Family::Uffd | Family::Mlock)
+}
+
 /// An op on its way: the pages that it has still to do.
 struct Running {
     op: u32,
@@ -124,7 +129,7 @@ impl Machine {
     /// Starts a random op on an idle CPU.
     fn start(&mut self, cpu: usize) {
         let codes: Vec<OpCode> =
-            OpCode::ALL.into_iter().filter(|c| c.actor() != Actor::Kernel && c.family() != Family::Uffd).collect();
+            OpCode::ALL.into_iter().filter(|c| c.actor() != Actor::Kernel && !unknown(*c)).collect();
         let code = codes[self.rng.below(codes.len())];
         let code = if self.rng.below(3) == 0 { [OpCode::Read, OpCode::Write][self.rng.below(2)] } else { code };
         let code = if self.rng.below(8) == 0 { OpCode::Fork } else { code };
@@ -203,7 +208,7 @@ impl Machine {
             OpCode::Exclusive if self.procs[usize::from(op.proc)].pages[page].is_some_and(|p| p.permits(true)) => {
                 self.running[cpu].as_mut().unwrap().outcome = Outcome::Done;
             }
-            OpCode::Pageout | OpCode::Mergeable | OpCode::Cold | OpCode::WillNeed | OpCode::Msync
+            OpCode::Pageout | OpCode::Mergeable | OpCode::Cold | OpCode::WillNeed | OpCode::Msync | OpCode::Mincore
                 if self.procs[usize::from(op.proc)].pages[page].is_none() =>
             {
                 self.running[cpu].as_mut().unwrap().outcome = Outcome::NoMem;
