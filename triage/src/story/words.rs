@@ -101,8 +101,6 @@ fn templates(rule: Rule) -> (&'static str, &'static str) {
             counts(rule)
         }
         Rule::DeferredSplit | Rule::BugUnpin | Rule::BugHugetlbSplit | Rule::BugHugetlbPte => large(rule),
-        Rule::RawFrame | Rule::BugRemap => pfnmap(rule),
-        Rule::HugetlbCounts | Rule::LeakHugetlb => hugetlb(rule),
         Rule::RawFrame | Rule::BugRemap | Rule::BugSpecialPte => pfnmap(rule),
         Rule::HugetlbCounts | Rule::LeakHugetlb | Rule::SharedTable => hugetlb(rule),
         Rule::Accessor
