@@ -1,8 +1,9 @@
 //! Calls that change files: truncation, holes, and the copies that write faults make of a file's pages.
 
+use super::effect::Effect;
 use super::file::{CellId, FileChange};
 use super::flight::Flight;
-use super::page::{Base, Effect, Reach, State, dedup, insert};
+use super::page::{Base, Reach, State, dedup, insert};
 use super::space::Spot;
 use super::traps::Traps;
 use super::{FILE_IDS, Oracle};

@@ -1,7 +1,8 @@
 //! Calls in flight: one for each CPU.
 
+use super::effect::Effect;
 use super::moves::Move;
-use super::page::{Base, Effect, Ends, Pool};
+use super::page::{Base, Ends, Pool};
 use super::space::Spot;
 use super::traps::{Filling, Traps, Uffd};
 use crate::config::MAX_REGIONS;

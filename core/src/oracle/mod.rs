@@ -88,6 +88,7 @@
 
 mod access;
 mod device;
+mod effect;
 mod file;
 mod file_calls;
 mod flight;
@@ -112,10 +113,11 @@ use crate::observe::{Agent, Backing, FILES, Observation, Signal, UffdFlags};
 use crate::program::family::Family;
 use crate::program::{Case, Op, OpCode};
 use crate::rule::{Evidence, Rule};
+use effect::Effect;
 use file::Files;
 use flight::Flight;
 use locked::Locks;
-use page::{Changes, Effect, Ends, Known, Reach, prune};
+use page::{Changes, Ends, Known, Reach, prune};
 use pins::Pin;
 use space::{Space, Spot};
 use traps::Traps;

@@ -9,8 +9,9 @@
 //! until they are looked at again.
 
 use super::Oracle;
+use super::effect::Effect;
 use super::flight::Flight;
-use super::page::{Effect, Reach, State, dedup, insert};
+use super::page::{Reach, State, dedup, insert};
 use super::result::Keep;
 use super::space::Spot;
 use super::traps::Traps;

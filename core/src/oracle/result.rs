@@ -1,7 +1,8 @@
 //! Ends of calls: whether the result is one that the manual page promises, and what holds from then on.
 
+use super::effect::Effect;
 use super::flight::Flight;
-use super::page::{Base, Changes, Effect, Ends, Known, Reach, State, dedup, insert};
+use super::page::{Base, Changes, Ends, Known, Reach, State, dedup, insert};
 use super::space::Spot;
 use super::traps::Traps;
 use super::{Oracle, OracleViolation, broken};

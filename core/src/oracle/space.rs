@@ -1,7 +1,8 @@
 //! The address space of a process as the oracle sees it: pages by window, and the sets of those in doubt.
 
+use super::effect::Effect;
 use super::lost::Lost;
-use super::page::{Base, Changes, Effect, Known, Overflow, Page, Pool, Reach, Set, State, close, insert};
+use super::page::{Base, Changes, Known, Overflow, Page, Pool, Reach, Set, State, close, insert};
 use super::traps::Traps;
 use crate::config::{Geometry, MAX_REGIONS};
 use crate::observe::Token;

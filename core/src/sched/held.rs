@@ -1,6 +1,6 @@
 //! The locks that a CPU holds.
 
-use super::lock::{Lock, LockClass};
+use super::lock_class::{Lock, LockClass};
 use arrayvec::ArrayVec;
 
 /// Locks that a CPU can hold at once.
