@@ -3,6 +3,7 @@
 use super::effect::Effect;
 use super::file::{CellId, FileChange};
 use super::flight::Flight;
+use super::locked::everywhere;
 use super::page::{Base, Reach, State, dedup, insert};
 use super::space::Spot;
 use super::traps::Traps;
@@ -101,11 +102,27 @@ impl Oracle {
     /// file's page holds.
     #[inline]
     pub(super) fn break_cow(&mut self, flight: &Flight) {
-        // A pin for reading takes a page out of the sharing, too.
-        if self.procs[usize::from(flight.proc)].files
-            && (flight.access() == Some(true) || flight.code == OpCode::PinRead)
-        {
+        if !self.procs[usize::from(flight.proc)].files {
+            return;
+        }
+        // A pin for reading takes a page out of the sharing, too, and what is locked is faulted in as for writing.
+        if flight.access() == Some(true) || matches!(flight.code, OpCode::PinRead | OpCode::Mlock) {
             self.may_all_be_copied(flight);
+        } else if flight.code == OpCode::MlockAll {
+            self.may_everything_be_copied(flight.proc);
+        }
+    }
+
+    /// What is mapped while the future is locked is faulted in as for writing, too.
+    pub(super) fn locked_copies(&mut self, proc: u8) {
+        if self.locking && self.procs[usize::from(proc)].files {
+            self.may_everything_be_copied(proc);
+        }
+    }
+
+    fn may_everything_be_copied(&mut self, proc: u8) {
+        for spot in everywhere(self.procs[usize::from(proc)].space.lens()) {
+            self.may_be_copied(proc, spot);
         }
     }
 

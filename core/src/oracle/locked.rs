@@ -165,6 +165,9 @@ impl Oracle {
         if !self.locking || !changes_locks(flight.code) {
             return;
         }
+        if self.procs[usize::from(flight.proc)].locks.future != Lock::No || flight.code == OpCode::MlockAll {
+            self.locked_copies(flight.proc);
+        }
         let watched = self.fresh != super::Traps::NONE;
         let proc = &mut self.procs[usize::from(flight.proc)];
         let bit = 1 << cpu;
@@ -252,6 +255,6 @@ impl Oracle {
 }
 
 /// Every page of windows that hold this many.
-fn everywhere(held: [u32; MAX_REGIONS]) -> impl Iterator<Item = Spot> {
+pub(super) fn everywhere(held: [u32; MAX_REGIONS]) -> impl Iterator<Item = Spot> {
     (0..MAX_REGIONS as u8).flat_map(move |region| (0..held[usize::from(region)]).map(move |page| Spot { region, page }))
 }

@@ -250,9 +250,18 @@ impl State {
         State { traps, ..self }
     }
 
-    /// The page of a child that was copied from this one.
+    /// The page of a child that was copied from this one. The tables of a shared mapping are copied only where
+    /// userfaultfd write-protects the child's (`vma_needs_copy()`); else the poison stays behind.
     pub(super) fn child(self) -> State {
-        State { applied: 0, traps: self.traps.child(), pool: self.pool.without_promise(), ..self }
+        let traps = self.traps.child();
+        let bare = matches!(self.base, Base::Shared(_)) && !traps.write_protects();
+        let traps = if bare { traps.cured() } else { traps };
+        State { applied: 0, traps, pool: self.pool.without_promise(), ..self }
+    }
+
+    /// True where the poison may stay behind: the tables of a private mapping of a file are copied once a page of it was.
+    pub(super) fn may_be_cured_in_a_child(self) -> bool {
+        matches!(self.base, Base::Private(_) | Base::Copied(_)) && self.traps.poisoned()
     }
 }
 

@@ -127,6 +127,17 @@ impl Space {
     /// Becomes what a child of this process begins with: see [`State::child`].
     pub(super) fn become_child(&mut self) {
         for page in self.windows.iter_mut().flatten() {
+            let doubtful = match page.known {
+                Known::One(state) => state.may_be_cured_in_a_child(),
+                Known::Many(at) => self.sets[at as usize].iter().any(|s| s.may_be_cured_in_a_child()),
+                Known::Any => false,
+            };
+            if doubtful {
+                if let Known::Many(at) = page.known {
+                    self.unused.push(at);
+                }
+                page.known = Known::Any;
+            }
             if let Known::One(state) = &mut page.known {
                 *state = state.child();
             }

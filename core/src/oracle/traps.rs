@@ -170,6 +170,11 @@ impl Traps {
         self.clear(Traps::POISON | Traps::THERE | Traps::AWAKE)
     }
 
+    /// Registered for write protection.
+    pub(super) fn write_protects(self) -> bool {
+        self.flags().has(UffdFlags::WP)
+    }
+
     /// True when an access ends in `SIGBUS`.
     pub(super) fn poisoned(self) -> bool {
         self.is(Traps::POISON)

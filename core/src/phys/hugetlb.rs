@@ -6,7 +6,7 @@
 use super::memory::Pfn;
 use crate::config::Geometry;
 
-/// Index of a reservation map in [`Hugetlb::maps`].
+/// Index of a reservation map in `Hugetlb::maps`.
 pub type ResvId = u32;
 
 /// `page->private` of a hugetlb folio.
