@@ -73,9 +73,10 @@ impl Oracle {
         }
     }
 
-    /// While a file gets shorter or a hole, the protection of what it showed there may go with its pages, or stay.
+    /// While a file gets shorter or a hole, the protection of what it showed there may go with its pages, or stay; a page
+    /// whose memory fails leaves an entry that keeps no bits.
     pub(super) fn blur_protection(&mut self) {
-        let cutting = |f: &Flight| matches!(f.code, OpCode::Truncate | OpCode::Remove);
+        let cutting = |f: &Flight| matches!(f.code, OpCode::Truncate | OpCode::Remove) || f.poisons();
         if self.fresh == Traps::NONE || !self.flights.iter().flatten().any(cutting) {
             return;
         }

@@ -466,7 +466,7 @@ impl Oracle {
         self.guarded |= flight.code == OpCode::GuardInstall;
         self.flights[cpu] = Some(flight);
         self.start_file_change(cpu, &flight);
-        if matches!(flight.code, OpCode::Truncate | OpCode::Remove) {
+        if matches!(flight.code, OpCode::Truncate | OpCode::Remove) || flight.poisons() {
             self.blur_protection();
         }
         self.begin_on_files(cpu, &flight);

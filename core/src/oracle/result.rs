@@ -397,7 +397,7 @@ impl Oracle {
             None => {}
         }
         let protects = matches!(flight.code, OpCode::UffdWp | OpCode::PagemapScan);
-        if protects || matches!(flight.code, OpCode::Truncate | OpCode::Remove) {
+        if protects || matches!(flight.code, OpCode::Truncate | OpCode::Remove) || flight.poisons() {
             self.blur_protection();
         }
         let resets = flight.code == OpCode::ResetDevice;
