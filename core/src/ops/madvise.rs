@@ -8,7 +8,7 @@ use super::huge::pmd_folio;
 use super::huge_zero::is_huge_zero_pmd;
 use super::hugetlb::{aligned, is_vm_hugetlb_page, may_split, zap_hugetlb_page_range_single};
 use super::lazyfree::madvise_free_single_vma;
-use super::mmap::{split_at_bounds, vmas_in};
+use super::mmap::{find_vma_intersection, split_at_bounds, vmas_in};
 use super::shmem::shmem_swapin_range;
 use super::split::split_folio;
 use super::swapin::read_swap_cache_async;
@@ -54,11 +54,7 @@ pub async fn madvise(k: &Cpu, mm: u8, start: u32, end: u32, advice: Advice) -> O
     let (mut at, mut covered) = (start, 0);
     // Looked up anew each time: some advice drops the lock.
     while at < end {
-        let Some(vma) = vmas_in(k, mm, at, end).first().copied() else { break };
-        let (from, to) = {
-            let s = k.s();
-            (s.w.vmas[vma].start.max(at), s.w.vmas[vma].end.min(end))
-        };
+        let Some((vma, from, to)) = find_vma_intersection(k, mm, at, end) else { break };
         covered += to - from;
         at = to;
         if let Err(error) = madvise_vma_behavior(k, mm, vma, from, to, advice).await {
@@ -78,17 +74,12 @@ pub async fn madvise_remove(k: &Cpu, mm: u8, start: u32, end: u32) -> Outcome {
     let mut hole = false;
     let mut outcome = Outcome::Done;
     while at < end {
-        let found = {
-            let next = vmas_in(k, mm, at, end).first().copied();
+        let Some((vma, from, to)) = find_vma_intersection(k, mm, at, end) else { break };
+        let (file, index) = {
             let s = k.s();
-            next.map(|id| {
-                let v = &s.w.vmas[id];
-                let from = v.start.max(at);
-                let file = v.backing.file().filter(|_| v.shared() && v.writable() && !v.locked());
-                (from, v.end.min(end), file, v.linear_page_index(from))
-            })
+            let v = &s.w.vmas[vma];
+            (v.backing.file().filter(|_| v.shared() && v.writable() && !v.locked()), v.linear_page_index(from))
         };
-        let Some((from, to, file, index)) = found else { break };
         hole |= from > at;
         let Some(file) = file else {
             outcome = Outcome::Invalid;
@@ -113,17 +104,8 @@ pub async fn madvise_hugepage(k: &Cpu, mm: u8, start: u32, end: u32, thp: Thp) -
     let mut covered = 0;
     let mut at = start;
     while at < end {
-        let next = {
-            let s = k.s();
-            let list = &s.w.mms[mm as usize].vmas;
-            list.iter().copied().find(|v| s.w.vmas[*v].end > at && s.w.vmas[*v].start < end)
-        };
-        let Some(vma) = next else { break };
-        let (from, to, same) = {
-            let s = k.s();
-            let v = &s.w.vmas[vma];
-            (v.start.max(at), v.end.min(end), v.thp == thp)
-        };
+        let Some((vma, from, to)) = find_vma_intersection(k, mm, at, end) else { break };
+        let same = k.s().w.vmas[vma].thp == thp;
         covered += to - from;
         if !same && !may_split(k, mm, from, to) {
             k.unlock(Lock::MmapWrite(mm));

@@ -6,7 +6,7 @@
 use super::gup::faultin_page;
 use super::huge::pmd_folio;
 use super::huge_zero::is_huge_zero_pmd;
-use super::mmap::{split_at_bounds, vmas_in};
+use super::mmap::{find_vma_intersection, split_at_bounds, vmas_in};
 use super::vma_lock::vma_start_write;
 use crate::config::Defect;
 use crate::entry::{EntryKind, PmdKind};
@@ -208,17 +208,7 @@ pub async fn mm_populate(k: &Cpu, mm: u8, start: u32, end: u32, ignore_errors: b
     let mut outcome = Outcome::Done;
     let mut at = start;
     while at < end {
-        // find_vma_intersection()
-        let next = {
-            let s = k.s();
-            let list = &s.w.mms[mm as usize].vmas;
-            list.iter().copied().find(|v| s.w.vmas[*v].end > at && s.w.vmas[*v].start < end)
-        };
-        let Some(vma) = next else { break };
-        let (from, to) = {
-            let s = k.s();
-            (s.w.vmas[vma].start.max(at), s.w.vmas[vma].end.min(end))
-        };
+        let Some((vma, from, to)) = find_vma_intersection(k, mm, at, end) else { break };
         let populated = populate_vma_page_range(k, vma, from, to).await;
         if populated != Outcome::Done && !ignore_errors {
             outcome = populated;

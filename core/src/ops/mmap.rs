@@ -14,6 +14,7 @@ use crate::config::Defect;
 use crate::mm::{Locked, NewVma, VmaId};
 use crate::observe::{Backing, Outcome, Perm, REMAPPED};
 use crate::sched::{Cpu, Lock, NotifyEvent};
+use crate::world::World;
 use arrayvec::ArrayVec;
 
 /// `mmap_region()` with `MAP_FIXED`: what was mapped in the range goes, the new mapping comes.
@@ -126,10 +127,22 @@ pub(super) fn insert(w: &mut crate::world::World, mm: u8, id: VmaId) {
 }
 
 /// VMAs of a range, in order.
+fn overlapping(w: &World, mm: u8, start: u32, end: u32) -> impl Iterator<Item = VmaId> {
+    let overlaps = move |id: &VmaId| w.vmas[*id].start < end && start < w.vmas[*id].end;
+    w.mms[mm as usize].vmas.iter().copied().filter(overlaps)
+}
+
+/// VMAs of a range, in order.
 pub fn vmas_in(k: &Cpu, mm: u8, start: u32, end: u32) -> Detached {
+    overlapping(&k.s().w, mm, start, end).take(MAX_DETACHED).collect()
+}
+
+/// `find_vma_intersection()`: the first VMA of a range, and the part of the range that lies in it.
+pub fn find_vma_intersection(k: &Cpu, mm: u8, start: u32, end: u32) -> Option<(VmaId, u32, u32)> {
     let s = k.s();
-    let overlaps = |id: &VmaId| s.w.vmas[*id].start < end && start < s.w.vmas[*id].end;
-    s.w.mms[mm as usize].vmas.iter().copied().filter(overlaps).take(MAX_DETACHED).collect()
+    let vma = overlapping(&s.w, mm, start, end).next()?;
+    let v = &s.w.vmas[vma];
+    Some((vma, v.start.max(start), v.end.min(end)))
 }
 
 /// Splits VMAs at the ends of a range, so that every VMA is inside it or outside. `__split_vma()`.

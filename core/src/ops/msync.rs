@@ -2,7 +2,7 @@
 //!
 //! An error is told once (`file_check_and_advance_wb_err()`): there is one open file that everybody shares.
 
-use super::mmap::vmas_in;
+use super::mmap::find_vma_intersection;
 use super::writeback::write_back;
 use crate::observe::{FileId, Outcome, REGULAR};
 use crate::sched::{Cpu, Lock};
@@ -13,16 +13,12 @@ pub async fn msync(k: &Cpu, mm: u8, start: u32, end: u32) -> Outcome {
     let mut at = start;
     let mut hole = false;
     while at < end {
-        let found = {
-            let next = vmas_in(k, mm, at, end).first().copied();
+        let Some((vma, from, to)) = find_vma_intersection(k, mm, at, end) else { break };
+        let (file, index) = {
             let s = k.s();
-            next.map(|id| {
-                let v = &s.w.vmas[id];
-                let from = v.start.max(at);
-                (from, v.end.min(end), v.backing.file().filter(|_| v.shared()), v.linear_page_index(from))
-            })
+            let v = &s.w.vmas[vma];
+            (v.backing.file().filter(|_| v.shared()), v.linear_page_index(from))
         };
-        let Some((from, to, file, index)) = found else { break };
         hole |= from > at;
         at = to;
         if let Some(file) = file {
