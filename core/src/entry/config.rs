@@ -229,6 +229,18 @@ pub enum MigrationKind {
     Write,
 }
 
+impl MigrationKind {
+    /// The kind for a page that was mapped so.
+    #[must_use]
+    pub const fn of(writable: bool, exclusive: bool) -> MigrationKind {
+        match (writable, exclusive) {
+            (true, _) => MigrationKind::Write,
+            (false, true) => MigrationKind::ReadExclusive,
+            (false, false) => MigrationKind::Read,
+        }
+    }
+}
+
 impl EntryConfig {
     /// A kernel with markers of all three kinds, accessed and dirty bits in migration entries, and no swap-special
     /// entry.

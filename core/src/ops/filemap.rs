@@ -48,6 +48,17 @@ pub fn folio_is_at(k: &Cpu, folio: Pfn, file: FileId, index: u32) -> bool {
     f.file() == Some(file) && (f.index..f.index + f.nr_pages()).contains(&index)
 }
 
+/// Locks a folio that was found at this index, and looks again. False, without lock and reference, when it has left by now.
+pub async fn lock_folio_at(k: &Cpu, folio: Pfn, file: FileId, index: u32) -> bool {
+    k.lock(Lock::Folio(folio)).await;
+    let there = folio_is_at(k, folio, file, index);
+    if !there {
+        k.folio_unlock(folio);
+        k.folio_put(folio);
+    }
+    there
+}
+
 /// `folio_file_page()`: the page of a folio that shows an index of its file.
 pub fn folio_file_page(k: &Cpu, folio: Pfn, index: u32) -> Pfn {
     folio + (index - k.folio(folio).index)

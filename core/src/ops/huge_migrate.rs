@@ -1,6 +1,7 @@
 //! `mm/huge_memory.c`: migration entries at PMD level.
 
 use super::huge::pmd_folio;
+use super::migrate::migration_entry_for;
 use crate::arch::Pmd;
 use crate::config::Design;
 use crate::entry::MigrationKind;
@@ -11,7 +12,7 @@ use crate::sched::{Cpu, Site};
 
 /// `set_pmd_migration_entry()`, with the PMD locked. False when the folio may be pinned.
 pub async fn set_pmd_migration_entry(k: &Cpu, folio: Pfn, p: PmdPtr) -> bool {
-    let (arch, ec) = (k.arch(), k.entries());
+    let arch = k.arch();
     let pmdval = k.pmdp_invalidate(p).await;
     let leaf = arch.pmd_leaf(pmdval);
     debug_assert_eq!(pmd_folio(k, pmdval), folio);
@@ -30,19 +31,7 @@ pub async fn set_pmd_migration_entry(k: &Cpu, folio: Pfn, p: PmdPtr) -> bool {
     if k.pte_dirty(leaf) {
         k.folio_mark_dirty(folio);
     }
-    let kind = match (writable, anon_exclusive) {
-        (true, _) => MigrationKind::Write,
-        (false, true) => MigrationKind::ReadExclusive,
-        (false, false) => MigrationKind::Read,
-    };
-    let mut entry = ec.make_migration_entry(u64::from(folio), kind);
-    if k.pte_young(leaf) {
-        entry = ec.make_migration_entry_young(entry);
-    }
-    if k.pte_dirty(leaf) {
-        entry = ec.make_migration_entry_dirty(entry);
-    }
-    let pmdswp = k.carry_from_present(leaf, arch.swp_entry_to_pte(entry));
+    let pmdswp = migration_entry_for(k, folio, leaf, MigrationKind::of(writable, anon_exclusive));
     k.set_pmd_at(p, Pmd(pmdswp.0)).await;
     k.folio_remove_rmap_pmd(folio);
     k.folio_put(folio);

@@ -7,7 +7,7 @@ use super::pvmw::{Mapped, PageVmaWalk};
 use super::rmap::{AnonLock, Pvmw, RmapWalk};
 use super::split::{split_folio, split_huge_pmd_address};
 use super::swap_cache::add_to_swap_cache;
-use super::unmap::{carry, replace_by_hwpoison_entry, subpage};
+use super::unmap::{replace_by_hwpoison_entry, subpage};
 use crate::arch::{Pte, SwpEntry};
 use crate::config::{Defect, Design};
 use crate::entry::MigrationKind;
@@ -352,24 +352,30 @@ pub(super) async fn replace_by_migration_entry(k: &Cpu, folio: Pfn, p: PtePtr) -
         k.set_pte_at(p, pteval).await;
         return false;
     }
-    let kind = match (writable, anon_exclusive) {
-        (true, _) => MigrationKind::Write,
-        (false, true) => MigrationKind::ReadExclusive,
-        (false, false) => MigrationKind::Read,
+    let kind = MigrationKind::of(writable, anon_exclusive);
+    let swp_pte = if present {
+        migration_entry_for(k, page, pteval, kind)
+    } else {
+        k.carry_from_swap(pteval, arch.swp_entry_to_pte(ec.make_migration_entry(u64::from(page), kind)))
     };
-    let mut entry = ec.make_migration_entry(u64::from(page), kind);
-    if present {
-        if k.pte_young(pteval) {
-            entry = ec.make_migration_entry_young(entry);
-        }
-        if k.pte_dirty(pteval) {
-            entry = ec.make_migration_entry_dirty(entry);
-        }
-    }
-    k.set_pte_at(p, carry(k, present, pteval, arch.swp_entry_to_pte(entry))).await;
+    k.set_pte_at(p, swp_pte).await;
     k.folio_remove_rmap_pte(page);
     k.folio_put(folio);
     true
+}
+
+/// What takes the place of a present entry, or of a huge page's as a PTE would say it: young and dirty are carried where
+/// the release has room for them.
+pub(super) fn migration_entry_for(k: &Cpu, page: Pfn, old: Pte, kind: MigrationKind) -> Pte {
+    let ec = k.entries();
+    let mut entry = ec.make_migration_entry(u64::from(page), kind);
+    if k.pte_young(old) {
+        entry = ec.make_migration_entry_young(entry);
+    }
+    if k.pte_dirty(old) {
+        entry = ec.make_migration_entry_dirty(entry);
+    }
+    k.carry_from_present(old, k.arch().swp_entry_to_pte(entry))
 }
 
 /// `remove_migration_ptes()`: makes every migration entry for `src` map `dst`.

@@ -6,7 +6,7 @@
 //! so it is freed after they have let go of it (RCU), and they find out that it hangs below no PMD any more.
 //! `collapse_pte_mapped_thp()` does the same for one address space, where PTEs map the huge folio.
 
-use super::filemap::filemap_get_entry;
+use super::filemap::{filemap_get_entry, lock_folio_at};
 use super::huge_file::{folio_test_pmd_mappable, set_huge_pmd};
 use super::khugepaged::{By, Scan, find_pmd};
 use super::vma_lock::vma_try_start_write;
@@ -208,13 +208,7 @@ pub(super) fn collapsible_file(k: &Cpu, mm: u8, haddr: u32, by: By) -> Option<u3
 /// `filemap_lock_folio()`.
 async fn filemap_lock_folio(k: &Cpu, index: u32) -> Option<Pfn> {
     let CacheEntry::Folio(folio) = filemap_get_entry(k, SHMEM, index).await else { return None };
-    k.lock(Lock::Folio(folio)).await;
-    if k.folio(folio).file() == Some(SHMEM) && k.folio(folio).index == index {
-        return Some(folio);
-    }
-    k.folio_unlock(folio);
-    k.folio_put(folio);
-    None
+    lock_folio_at(k, folio, SHMEM, index).await.then_some(folio)
 }
 
 /// Steps 1 to 4 of `collapse_pte_mapped_thp()`: false when something other than pages of the folio is mapped.

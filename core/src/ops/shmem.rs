@@ -1,6 +1,6 @@
 //! `mm/shmem.c`: pages of `tmpfs` files, in the page cache or in swap.
 
-use super::filemap::{filemap_add_folio, filemap_get_entry, filemap_remove_folio, folio_is_at};
+use super::filemap::{filemap_add_folio, filemap_get_entry, filemap_remove_folio, lock_folio_at};
 use super::swap_cache::add_to_swap_cache;
 use super::swapin::{read_swap_cache_async, swap_cluster_readahead};
 use super::uffd::handle_userfault;
@@ -41,13 +41,10 @@ pub async fn shmem_fault(k: &Cpu, vmf: &VmFault, index: u32) -> Result<Pfn, Faul
                 }
             }
             CacheEntry::Folio(folio) => {
-                k.lock(Lock::Folio(folio)).await;
                 // Has the folio been truncated or swapped out?
-                if folio_is_at(k, folio, SHMEM, index) {
+                if lock_folio_at(k, folio, SHMEM, index).await {
                     return Ok(folio);
                 }
-                k.folio_unlock(folio);
-                k.folio_put(folio);
             }
             CacheEntry::Empty if missing => return Err(handle_userfault(k, vmf, Userfault::Missing).await),
             CacheEntry::Empty => {
@@ -131,7 +128,7 @@ async fn shmem_swapin_folio(k: &Cpu, index: u32, slot: u32) -> Result<Option<Pfn
 /// `shmem_set_folio_swapin_error()`: what could not be read is remembered in the place of the swap entry, since 5.19.
 fn shmem_set_folio_swapin_error(k: &Cpu, index: u32, folio: Pfn, slot: u32) {
     let swap = CacheEntry::Swap(slot);
-    if k.uses(Design::PoisonNone) || !k.page_cache_poison(SHMEM, index, swap) {
+    if k.uses(Design::PoisonNone) || !k.page_cache_cmpxchg(SHMEM, index, swap, CacheEntry::Poisoned) {
         return;
     }
     k.delete_from_swap_cache(folio);
@@ -149,15 +146,8 @@ pub async fn shmem_get_folio_noalloc(k: &Cpu, index: u32) -> Option<Pfn> {
                 Ok(None) => continue,
                 Err(_) => return None,
             },
-            CacheEntry::Folio(folio) => {
-                k.lock(Lock::Folio(folio)).await;
-                if !folio_is_at(k, folio, SHMEM, index) {
-                    k.folio_unlock(folio);
-                    k.folio_put(folio);
-                    continue;
-                }
-                folio
-            }
+            CacheEntry::Folio(folio) if lock_folio_at(k, folio, SHMEM, index).await => folio,
+            CacheEntry::Folio(_) => continue,
             _ => return None,
         };
         k.folio_lock_many(folio);
@@ -179,12 +169,9 @@ pub async fn shmem_get_folio_continue(k: &Cpu, index: u32) -> Result<Pfn, Outcom
                 Err(_) => return Err(Outcome::Fault),
             },
             CacheEntry::Folio(folio) => {
-                k.lock(Lock::Folio(folio)).await;
-                if folio_is_at(k, folio, SHMEM, index) {
+                if lock_folio_at(k, folio, SHMEM, index).await {
                     return Ok(folio);
                 }
-                k.folio_unlock(folio);
-                k.folio_put(folio);
             }
             CacheEntry::Empty | CacheEntry::Poisoned => return Err(Outcome::Fault),
         }

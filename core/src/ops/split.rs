@@ -159,11 +159,7 @@ pub(super) fn withdraw(s: &mut crate::sched::Sim, p: PmdPtr) -> u32 {
 
 async fn populate_migration(k: &Cpu, p: PmdPtr, bits: Bits) {
     let (arch, ec) = (k.arch(), k.entries());
-    let kind = match (bits.write, bits.anon_exclusive) {
-        (true, _) => MigrationKind::Write,
-        (false, true) => MigrationKind::ReadExclusive,
-        (false, false) => MigrationKind::Read,
-    };
+    let kind = MigrationKind::of(bits.write, bits.anon_exclusive);
     k.site(Site::PmdPopulate).await;
     let s = &mut *k.s();
     let table = withdraw(s, p);

@@ -114,7 +114,7 @@ async fn truncate_inode_pages(k: &Cpu, file: FileId, from: u32, to: u32) {
         loop {
             let done = match k.cache_entry(file, index) {
                 CacheEntry::Empty => true,
-                lost @ CacheEntry::Poisoned => k.page_cache_clear(file, index, lost),
+                lost @ CacheEntry::Poisoned => k.page_cache_cmpxchg(file, index, lost, CacheEntry::Empty),
                 swap @ CacheEntry::Swap(slot) => shmem_free_swap(k, file, index, swap, slot).await,
                 CacheEntry::Folio(_) => match truncate_folio_at(k, file, index, (from, to)).await {
                     Truncated::Gone => true,
@@ -136,7 +136,7 @@ async fn truncate_inode_pages(k: &Cpu, file: FileId, from: u32, to: u32) {
 /// `shmem_free_swap()`: false when the entry has changed.
 async fn shmem_free_swap(k: &Cpu, file: FileId, index: u32, entry: CacheEntry, slot: u32) -> bool {
     k.site(Site::CacheRemove).await;
-    let cleared = k.page_cache_clear(file, index, entry);
+    let cleared = k.page_cache_cmpxchg(file, index, entry, CacheEntry::Empty);
     if cleared {
         free_swap_and_cache(k, slot).await;
     }

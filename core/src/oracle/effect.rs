@@ -1,6 +1,6 @@
 //! What calls in flight do to a page.
 
-use super::file::CellId;
+use super::cell::CellId;
 use super::page::{Base, Pool, State};
 use super::traps::{Traps, Uffd};
 use crate::observe::FileId;

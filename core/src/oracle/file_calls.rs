@@ -1,7 +1,7 @@
 //! Calls that change files: truncation, holes, and the copies that write faults make of a file's pages.
 
+use super::cell::{CellId, FileChange};
 use super::effect::Effect;
-use super::file::{CellId, FileChange};
 use super::flight::Flight;
 use super::locked::everywhere;
 use super::page::{Base, Reach, State, dedup, insert};

@@ -9,8 +9,8 @@
 //! file ([`super::file`]). Of a file on a disk an older content may come back; then `msync` must tell of it. Of `tmpfs`
 //! there is no other copy: once an access has ended in SIGBUS, every access must, until the page is cut off or a hole.
 
+use super::cell::CellId;
 use super::effect::Effect;
-use super::file::CellId;
 use super::flight::Flight;
 use super::page::{Ends, State};
 use super::result::Keep;

@@ -87,6 +87,7 @@
 //! on ranges are loops over the pages. Nothing is allocated once buffers have grown to the size of the case.
 
 mod access;
+mod cell;
 mod device;
 mod effect;
 mod file;
@@ -104,6 +105,7 @@ mod traps;
 mod uffd;
 mod uffd_files;
 mod uffd_move;
+mod violation;
 
 #[cfg(test)]
 mod tests;
@@ -112,7 +114,7 @@ use crate::config::{MAX_CPUS, MAX_PROCS};
 use crate::observe::{Agent, Backing, FILES, Observation, Signal, UffdFlags};
 use crate::program::family::Family;
 use crate::program::{Case, Op, OpCode};
-use crate::rule::{Evidence, Rule};
+use crate::rule::Rule;
 use effect::Effect;
 use file::Files;
 use flight::Flight;
@@ -121,15 +123,8 @@ use page::{Changes, Ends, Known, Reach, prune};
 use pins::Pin;
 use space::{Space, Spot};
 use traps::Traps;
-
-/// A broken rule of the oracle.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct OracleViolation {
-    /// Which: one of those with ids `oracle.*`.
-    pub rule: Rule,
-    /// What was expected, what was seen, where.
-    pub evidence: Evidence,
-}
+pub use violation::OracleViolation;
+use violation::{broken, nowhere};
 
 /// Every file.
 const FILE_IDS: std::ops::Range<u8> = 0..FILES as u8;
@@ -327,10 +322,9 @@ impl Oracle {
                 Some(spot) if !dirty => self.soft_clean(case, op, proc, spot, vpn),
                 _ => Ok(()),
             },
-            Observation::Userfault { op, proc, vpn, write, reason } => match Self::spot(case, proc, vpn) {
-                Some(spot) => self.userfault(case, op, proc, spot, write, reason, vpn),
-                None => Ok(()),
-            },
+            Observation::Userfault { op, proc, vpn, write, reason } => {
+                self.userfault(case, op, (proc, vpn), write, reason)
+            }
             Observation::Stuck { op, proc, vpn } => self.stuck(case, op, proc, vpn),
             Observation::Released { proc } => {
                 if let Some(p) = self.procs.get_mut(usize::from(proc)) {
@@ -557,46 +551,5 @@ impl Oracle {
         for flight in self.flights.iter_mut().flatten().filter(|f| f.proc == proc) {
             flight.past = Ends::ALL;
         }
-    }
-}
-
-/// An access to where nothing can be mapped.
-fn nowhere(proc: u8, vpn: u32, by: Agent, what: &'static str) -> OracleViolation {
-    broken(Rule::OracleAccess).at(proc, vpn, by, what)
-}
-
-/// A broken rule, with nothing said about it yet.
-fn broken(rule: Rule) -> OracleViolation {
-    OracleViolation { rule, evidence: Evidence::default() }
-}
-
-impl OracleViolation {
-    /// Says where, by whom and at what.
-    fn at(mut self, proc: u8, vpn: u32, by: Agent, what: &'static str) -> OracleViolation {
-        match by {
-            Agent::Cpu(cpu) => self.evidence.cpu = Some(cpu),
-            Agent::Device(device) => self.evidence.device = Some(device),
-            Agent::Dma => {}
-        }
-        self.evidence.proc = Some(proc);
-        self.evidence.vpn = Some(vpn);
-        self.evidence.what = Some(what);
-        self
-    }
-
-    /// Says what was known of the page.
-    fn known(mut self, known: Known) -> OracleViolation {
-        self.evidence.on = Some(match known {
-            Known::One(state) if state.guard => "a guard page",
-            Known::One(state) => state.perm.map_or("not mapped", |p| p.name()),
-            Known::Many(_) => "one of several states",
-            Known::Any => "any state",
-        });
-        if let Known::One(state) = known
-            && self.rule == Rule::OracleValue
-        {
-            self.evidence.expected = Some(u64::from(state.value));
-        }
-        self
     }
 }

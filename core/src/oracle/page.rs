@@ -1,7 +1,8 @@
 //! One page as user space could see it: the states it may be in, and what calls in flight do to them.
 
+use super::cell::CellId;
 use super::effect::Effect;
-use super::file::{CellId, Files};
+use super::file::Files;
 use super::traps::Traps;
 use crate::observe::{Backing, FileId, Token, Userfault};
 use crate::program::Perm;

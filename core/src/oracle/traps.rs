@@ -9,7 +9,7 @@
 //! cell ([`Presence`]); the bits here speak of the process's own entry, and as the kernel takes such entries away when
 //! it likes, only that it maps nothing can be certain.
 
-use super::file::Presence;
+use super::cell::Presence;
 use super::page::{Base, Ends, State};
 use crate::observe::{FAULTED, REMAPPED, SHMEM, Token, UffdFlags, Userfault};
 

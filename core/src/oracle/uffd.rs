@@ -19,17 +19,15 @@ use crate::rule::Rule;
 
 impl Oracle {
     /// An access waits, and the monitor has been told.
-    #[allow(clippy::too_many_arguments, reason = "an observation has that many parts")]
     pub(super) fn userfault(
         &mut self,
         case: &Case,
         op: u32,
-        proc: u8,
-        spot: Spot,
+        (proc, vpn): (u8, u32),
         write: bool,
         reason: Userfault,
-        vpn: u32,
     ) -> Result<(), OracleViolation> {
+        let Some(spot) = Self::spot(case, proc, vpn) else { return Ok(()) };
         let Some(flight) = self.flight(case, op).copied() else { return Ok(()) };
         let cpu = Self::cpu_of(case, op);
         let at = |v: OracleViolation| v.at(proc, vpn, Agent::Cpu(cpu as u8), reason.name());

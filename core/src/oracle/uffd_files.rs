@@ -9,7 +9,8 @@
 //! around the page that it is for.
 
 use super::Oracle;
-use super::file::{FileChange, Files, Presence};
+use super::cell::{FileChange, Presence};
+use super::file::Files;
 use super::flight::Flight;
 use super::page::{Base, Reach, State, insert};
 use super::result::Keep;

@@ -108,22 +108,12 @@ impl Cpu {
         }
     }
 
-    /// Empties an index that holds a value entry, if it still does (`shmem_free_swap()` before it frees the slot).
-    pub fn page_cache_clear(&self, file: FileId, index: u32, expected: CacheEntry) -> bool {
+    /// Compare-and-exchange (`xa_cmpxchg()`) of what the page cache says of an index: false when it says something else by now.
+    pub fn page_cache_cmpxchg(&self, file: FileId, index: u32, expected: CacheEntry, new: CacheEntry) -> bool {
         let s = &mut *self.s();
         let same = s.w.files[file as usize].get(index) == expected;
         if same {
-            s.set_cache_entry(file, index, CacheEntry::Empty);
-        }
-        same
-    }
-
-    /// Puts the note that a page is lost in place of its swap entry (`xa_cmpxchg()`), if that is still there.
-    pub fn page_cache_poison(&self, file: FileId, index: u32, expected: CacheEntry) -> bool {
-        let s = &mut *self.s();
-        let same = s.w.files[file as usize].get(index) == expected;
-        if same {
-            s.set_cache_entry(file, index, CacheEntry::Poisoned);
+            s.set_cache_entry(file, index, new);
         }
         same
     }

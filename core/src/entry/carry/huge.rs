@@ -4,7 +4,7 @@
 //! a huge page is often *invalid* ([`super::super::PMD_TRANSITIONS`]), which changes nothing that it says.
 
 use super::Carry::{Carried, Decided, Dropped, MayDrop, MaySet};
-use super::rules::c;
+use super::rules::{WALKER, c};
 use super::{Cell, Cells, Path};
 use crate::entry::EntryKind::{self, MigrationRead, MigrationReadExclusive, MigrationWrite, None as Empty, Present};
 use std::fmt;
@@ -163,17 +163,7 @@ pub const HUGE_TRANSITIONS: &[HugeTransition] = &[
 
 /// Paths from a huge page to itself that treat bits in their own way.
 pub const HUGE_PATHS: &[Path] = &[
-    Path {
-        op: super::HARDWARE,
-        cells: [
-            c(MaySet, "the walker sets it"),
-            c(MaySet, "the walker sets it for a store"),
-            c(Carried, "the walker leaves software's bits alone"),
-            c(Carried, "the walker leaves software's bits alone"),
-            c(Carried, SAME_PAGE),
-            c(Carried, "the walker grants nothing"),
-        ],
-    },
+    Path { op: super::HARDWARE, cells: WALKER },
     Path { op: "mprotect", cells: modified(Carried, "pmd_modify", Decided) },
     Path { op: "uffd-wp", cells: modified(super::Carry::Set, "pmd_mkuffd_wp", Dropped) },
     Path { op: "uffd-unwp", cells: modified(Dropped, "pmd_clear_uffd_wp", Decided) },

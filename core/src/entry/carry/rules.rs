@@ -402,19 +402,19 @@ pub struct Path {
 /// The walker, as an op.
 pub const HARDWARE: &str = "hardware";
 
+/// What the walker does, at either level.
+pub(super) const WALKER: Cells = [
+    c(MaySet, "the walker sets it"),
+    c(MaySet, "the walker sets it for a store"),
+    c(Carried, "the walker leaves software's bits alone"),
+    c(Carried, "the walker leaves software's bits alone"),
+    c(Carried, SAME_PAGE),
+    c(Carried, "the walker grants nothing"),
+];
+
 /// Paths from a present entry to a present entry that treat bits in their own way.
 pub const PATHS: &[Path] = &[
-    Path {
-        op: HARDWARE,
-        cells: [
-            c(MaySet, "the walker sets it"),
-            c(MaySet, "the walker sets it for a store"),
-            c(Carried, "the walker leaves software's bits alone"),
-            c(Carried, "the walker leaves software's bits alone"),
-            c(Carried, SAME_PAGE),
-            c(Carried, "the walker grants nothing"),
-        ],
-    },
+    Path { op: HARDWARE, cells: WALKER },
     Path {
         op: "mprotect",
         cells: [

@@ -11,7 +11,7 @@ use crate::arch::Pmd;
 use crate::entry::PmdKind;
 use crate::mm::{PmdPtr, VmaId};
 use crate::observe::HUGETLBFS;
-use crate::ops::filemap::{filemap_get_entry, folio_is_at};
+use crate::ops::filemap::{filemap_get_entry, lock_folio_at};
 use crate::ops::huge::pmd_folio;
 use crate::ops::rmap::anon_vma_prepare;
 use crate::ops::vmf::{FaultResult, VmFault};
@@ -166,12 +166,9 @@ async fn find_or_make_folio(k: &Cpu, f: &Fault<'_>) -> Result<NewFolio, FaultRes
 pub(super) async fn filemap_lock_hugetlb_folio(k: &Cpu, index: u32) -> Option<Pfn> {
     loop {
         let CacheEntry::Folio(folio) = filemap_get_entry(k, HUGETLBFS, index).await else { return None };
-        k.lock(Lock::Folio(folio)).await;
-        if folio_is_at(k, folio, HUGETLBFS, index) {
+        if lock_folio_at(k, folio, HUGETLBFS, index).await {
             return Some(folio);
         }
-        k.folio_unlock(folio);
-        k.folio_put(folio);
     }
 }
 

@@ -8,7 +8,7 @@ use crate::entry::{MigrationKind, PmdKind};
 use crate::mm::{PmdPtr, VmaId};
 use crate::observe::HUGETLBFS;
 use crate::ops::huge::pmd_folio;
-use crate::ops::migrate::{get_anon_vma, put_anon_vma};
+use crate::ops::migrate::{get_anon_vma, migration_entry_for, put_anon_vma};
 use crate::ops::rmap::{AnonLock, RmapWalk};
 use crate::phys::{Flags, HpageFlags, Pfn};
 use crate::rule::{Evidence, Rule};
@@ -196,7 +196,7 @@ async fn unshare_or_replace(k: &Cpu, folio: Pfn, vma: VmaId, p: PmdPtr) -> bool 
 }
 
 async fn replace_by_migration_entry(k: &Cpu, folio: Pfn, p: PmdPtr) -> bool {
-    let (arch, ec) = (k.arch(), k.entries());
+    let arch = k.arch();
     // huge_ptep_clear_flush()
     let old = k.pmdp_huge_get_and_clear(p).await;
     k.flush_tlb_range(p.mm, p.vpn, p.vpn + k.config().geometry.ptrs()).await;
@@ -213,19 +213,7 @@ async fn replace_by_migration_entry(k: &Cpu, folio: Pfn, p: PmdPtr) -> bool {
         k.set_pmd_at(p, old).await;
         return false;
     }
-    let kind = match (writable, exclusive) {
-        (true, _) => MigrationKind::Write,
-        (false, true) => MigrationKind::ReadExclusive,
-        (false, false) => MigrationKind::Read,
-    };
-    let mut entry = ec.make_migration_entry(u64::from(folio), kind);
-    if k.pte_young(leaf) {
-        entry = ec.make_migration_entry_young(entry);
-    }
-    if k.pte_dirty(leaf) {
-        entry = ec.make_migration_entry_dirty(entry);
-    }
-    let pte = k.carry_from_present(leaf, arch.swp_entry_to_pte(entry));
+    let pte = migration_entry_for(k, folio, leaf, MigrationKind::of(writable, exclusive));
     k.set_pmd_at(p, Pmd(pte.0)).await;
     k.hugetlb_remove_rmap(folio);
     k.folio_put(folio);
