@@ -335,7 +335,7 @@ defects! {
         "found here; seen on real 6.12.117 and 7.3.4 kernels: docs/found/N40-munlock-of-a-device-page.md";
 }
 
-const _: () = assert!(Defect::ALL.len() < 128, "a DefectSet has one bit for each row");
+const _: () = assert!(Defect::ALL.len() <= DefectSet::LEN, "a DefectSet has one bit for each row");
 
 impl Defect {
     /// The defect with this id.
@@ -351,33 +351,48 @@ impl Defect {
 
 /// A set of defects.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct DefectSet(u128);
+pub struct DefectSet([u64; DefectSet::WORDS]);
 
 impl DefectSet {
+    /// Words of a set.
+    pub const WORDS: usize = 4;
+    /// Rows that there is room for.
+    const LEN: usize = 64 * DefectSet::WORDS;
     /// No defect: the fixed model.
-    pub const EMPTY: DefectSet = DefectSet(0);
+    pub const EMPTY: DefectSet = DefectSet([0; DefectSet::WORDS]);
+
+    /// Where the bit of a defect is.
+    #[inline]
+    fn bit(d: Defect) -> (usize, u64) {
+        (d as usize / 64, 1 << (d as usize % 64))
+    }
 
     /// True when `d` is in the set.
     #[inline]
     pub fn contains(self, d: Defect) -> bool {
-        self.0 & (1 << d as u8) != 0
+        let (word, bit) = DefectSet::bit(d);
+        self.0[word] & bit != 0
     }
 
     /// True when nothing is injected.
     pub fn is_empty(self) -> bool {
-        self.0 == 0
+        self == DefectSet::EMPTY
     }
 
     /// The set and `d`.
     #[must_use]
-    pub fn with(self, d: Defect) -> DefectSet {
-        DefectSet(self.0 | 1 << d as u8)
+    pub fn with(mut self, d: Defect) -> DefectSet {
+        let (word, bit) = DefectSet::bit(d);
+        self.0[word] |= bit;
+        self
     }
 
     /// The set without `d`.
     #[must_use]
-    pub fn without(self, d: Defect) -> DefectSet {
-        DefectSet(self.0 & !(1 << d as u8))
+    pub fn without(mut self, d: Defect) -> DefectSet {
+        let (word, bit) = DefectSet::bit(d);
+        self.0[word] &= !bit;
+        self
     }
 
     /// Members in table order.
@@ -385,14 +400,14 @@ impl DefectSet {
         Defect::ALL.into_iter().filter(move |d| self.contains(*d))
     }
 
-    /// The set as a bit mask, bit *n* for the *n*th row of the table.
-    pub fn bits(self) -> u128 {
+    /// The set as a bit mask, bit *n* for the *n*th row of the table, the lowest 64 first.
+    pub fn bits(self) -> [u64; DefectSet::WORDS] {
         self.0
     }
 
     /// The set of a bit mask; bits that name no defect are dropped.
-    pub fn from_bits(bits: u128) -> DefectSet {
-        DefectSet(bits & ((1 << Defect::ALL.len()) - 1))
+    pub fn from_bits(bits: [u64; DefectSet::WORDS]) -> DefectSet {
+        Defect::ALL.into_iter().filter(|d| DefectSet(bits).contains(*d)).collect()
     }
 }
 
@@ -413,6 +428,6 @@ mod tests {
             assert!(DefectSet::EMPTY.with(d).contains(d));
             assert!(DefectSet::EMPTY.with(d).without(d).is_empty());
         }
-        assert_eq!(DefectSet::from_bits(u128::MAX).iter().count(), Defect::ALL.len());
+        assert_eq!(DefectSet::from_bits([u64::MAX; DefectSet::WORDS]).iter().count(), Defect::ALL.len());
     }
 }

@@ -2,15 +2,15 @@
 //!
 //! ```text
 //!  0..8   magic; its first byte can begin no text
-//!  8      version, now 3
+//!  8      version, now 4
 //!  9..13  kernel, arch, geometry (indices into their tables), number of CPUs
 //! 13..16  zero
-//! 16..32  defects, bit n for row n of the table
-//! 32..40  designs, likewise
-//! 40..44  number of ops
-//! 44..46  number of interruptions
-//! 46..48  number of maps
-//! 48..    maps (process, window, protection, backing, 4 bytes of pages), then ops, then interruptions
+//! 16..48  defects, bit n for row n of the table
+//! 48..56  designs, likewise
+//! 56..60  number of ops
+//! 60..62  number of interruptions
+//! 62..64  number of maps
+//! 64..    maps (process, window, protection, backing, 4 bytes of pages), then ops, then interruptions
 //! ```
 //!
 //! Numbers are little-endian.
@@ -27,8 +27,8 @@ use crate::program::op::Perm;
 /// First bytes of the full layout.
 pub const MAGIC: [u8; 8] = *b"\x8fPTECASE";
 /// The version that is written.
-pub const VERSION: u8 = 3;
-const HEADER: usize = 48;
+pub const VERSION: u8 = 4;
+const HEADER: usize = 64;
 
 /// Little-endian number of up to 8 bytes; what is not there is zero.
 fn number(bytes: &[u8], at: usize, width: usize) -> u64 {
@@ -49,7 +49,7 @@ fn position<T: PartialEq>(table: &[T], item: &T) -> u8 {
 
 /// Numbers of ops, interruptions and maps that the header promises.
 fn counts(bytes: &[u8]) -> (usize, usize, usize) {
-    (number(bytes, 40, 4) as usize, number(bytes, 44, 2) as usize, number(bytes, 46, 2) as usize)
+    (number(bytes, 56, 4) as usize, number(bytes, 60, 2) as usize, number(bytes, 62, 2) as usize)
 }
 
 /// Reads as much as there is. The caller normalises.
@@ -59,9 +59,8 @@ pub(super) fn read(case: &mut Case, bytes: &[u8]) {
     config.arch = entry(&Arch::ALL, number(bytes, 10, 1));
     config.geometry = entry(&Geometry::ALL, number(bytes, 11, 1));
     config.cpus = number(bytes, 12, 1) as u8;
-    let defects = u128::from(number(bytes, 16, 8)) | u128::from(number(bytes, 24, 8)) << 64;
-    config.defects = DefectSet::from_bits(defects);
-    let designs = number(bytes, 32, 8);
+    config.defects = DefectSet::from_bits(std::array::from_fn(|i| number(bytes, 16 + 8 * i, 8)));
+    let designs = number(bytes, 48, 8);
     config.designs = Design::ALL.into_iter().filter(|d| designs & (1 << *d as u8) != 0).collect();
 
     let (ops, interrupts, maps) = counts(bytes);
@@ -89,7 +88,7 @@ pub(super) fn check_frame(bytes: &[u8]) -> Result<(), CodecError> {
     }
     let (ops, interrupts, maps) = counts(bytes);
     for (offset, what, found, limit) in
-        [(40, "ops", ops, MAX_OPS), (44, "interruptions", interrupts, MAX_INTERRUPTS), (46, "maps", maps, MAX_MAPS)]
+        [(56, "ops", ops, MAX_OPS), (60, "interruptions", interrupts, MAX_INTERRUPTS), (62, "maps", maps, MAX_MAPS)]
     {
         if found > limit {
             return Err(CodecError::TooMany { offset, what, found, limit });
@@ -113,7 +112,9 @@ pub(super) fn write(case: &Case, out: &mut Vec<u8>) {
     out.push(position(&Geometry::ALL, &config.geometry));
     out.push(config.cpus);
     out.extend_from_slice(&[0; 3]);
-    out.extend_from_slice(&config.defects.bits().to_le_bytes());
+    for word in config.defects.bits() {
+        out.extend_from_slice(&word.to_le_bytes());
+    }
     let designs = config.designs.iter().fold(0u64, |s, d| s | 1 << d as u8);
     out.extend_from_slice(&designs.to_le_bytes());
     out.extend_from_slice(&(case.ops.len() as u32).to_le_bytes());

@@ -21,7 +21,7 @@ fn any_case(seed: u64) -> Case {
     config.arch = rng.pick(&Arch::ALL).expect("there are architectures");
     config.geometry = rng.pick(&Geometry::ALL).expect("there are geometries");
     config.cpus = 1 + rng.below(4) as u8;
-    config.defects = DefectSet::from_bits(u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64()));
+    config.defects = DefectSet::from_bits(std::array::from_fn(|_| rng.next_u64()));
     config.designs = config.kernel.designs();
     for _ in 0..rng.below(3) {
         config.designs = config.designs.choose(rng.pick(&Design::ALL).expect("there are designs"));
@@ -98,7 +98,7 @@ fn a_truncated_full_case_keeps_its_beginning() {
     for n in MAGIC.len()..bytes.len() {
         let part = decode(&bytes[..n]);
         assert!(is_normal(&part) && part.ops.len() <= case.ops.len());
-        let expected = if n < 48 { 48 } else { bytes.len() };
+        let expected = if n < 64 { 64 } else { bytes.len() };
         assert_eq!(decode_strict(&bytes[..n]), Err(CodecError::Truncated { offset: n, expected }));
     }
 }
@@ -117,9 +117,9 @@ fn the_strict_decoder_says_where_the_frame_is_wrong() {
     assert_eq!(decode_strict(&newer), Err(CodecError::Version { found: 9 }));
 
     let mut huge = bytes.clone();
-    huge[40..44].copy_from_slice(&u32::MAX.to_le_bytes());
+    huge[56..60].copy_from_slice(&u32::MAX.to_le_bytes());
     let error = decode_strict(&huge).expect_err("too many ops");
-    assert_eq!(error.to_string(), "byte 40: 4294967295 ops, at most 4096 are allowed");
+    assert_eq!(error.to_string(), "byte 56: 4294967295 ops, at most 4096 are allowed");
 
     let mut wrong = bytes;
     wrong[9] = 77;
