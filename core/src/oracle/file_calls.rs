@@ -34,22 +34,9 @@ impl Oracle {
             }
             OpCode::Remove => {
                 for spot in flight.spots() {
-                    let changes = self.changes(flight.proc, spot, None);
-                    let Some(set) = self.procs[usize::from(flight.proc)].space.reachable(spot, &changes) else {
-                        // Where mappings have moved, any page of the file may be there.
-                        let pages = if self.moved { 0..self.region_pages } else { spot.page..spot.page + 1 };
-                        for cell in FILE_IDS.flat_map(|f| pages.clone().map(move |page| CellId::new(f, page))) {
-                            self.files.begin(cell, 1 << cpu, FileChange::Erase);
-                        }
-                        continue;
-                    };
-                    for cell in set.iter().filter_map(|s| s.through()).filter(|c| !c.raw()) {
-                        self.files.begin(cell, 1 << cpu, FileChange::Erase);
-                    }
-                    // Which file it is must be known for the hole to be certain.
-                    let known = set.iter().all(|s| s.through() == set[0].through());
+                    let certain = self.begin_hole(cpu, flight.proc, spot);
                     if let Some(flight) = &mut self.flights[cpu] {
-                        flight.contended |= !known;
+                        flight.contended |= !certain;
                     }
                 }
                 self.break_cow_again();
@@ -71,6 +58,24 @@ impl Oracle {
             OpCode::Fork => self.note_cuts(),
             _ => {}
         }
+    }
+
+    /// A hole begins behind this page. False when it is not certain in which page of which file: then the hole is not
+    /// certain anywhere.
+    fn begin_hole(&mut self, cpu: usize, proc: u8, spot: Spot) -> bool {
+        let changes = self.changes(proc, spot, None);
+        let Some(set) = self.procs[usize::from(proc)].space.reachable(spot, &changes) else {
+            // Where mappings have moved, any page of the file may be there.
+            let pages = if self.moved { 0..self.region_pages } else { spot.page..spot.page + 1 };
+            for cell in FILE_IDS.flat_map(|f| pages.clone().map(move |page| CellId::new(f, page))) {
+                self.files.begin(cell, 1 << cpu, FileChange::Erase);
+            }
+            return false;
+        };
+        for cell in set.iter().filter_map(|s| s.through()).filter(|c| !c.raw()) {
+            self.files.begin(cell, 1 << cpu, FileChange::Erase);
+        }
+        set.iter().all(|s| s.through() == set[0].through())
     }
 
     /// While a file gets shorter or a hole, the protection of what it showed there may go with its pages, or stay; a page
