@@ -13,7 +13,7 @@ use super::{driver::pfn_mkwrite, file_fault::finish_mkwrite_fault};
 use crate::config::Defect;
 use crate::entry::Accessor;
 use crate::mm::{PtePtr, VmaId};
-use crate::phys::{Pfn, ZERO_PFN};
+use crate::phys::{Flags, Pfn, ZERO_PFN};
 use crate::rule::{Evidence, Rule};
 use crate::sched::{Cpu, Site};
 
@@ -133,5 +133,6 @@ pub fn copy_user_page(k: &Cpu, vmf: &VmFault, old: Pfn, new: Pfn) -> bool {
     }
     let Some(value) = s.copy_from_user(k.id, vmf.mm, vmf.vpn) else { return false };
     s.w.mem.store(new, value);
+    s.w.mem.folios[new as usize].flags.set(Flags::UPTODATE);
     true
 }
