@@ -150,7 +150,7 @@ pub async fn shmem_get_folio_noalloc(k: &Cpu, index: u32) -> Option<Pfn> {
             CacheEntry::Folio(_) => continue,
             _ => return None,
         };
-        k.folio_lock_many(folio);
+        k.folio_lock_many();
         return Some(folio);
     }
 }

@@ -47,8 +47,8 @@ impl Sim {
     /// An op returns: nothing it took may be left, and nothing it weakened may still be cached as it was.
     pub fn check_return(&mut self, cpu: u8) {
         let c = &self.ctl.cpus[cpu as usize];
-        if let Some(l) = c.held.last() {
-            let e = Evidence { what: Some(l.class().name()), ..Evidence::default() };
+        if let Some(class) = c.held.last(None) {
+            let e = Evidence { what: Some(class.name()), ..Evidence::default() };
             self.violate(cpu, Rule::HeldAtReturn, e);
         } else if c.notifiers_open != 0 {
             self.violate(cpu, Rule::NotifierUnbalanced, Evidence::default());

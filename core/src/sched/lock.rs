@@ -182,9 +182,7 @@ impl Sim {
         if !self.try_take(lock, cpu) {
             return false;
         }
-        if !self.ctl.cpus[cpu as usize].held.push(lock, class) {
-            return self.too_many_locks(cpu);
-        }
+        self.ctl.cpus[cpu as usize].held.push(class);
         if class >= LockClass::Pmd {
             self.ctl.pte_locks += 1;
             self.check_table(lock, cpu);
@@ -192,34 +190,27 @@ impl Sim {
         true
     }
 
-    #[cold]
-    fn too_many_locks(&mut self, cpu: u8) -> bool {
-        self.violate(cpu, Rule::LockOrder, Evidence { what: Some("too many locks"), ..Evidence::default() });
-        true
-    }
-
     /// What lockdep would say before a CPU blocks on a lock: none of its class or of a later one may be held. As
     /// spinlocks are the last classes, that also finds who sleeps under one.
     #[inline]
-    fn lockdep(&mut self, lock: Lock, class: LockClass, cpu: u8) {
+    fn lockdep(&mut self, class: LockClass, cpu: u8) {
         let c = &self.ctl.cpus[cpu as usize];
         if c.held.from(class) || c.lazy_mmu {
-            self.lockdep_complains(lock, cpu);
+            self.lockdep_complains(class, cpu);
         }
     }
 
     #[cold]
-    fn lockdep_complains(&mut self, lock: Lock, cpu: u8) {
-        if self.ctl.cpus[cpu as usize].lazy_mmu && !lock.spins() {
-            self.violate(cpu, Rule::LazyMmu, Evidence { what: Some(lock.class().name()), ..Evidence::default() });
+    fn lockdep_complains(&mut self, class: LockClass, cpu: u8) {
+        if self.ctl.cpus[cpu as usize].lazy_mmu && !class.spins() {
+            self.violate(cpu, Rule::LazyMmu, Evidence { what: Some(class.name()), ..Evidence::default() });
         }
         // Of hugetlb the folio lock has no place in the order: faults take it below these locks, and truncation above.
-        let hugetlb = (LockClass::HugetlbFault..=LockClass::HugetlbIMmap).contains(&lock.class());
-        let counts = |l: &&Lock| !hugetlb || l.class() != LockClass::Folio;
-        let held = self.ctl.cpus[cpu as usize].held.locks().iter().filter(counts);
-        let Some(worst) = held.max_by_key(|l| l.class()).copied().filter(|l| l.class() >= lock.class()) else { return };
-        let rule = if worst.spins() && !lock.spins() { Rule::SleepInAtomic } else { Rule::LockOrder };
-        let e = Evidence { what: Some(lock.class().name()), on: Some(worst.class().name()), ..Evidence::default() };
+        let hugetlb = (LockClass::HugetlbFault..=LockClass::HugetlbIMmap).contains(&class);
+        let worst = self.ctl.cpus[cpu as usize].held.last(hugetlb.then_some(LockClass::Folio));
+        let Some(worst) = worst.filter(|worst| *worst >= class) else { return };
+        let rule = if worst.spins() && !class.spins() { Rule::SleepInAtomic } else { Rule::LockOrder };
+        let e = Evidence { what: Some(class.name()), on: Some(worst.name()), ..Evidence::default() };
         self.violate(cpu, rule, e);
     }
 
@@ -228,7 +219,7 @@ impl Sim {
             return self.not_owner(class, cpu);
         }
         let c = &mut self.ctl.cpus[cpu as usize];
-        c.held.remove(lock, class);
+        c.held.remove(class);
         if class >= LockClass::Pmd {
             c.cleared = None;
             self.ctl.pte_locks -= 1;
@@ -307,7 +298,7 @@ impl Future for Locking<'_> {
             return Poll::Pending;
         }
         if self.stage != Stage::Wait {
-            s.lockdep(lock, class, id);
+            s.lockdep(class, id);
             self.stage = Stage::Wait;
         }
         if s.ctl.violation.is_none() && s.try_acquire(lock, class, id) {
@@ -339,9 +330,9 @@ impl Cpu {
     }
 
     /// Lets lockdep forget a folio lock: see [`Cpu::folio_trylock_many()`].
-    pub fn folio_lock_many(&self, pfn: Pfn) {
+    pub fn folio_lock_many(&self) {
         let s = &mut *self.s();
-        s.ctl.cpus[self.id as usize].held.remove(Lock::Folio(pfn), LockClass::Folio);
+        s.ctl.cpus[self.id as usize].held.remove(LockClass::Folio);
     }
 
     /// `might_sleep()`: nothing that may sleep is called under a spinlock.
@@ -349,7 +340,7 @@ impl Cpu {
     pub fn might_sleep(&self, what: &'static str) {
         let s = &mut *self.s();
         if s.ctl.cpus[self.id as usize].held.from(LockClass::PageTable) {
-            let on = s.ctl.cpus[self.id as usize].held.last().map(|l| l.class().name());
+            let on = s.ctl.cpus[self.id as usize].held.last(None).map(LockClass::name);
             s.violate(self.id, Rule::SleepInAtomic, Evidence { what: Some(what), on, ..Evidence::default() });
         }
     }

@@ -121,6 +121,36 @@ pub enum LockClass {
 }
 
 impl LockClass {
+    /// All of them, in lockdep's order.
+    pub const ALL: [LockClass; 21] = [
+        LockClass::MemoryFailure,
+        LockClass::MemHotplug,
+        LockClass::Ksm,
+        LockClass::Inode,
+        LockClass::Mmap,
+        LockClass::Vma,
+        LockClass::Board,
+        LockClass::HugetlbInode,
+        LockClass::Invalidate,
+        LockClass::HugetlbFault,
+        LockClass::HugetlbVma,
+        LockClass::HugetlbIMmap,
+        LockClass::Folio,
+        LockClass::IMmap,
+        LockClass::AnonVma,
+        LockClass::Mirror,
+        LockClass::PageTable,
+        LockClass::Pmd,
+        LockClass::PmdNested,
+        LockClass::Pte,
+        LockClass::PteNested,
+    ];
+
+    /// True for spinlocks.
+    pub fn spins(self) -> bool {
+        self >= LockClass::PageTable
+    }
+
     /// Name as lockdep would give it.
     pub fn name(self) -> &'static str {
         match self {
@@ -179,9 +209,14 @@ impl Lock {
             Lock::PteNested(_) => LockClass::PteNested,
         }
     }
+}
 
-    /// True for spinlocks.
-    pub fn spins(self) -> bool {
-        self.class() >= LockClass::PageTable
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_classes_stand_in_the_order_of_lockdep() {
+        assert!(LockClass::ALL.iter().enumerate().all(|(i, class)| *class as usize == i));
     }
 }
