@@ -333,6 +333,12 @@ defects! {
     N41 = "N41", fixed None, "mlock_pte_range",
         "munlock passes over a page in device memory: it is given back as locked, and the count of locked pages stays wrong",
         "found here; seen on real 6.12.117 and 7.3.4 kernels: docs/found/N40-munlock-of-a-device-page.md";
+    N23 = "N23", fixed None, "move_hugetlb_page_tables",
+        "mremap moves hugetlb pages and flushes the old addresses when all have moved: a page may be freed and used anew by then",
+        "found here; read another process's memory on real 6.12.117 and 7.3.4 kernels: docs/found/N23-mremap-of-hugetlb-and-migration.md";
+    N24 = "N24", fixed None, "move_hugetlb_page_tables",
+        "mremap looks for a hugetlb page without the lock, finds a migration that has just cleared its entry, and leaves the page behind",
+        "found here; pages were lost on real 6.12.117 and 7.3.4 kernels: docs/found/N23-mremap-of-hugetlb-and-migration.md";
 }
 
 const _: () = assert!(Defect::ALL.len() <= DefectSet::LEN, "a DefectSet has one bit for each row");

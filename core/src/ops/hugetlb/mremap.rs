@@ -25,8 +25,7 @@ pub async fn move_hugetlb_page_tables(k: &Cpu, vma: VmaId, new_vma: VmaId, start
     for old in (start..end).step_by(k.config().geometry.ptrs() as usize) {
         let new = to + (old - start);
         let Some(src) = k.pmd_offset(mm, old) else { continue };
-        // (The kernel asks without the lock, whatever it reads.)
-        if k.arch().pmd_none(k.pmdp_get(src)) || huge_pmd_unshare_one(k, &mut unshared, vma, src).await {
+        if nothing_to_move(k, &mut unshared, vma, src).await {
             continue;
         }
         // Here we differ from the kernel, which would share a table here, and for that take i_mmap_rwsem a second time (N22).
@@ -41,14 +40,21 @@ pub async fn move_hugetlb_page_tables(k: &Cpu, vma: VmaId, new_vma: VmaId, start
     hugetlb_vma_unlock_write(k, vma);
 }
 
-async fn huge_pmd_unshare_one(k: &Cpu, unshared: &mut Unshared, vma: VmaId, src: PmdPtr) -> bool {
+/// No page at the old address, or a table that was shared. Here we differ from the kernel, which asks for a page without the
+/// lock (N24): a migration clears the entry first and puts its own there next.
+async fn nothing_to_move(k: &Cpu, unshared: &mut Unshared, vma: VmaId, src: PmdPtr) -> bool {
+    let none = || k.arch().pmd_none(k.pmdp_get(src));
+    if k.has(Defect::N24) && none() {
+        return true;
+    }
     k.pmd_lock(src).await;
-    let done = huge_pmd_unshare(k, unshared, vma, src).await;
+    let nothing = none() || huge_pmd_unshare(k, unshared, vma, src).await;
     k.pmd_unlock(src);
-    done
+    nothing
 }
 
-/// `move_huge_pte()`.
+/// `move_huge_pte()`, with a flush that the kernel leaves to its caller (N23), as `move_ptes()` did once: whoever finds the
+/// entry at the new address, with no more than the lock, may free the page.
 async fn move_huge_pte(k: &Cpu, src: PmdPtr, dst: PmdPtr) {
     k.pmd_lock(dst).await;
     let nested = src.table != dst.table;
@@ -56,6 +62,9 @@ async fn move_huge_pte(k: &Cpu, src: PmdPtr, dst: PmdPtr) {
         k.lock(Lock::PmdNested(src.table)).await;
     }
     let pmd = k.pmdp_huge_get_and_clear(src).await;
+    if !k.has(Defect::N23) {
+        k.flush_tlb_range(src.mm, src.vpn, src.vpn + k.config().geometry.ptrs()).await;
+    }
     k.site(Site::MremapMove).await;
     k.set_pmd_at(dst, pmd).await;
     if nested {
