@@ -269,6 +269,8 @@ pub enum Agent {
     Device(u8),
     /// A device that was given a pinned page.
     Dma,
+    /// The kernel, for a debugger (`/proc/pid/mem`).
+    Debugger,
 }
 
 /// How a system call ended.

@@ -280,6 +280,9 @@ rules! {
     MlockFreed = "mlock.freed", AtFree,
         "a page is not given back as locked into memory, unless unlocking was interrupted",
         "mm/page_alloc.c: the comment about Mlocked in free_pages_prepare()";
+    GupMovable = "gup.longterm-movable", AtReturn,
+        "a page that is pinned for a long time is not in ZONE_MOVABLE",
+        "mm/gup.c: check_and_migrate_movable_pages(); Documentation/admin-guide/mm/memory-hotplug.rst";
 }
 
 impl Rule {

@@ -147,6 +147,7 @@ sites! {
     CompactIsolate = "isolate_migratepages_block:isolate", "Compaction is about to take the next page off the LRU.";
     CompactFree = "isolate_freepages:isolate", "Compaction is about to take free pages off their list.";
     MlockEntry = "mlock_pte_range:entry", "The next entry of a mapping that is being locked or unlocked is about to be looked at.";
+    RemoteCopy = "__access_remote_vm:copy", "The kernel is about to copy to or from a page for a debugger.";
 }
 
 impl Site {

@@ -89,6 +89,7 @@ fn words(seen: &Observation, doc: &Document) -> String {
         Agent::Cpu(n) => format!("cpu{n}"),
         Agent::Device(n) => names::device(n),
         Agent::Dma => "DMA".to_string(),
+        Agent::Debugger => "a debugger".to_string(),
     };
     let op = |op: u32| {
         let text = doc.case.ops.get(op as usize).map(|o| format!(" ({})", names::op(o, doc)));

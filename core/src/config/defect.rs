@@ -339,6 +339,21 @@ defects! {
     N24 = "N24", fixed None, "move_hugetlb_page_tables",
         "mremap looks for a hugetlb page without the lock, finds a migration that has just cleared its entry, and leaves the page behind",
         "found here; pages were lost on real 6.12.117 and 7.3.4 kernels: docs/found/N23-mremap-of-hugetlb-and-migration.md";
+    V25 = "V25", fixed Some(Kernel::V5_14), "faultin_page",
+        "a forced write forgets that it is one once copy-on-write is broken: if the copy is dropped, it goes to the file",
+        "CVE-2016-5195 (Dirty COW); 19be0eaffa3a (\"mm: remove gup_flags FOLL_WRITE games from __get_user_pages()\", 4.9)";
+    V26 = "V26", fixed Some(Kernel::V6_1), "can_follow_write_pte",
+        "a forced write takes a dirty entry for its own copy, which UFFDIO_CONTINUE of a file's page makes too (since 5.16)",
+        "CVE-2022-2590; 5535be309971 (\"mm/gup: fix FOLL_FORCE COW security issue and remove FOLL_COW\", 6.0)";
+    V31 = "V31", fixed None, "check_and_migrate_movable_pages",
+        "a page that somebody has off the LRU just then is pinned for a long time in ZONE_MOVABLE",
+        "517f496e1e61 (\"mm/gup: revert 'mm: gup: fix infinite loop within __get_longterm_locked'\", 6.17), of 6.14; in no release's set, as 6.15 stands for a repaired one";
+    V32 = "V32", fixed Some(Kernel::V6_6), "gup_must_unshare",
+        "the zero page, or a page of a file in a private mapping, is pinned for reading as it is",
+        "84209e87c696 (\"mm/gup: reliable R/O long-term pinning in COW mappings\", 6.2)";
+    N46 = "N46", fixed None, "wp_huge_pmd",
+        "what is to be unshared of a huge page of a file is mapped huge again by the same fault, for ever (since 6.2)",
+        "found here; seen on real 6.12.117 and 7.3.4 kernels: docs/found/N46-longterm-pin-of-a-huge-file-page.md";
 }
 
 const _: () = assert!(Defect::ALL.len() <= DefectSet::LEN, "a DefectSet has one bit for each row");

@@ -53,15 +53,10 @@ async fn fault(k: &Cpu, mut vmf: VmFault) -> FaultResult {
     handle_pte_fault(k, &mut vmf).await
 }
 
-/// The same with `FAULT_FLAG_UNSHARE`, as `break_ksm()` asks for it.
+/// The same with `FAULT_FLAG_UNSHARE`, as `break_ksm()` and pins for reading ask for it.
 pub async fn handle_unshare_fault(k: &Cpu, vma: VmaId, vpn: u32) -> FaultResult {
     let mm = k.s().w.vmas[vma].mm;
-    let mut vmf =
-        VmFault { vma, mm, vpn, write: false, unshare: true, retry: false, vma_lock: false, orig_pte: Pte(0) };
-    if is_vm_hugetlb_page(k, vma) {
-        return hugetlb_fault(k, &vmf).await;
-    }
-    handle_pte_fault(k, &mut vmf).await
+    fault(k, VmFault { vma, mm, vpn, write: false, unshare: true, retry: false, vma_lock: false, orig_pte: Pte(0) }).await
 }
 
 /// `handle_pte_fault()`.

@@ -1,18 +1,19 @@
 //! `mm/gup.c`: getting at the page behind an address.
 
 use super::access::find_vma;
-use super::fault::{handle_mm_fault, handle_mm_fault_retry, handle_unshare_fault};
+use super::fault::{handle_mm_fault, handle_mm_fault_retry};
+use super::gup_longterm::writable_file_mapping_allowed;
 use super::huge::follow_huge_pmd;
 use super::hugetlb::is_vm_hugetlb_page;
 use super::pgtable::pte_alloc;
-use super::split::{split_huge_pmd, split_huge_pmd_address};
+use super::split::split_huge_pmd;
 use super::uffd::userfault_retry;
 use super::vmf::FaultResult;
 use crate::arch::Pte;
 use crate::config::{Defect, Design, Kernel};
 use crate::mm::{Pinned, VmaId};
 use crate::observe::Outcome;
-use crate::phys::{Flags, Pfn};
+use crate::phys::{Flags, Pfn, ZERO_PFN};
 use crate::rule::{Evidence, Rule};
 use crate::sched::{Cpu, Lock, Site};
 
@@ -28,6 +29,8 @@ pub enum Grab {
     GetSplitPmd,
     /// `FOLL_PIN`.
     Pin,
+    /// The same with `FOLL_LONGTERM`.
+    PinLongterm,
 }
 
 /// Why it failed.
@@ -69,13 +72,16 @@ pub async fn get_user_page(k: &Cpu, mm: u8, vpn: u32, grab: Grab) -> Result<(Pfn
     }
     loop {
         k.site(Site::PinLookup).await;
+        if grab == Grab::PinLongterm && !writable_file_mapping_allowed(k, vma) {
+            return Err(GupError::Fault);
+        }
         refuse_raw(k, vma, vpn, true).await?;
         if let Some(page) = follow_page(k, vma, vpn, grab).await {
             return Ok((page, vma));
         }
         vma = match grab {
             Grab::Get | Grab::GetSplitPmd => fault_error(handle_mm_fault(k, vma, vpn, true).await).map(|()| vma)?,
-            Grab::Pin => faultin_page_unlockable(k, vma, vpn, true).await?,
+            Grab::Pin | Grab::PinLongterm => faultin_page_unlockable(k, vma, vpn, true).await?,
         };
     }
 }
@@ -124,7 +130,7 @@ fn try_grab_folio(k: &Cpu, page: Pfn, grab: Grab) {
     let folio = k.page_folio(page);
     match grab {
         Grab::Get | Grab::GetSplitPmd => k.folio_get(folio),
-        Grab::Pin => k.folio_pin(folio),
+        Grab::Pin | Grab::PinLongterm => k.folio_pin(folio),
     }
 }
 
@@ -192,7 +198,7 @@ pub(super) async fn refuse_raw(k: &Cpu, vma: VmaId, vpn: u32, write: bool) -> Re
 }
 
 /// What becomes of a fault in `faultin_page()`.
-fn fault_error(result: FaultResult) -> Result<(), GupError> {
+pub(super) fn fault_error(result: FaultResult) -> Result<(), GupError> {
     match result {
         FaultResult::Done => Ok(()),
         FaultResult::Oom => Err(GupError::NoMem),
@@ -224,7 +230,7 @@ async fn follow_page_pte(k: &Cpu, mm: u8, vpn: u32, grab: Grab) -> Option<Pfn> {
         let folio = k.page_folio(page);
         try_grab_folio(k, page, grab);
         // FOLL_TOUCH, which goes with plain references only.
-        if grab != Grab::Pin && !k.pte_dirty(pte) {
+        if matches!(grab, Grab::Get | Grab::GetSplitPmd) && !k.pte_dirty(pte) {
             k.folio_mark_dirty(folio);
         }
         found = Some(page);
@@ -247,113 +253,6 @@ pub async fn pin(k: &Cpu, mm: u8, vpn: u32) -> Outcome {
     result.map_or_else(GupError::outcome, |_| Outcome::Done)
 }
 
-/// `pin_user_pages(FOLL_LONGTERM)` of one page, to be read only. A page that others may share is taken out of the sharing
-/// first (`gup_must_unshare()`), or a later write of the process would go to a copy that the device does not see.
-pub async fn pin_read(k: &Cpu, mm: u8, vpn: u32) -> Outcome {
-    if k.s().w.mms[mm as usize].pins.len() >= MAX_PINS {
-        return Outcome::Busy;
-    }
-    k.lock(Lock::MmapRead(mm)).await;
-    let result = pin_read_locked(k, mm, vpn).await;
-    if let Ok(pfn) = result {
-        k.s().w.mms[mm as usize].pins.push(Pinned { vpn, pfn, write: false });
-    }
-    k.unlock(Lock::MmapRead(mm));
-    result.map_or_else(GupError::outcome, |_| Outcome::Done)
-}
-
-async fn pin_read_locked(k: &Cpu, mm: u8, vpn: u32) -> Result<Pfn, GupError> {
-    let vma = find_vma(k, mm, vpn, false).map_err(|_| GupError::Fault)?;
-    let hugetlb = is_vm_hugetlb_page(k, vma);
-    loop {
-        k.site(Site::PinLookup).await;
-        refuse_raw(k, vma, vpn, false).await?;
-        let followed = if hugetlb {
-            follow_hugetlb_read(k, vma, vpn).await
-        } else {
-            // A huge page is split first, so that its pages can be looked at one by one.
-            if k.pmd_leaf(mm, vpn).is_some() {
-                split_huge_pmd_address(k, vma, vpn, None).await;
-                pte_alloc(k, mm, vpn).await;
-            }
-            follow_page_pte_read(k, vma, vpn).await
-        };
-        let result = match followed {
-            Followed::Page(page) => return Ok(page),
-            Followed::Unshare => handle_unshare_fault(k, vma, vpn).await,
-            Followed::Nothing => handle_mm_fault(k, vma, vpn, false).await,
-        };
-        match result {
-            FaultResult::Done => {}
-            FaultResult::Oom => return Err(GupError::NoMem),
-            FaultResult::SigBus | FaultResult::SigSegv | FaultResult::HwPoison | FaultResult::Retry => {
-                return Err(GupError::Fault);
-            }
-        }
-    }
-}
-
-/// What `follow_page_pte()` came to without `FOLL_WRITE`.
-enum Followed {
-    /// The page, pinned.
-    Page(Pfn),
-    /// `-EMLINK`.
-    Unshare,
-    /// No page.
-    Nothing,
-}
-
-/// `follow_page_pte()` with `FOLL_PIN | FOLL_LONGTERM`.
-async fn follow_page_pte_read(k: &Cpu, vma: VmaId, vpn: u32) -> Followed {
-    let arch = k.arch();
-    let (mm, shared_mapping) = {
-        let s = k.s();
-        (s.w.vmas[vma].mm, s.w.vmas[vma].shared())
-    };
-    let Some(p) = k.pte_offset_map_lock(mm, vpn).await else { return Followed::Nothing };
-    let pte = k.ptep_get(p);
-    let mut followed = Followed::Nothing;
-    if arch.pte_present(pte) && gup_can_follow(k, pte) && !hidden(k, pte) {
-        let page = k.pte_pfn(pte);
-        // gup_must_unshare(): the zero page is not anonymous, and this mapping is private. Releases that count references
-        // cannot tell, and pin the page as it is.
-        let knows = !k.uses(Design::CowByCount) && !k.has(Defect::V7) && !shared_mapping;
-        let shared = knows && !k.pte_write(pte) && !k.page_anon_exclusive(page);
-        if shared {
-            followed = Followed::Unshare;
-        } else {
-            k.folio_pin(k.page_folio(page));
-            followed = Followed::Page(page);
-        }
-    }
-    k.pte_unmap_unlock(p);
-    followed
-}
-
-/// `follow_huge_pmd()` of hugetlb memory, likewise.
-async fn follow_hugetlb_read(k: &Cpu, vma: VmaId, vpn: u32) -> Followed {
-    let (mm, shared_mapping) = {
-        let s = k.s();
-        (s.w.vmas[vma].mm, s.w.vmas[vma].shared())
-    };
-    let Some(p) = k.pmd_trans_huge_lock(mm, vpn).await else { return Followed::Nothing };
-    let mut followed = Followed::Nothing;
-    if let Some(page) = follow_huge_pmd(k, p, vpn, false) {
-        let folio = k.page_folio(page);
-        // gup_must_unshare()
-        let knows = !k.uses(Design::CowByCount) && !k.has(Defect::V7) && !shared_mapping;
-        let leaf = k.entries().pmd_as_pte(k.pmdp_get(p));
-        if knows && !k.pte_write(leaf) && !k.page_anon_exclusive(folio) {
-            followed = Followed::Unshare;
-        } else {
-            k.folio_pin(folio);
-            followed = Followed::Page(page);
-        }
-    }
-    k.pmd_unlock(p);
-    followed
-}
-
 /// A transfer by the device that has the pinned page: to or from the frame, without any page table. `EINVAL` when
 /// nothing fit for it was pinned there.
 pub async fn dma(k: &Cpu, mm: u8, vpn: u32, write: bool) -> Outcome {
@@ -364,7 +263,7 @@ pub async fn dma(k: &Cpu, mm: u8, vpn: u32, write: bool) -> Outcome {
         return Outcome::Invalid;
     };
     // Of files the file system would have to be asked first.
-    if write && !pin.write || !s.w.mem.folios[s.w.mem.page_folio(pin.pfn) as usize].anon() {
+    if write && (!pin.write || !s.w.mem.folios[s.w.mem.page_folio(pin.pfn) as usize].anon()) {
         return Outcome::Invalid;
     }
     s.dma_access(op, mm, vpn, pin.pfn, write);
@@ -393,6 +292,9 @@ pub async fn unpin_all(k: &Cpu, mm: u8) {
 
 async fn release_pin(k: &Cpu, pin: Pinned) {
     let page = pin.pfn;
+    if page == ZERO_PFN {
+        return;
+    }
     let folio = k.page_folio(page);
     // sanity_check_pinned_pages(): of a folio that a PMD maps, the first page speaks for all.
     let exclusive = k.page_anon_exclusive(page) || k.page_anon_exclusive(folio);

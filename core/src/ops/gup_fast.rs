@@ -6,6 +6,7 @@
 //! the entry, is told by a sequence count.
 
 use super::gup::{MAX_PINS, pin};
+use super::gup_longterm::gup_fast_longterm_allowed;
 use super::huge::follow_huge_pmd;
 use crate::config::Defect;
 use crate::mm::{Pinned, PmdPtr};
@@ -19,7 +20,7 @@ pub async fn pin_fast(k: &Cpu, mm: u8, vpn: u32) -> Outcome {
     if k.s().w.mms[mm as usize].pins.len() >= MAX_PINS {
         return Outcome::Busy;
     }
-    match gup_fast(k, mm, vpn).await {
+    match gup_fast(k, mm, vpn, false).await {
         Some(pfn) => {
             k.s().w.mms[mm as usize].pins.push(Pinned { vpn, pfn, write: true });
             Outcome::Done
@@ -29,14 +30,14 @@ pub async fn pin_fast(k: &Cpu, mm: u8, vpn: u32) -> Outcome {
     }
 }
 
-/// `gup_fast()`.
-async fn gup_fast(k: &Cpu, mm: u8, vpn: u32) -> Option<Pfn> {
+/// `gup_fast()`, with `FOLL_LONGTERM` or without.
+pub(super) async fn gup_fast(k: &Cpu, mm: u8, vpn: u32, longterm: bool) -> Option<Pfn> {
     let seq = |k: &Cpu| k.s().w.mms[mm as usize].write_protect_seq;
     let before = seq(k);
     if before & 1 != 0 && !k.has(Defect::V8) {
         return None;
     }
-    let page = gup_fast_pte_range(k, mm, vpn).await?;
+    let page = gup_fast_pte_range(k, mm, vpn, longterm).await?;
     if seq(k) != before && !k.has(Defect::V8) {
         k.note(Note::GupFastUndone, Some(page), 0, 0);
         k.folio_unpin(k.page_folio(page));
@@ -46,10 +47,10 @@ async fn gup_fast(k: &Cpu, mm: u8, vpn: u32) -> Option<Pfn> {
 }
 
 /// `gup_fast_pte_range()` of one entry, with `FOLL_WRITE | FOLL_PIN`.
-async fn gup_fast_pte_range(k: &Cpu, mm: u8, vpn: u32) -> Option<Pfn> {
+async fn gup_fast_pte_range(k: &Cpu, mm: u8, vpn: u32, longterm: bool) -> Option<Pfn> {
     let arch = k.arch();
     if let Some(p) = k.pmd_leaf(mm, vpn) {
-        return gup_fast_pmd_leaf(k, p, vpn).await;
+        return gup_fast_pmd_leaf(k, p, vpn, longterm).await;
     }
     let p = k.pte_offset(mm, vpn)?;
     let pte = k.ptep_get(p);
@@ -65,7 +66,7 @@ async fn gup_fast_pte_range(k: &Cpu, mm: u8, vpn: u32) -> Option<Pfn> {
     // try_grab_folio_fast(): not when the folio is free. (A page whose folio has changed meanwhile is one that the entry
     // no longer maps.)
     let folio = k.page_folio(page);
-    if page == ZERO_PFN || k.folio_ref_count(folio) <= 0 {
+    if page == ZERO_PFN || k.folio_ref_count(folio) <= 0 || longterm && !gup_fast_longterm_allowed(k, folio) {
         return None;
     }
     k.folio_pin(folio);
@@ -80,7 +81,7 @@ async fn gup_fast_pte_range(k: &Cpu, mm: u8, vpn: u32) -> Option<Pfn> {
 
 /// `gup_fast_pud_range()` and `gup_fast_pmd_leaf()`, of a PMD that was found in this table: interrupts are off, so that
 /// nobody who waits for all walks without locks to end goes on before this one has.
-async fn gup_fast_pmd_leaf(k: &Cpu, p: PmdPtr, vpn: u32) -> Option<Pfn> {
+async fn gup_fast_pmd_leaf(k: &Cpu, p: PmdPtr, vpn: u32, longterm: bool) -> Option<Pfn> {
     k.set_irqs(false);
     k.site(Site::GupFastPud).await;
     let pmd = k.pmdp_get(p);
@@ -89,7 +90,7 @@ async fn gup_fast_pmd_leaf(k: &Cpu, p: PmdPtr, vpn: u32) -> Option<Pfn> {
     if let Some(page) = found {
         k.site(Site::GupFastGrab).await;
         let folio = k.page_folio(page);
-        if k.folio_ref_count(folio) > 0 {
+        if k.folio_ref_count(folio) > 0 && (!longterm || gup_fast_longterm_allowed(k, folio)) {
             k.folio_pin(folio);
             k.site(Site::GupFastCheck).await;
             if k.pmdp_get(p) == pmd {

@@ -5,14 +5,14 @@
 use super::gup::gup_can_follow;
 use super::huge_zero::{do_huge_zero_page, do_huge_zero_wp_pmd, dup_huge_zero_page, is_huge_zero_pmd};
 use super::numa::do_huge_pmd_numa_page;
-use super::pgtable::{pmd_alloc, pte_alloc_one};
+use super::pgtable::{pmd_alloc, pte_alloc, pte_alloc_one};
 use super::split::split_huge_pmd;
 use super::swap_cache::folio_free_swap;
 use super::uffd::handle_userfault;
 use super::vma_lock::vmf_anon_prepare;
 use super::vmf::{FaultResult, VmFault};
 use crate::arch::{Pmd, Pte};
-use crate::config::Design;
+use crate::config::{Defect, Design};
 use crate::entry::{MigrationKind, PmdKind};
 use crate::mm::{PmdPtr, Thp, VmaId};
 use crate::observe::{Backing, Userfault};
@@ -58,7 +58,7 @@ pub async fn handle_pmd_fault(k: &Cpu, vmf: &VmFault) -> Option<FaultResult> {
         }
         PmdKind::Huge | PmdKind::Invalid => {
             let write = k.pte_write(k.entries().pmd_as_pte(orig_pmd));
-            if vmf.write && !write {
+            if (vmf.write || vmf.unshare) && !write {
                 return wp_huge_pmd(k, vmf, p, orig_pmd).await;
             }
             huge_pmd_set_accessed(k, vmf, p, orig_pmd).await;
@@ -142,9 +142,13 @@ async fn wp_huge_pmd(k: &Cpu, vmf: &VmFault, p: PmdPtr, orig_pmd: Pmd) -> Option
     let anonymous = k.s().w.vmas[vmf.vma].anonymous();
     if !anonymous {
         split_huge_pmd(k, vmf.vma, p, None).await;
+        if vmf.unshare && !k.has(Defect::N46) {
+            // Or do_fault(), for which this is a read, maps the huge folio again.
+            pte_alloc(k, vmf.mm, vmf.vpn).await;
+        }
         return None;
     }
-    let uffd_wp = k.s().w.vmas[vmf.vma].uffd_wp() && k.pte_uffd_wp(k.entries().pmd_as_pte(orig_pmd));
+    let uffd_wp = !vmf.unshare && k.s().w.vmas[vmf.vma].uffd_wp() && k.pte_uffd_wp(k.entries().pmd_as_pte(orig_pmd));
     if uffd_wp {
         split_huge_pmd(k, vmf.vma, p, None).await;
         return None;
@@ -193,7 +197,12 @@ async fn do_huge_pmd_wp_page(k: &Cpu, vmf: &VmFault, p: PmdPtr, orig_pmd: Pmd) -
         split_huge_pmd(k, vmf.vma, p, None).await;
         return None;
     }
+    if vmf.unshare {
+        k.pmd_unlock(p);
+        return Some(FaultResult::Done);
+    }
     k.note(Note::Reused, Some(folio), 0, 0);
+    k.set_fault_write(true);
     let arch = k.arch();
     let writable = k.s().w.vmas[vmf.vma].writable();
     k.pmdp_update(p, |pte| {

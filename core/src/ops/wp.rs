@@ -117,6 +117,7 @@ async fn do_wp_page_cont(k: &Cpu, vmf: &mut VmFault, p: PtePtr) -> FaultResult {
 /// `wp_page_reuse()`. Releases the page-table lock.
 pub async fn wp_page_reuse(k: &Cpu, vmf: &VmFault, p: PtePtr, folio: Pfn) {
     k.note(Note::Reused, Some(folio), 0, 0);
+    k.set_fault_write(true);
     k.site(Site::WpReuse).await;
     let arch = k.arch();
     let entry = arch.pte_mkyoung(vmf.orig_pte);
@@ -224,6 +225,7 @@ pub async fn try_wp_page_copy(k: &Cpu, vmf: &VmFault, old: Pfn) -> Option<bool> 
                 k.munlock_vma_folio(old, vmf.vma);
             }
             k.note(Note::Copied, Some(old), new, 0);
+            k.set_fault_write(true);
             put = old_folio;
         }
         k.pte_unmap_unlock(p);

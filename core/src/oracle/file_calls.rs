@@ -128,13 +128,13 @@ impl Oracle {
 
     fn may_everything_be_copied(&mut self, proc: u8) {
         for spot in everywhere(self.procs[usize::from(proc)].space.lens()) {
-            self.may_be_copied(proc, spot);
+            self.may_be_copied(proc, spot, false);
         }
     }
 
     fn may_all_be_copied(&mut self, flight: &Flight) {
         for spot in flight.spots() {
-            self.may_be_copied(flight.proc, spot);
+            self.may_be_copied(flight.proc, spot, flight.remote());
         }
     }
 
@@ -147,11 +147,11 @@ impl Oracle {
         }
     }
 
-    /// Adds the copies of a file's page that a private page may be.
-    pub(super) fn may_be_copied(&mut self, proc: u8, spot: Spot) {
+    /// Adds the copies of a file's page that a private page may be. A debugger needs no permission.
+    pub(super) fn may_be_copied(&mut self, proc: u8, spot: Spot, forced: bool) {
         let space = &mut self.procs[usize::from(proc)].space;
         let Some(states) = space.states(spot) else { return };
-        if !states.iter().any(|s| matches!(s.base, Base::Private(_)) && s.permits(false)) {
+        if !states.iter().any(|s| matches!(s.base, Base::Private(_)) && (forced || s.permits(false))) {
             return;
         }
         let mut set: Reach = states.iter().copied().collect();

@@ -248,11 +248,13 @@ impl Flight {
     /// The kind of access that it makes to its pages: `Some(true)` for stores.
     pub(super) fn access(&self) -> Option<bool> {
         match self.code {
-            OpCode::Read | OpCode::DevRead | OpCode::PopulateRead | OpCode::PinRead => Some(false),
+            OpCode::Read | OpCode::DevRead | OpCode::PopulateRead | OpCode::PinRead | OpCode::MemRead => Some(false),
             OpCode::Write
             | OpCode::DevWrite
             | OpCode::Pin
             | OpCode::PinFast
+            | OpCode::PinLongterm
+            | OpCode::MemWrite
             | OpCode::Exclusive
             | OpCode::PopulateWrite => Some(true),
             _ => None,

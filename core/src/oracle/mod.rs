@@ -98,6 +98,7 @@ mod lost;
 mod moves;
 mod page;
 mod pins;
+mod remote;
 mod result;
 mod smaps;
 mod space;
@@ -288,6 +289,12 @@ impl Oracle {
             Observation::End { op, outcome } => self.end(case, op, outcome),
             Observation::Load { op, proc, vpn, by, value } => {
                 let Some(spot) = Self::spot(case, proc, vpn) else { return Err(nowhere(proc, vpn, by, "load")) };
+                if by == Agent::Debugger {
+                    let cpu = Self::cpu_of(case, op);
+                    self.remote_access(proc, spot, value, false, cpu).map_err(|v| v.at(proc, vpn, by, "read of /proc/pid/mem"))?;
+                    self.count(case, op, by, false);
+                    return Ok(());
+                }
                 if by == Agent::Dma {
                     return self.dma_load(proc, spot, value).map_err(|v| v.at(proc, vpn, by, "DMA read"));
                 }
@@ -297,6 +304,12 @@ impl Oracle {
             }
             Observation::Store { op, proc, vpn, by, value } => {
                 let Some(spot) = Self::spot(case, proc, vpn) else { return Err(nowhere(proc, vpn, by, "store")) };
+                if by == Agent::Debugger {
+                    let cpu = Self::cpu_of(case, op);
+                    self.remote_access(proc, spot, value, true, cpu).map_err(|v| v.at(proc, vpn, by, "write of /proc/pid/mem"))?;
+                    self.count(case, op, by, false);
+                    return Ok(());
+                }
                 if by == Agent::Dma {
                     self.dma_store(proc, spot, value);
                     return Ok(());
@@ -386,6 +399,7 @@ impl Oracle {
         let own = match by {
             Agent::Cpu(by) => by == cpu,
             Agent::Dma => false,
+            Agent::Debugger => true,
             Agent::Device(by) => matches!(flight.code, OpCode::DevRead | OpCode::DevWrite) && flight.arg == by,
         };
         if own && flight.op == index {

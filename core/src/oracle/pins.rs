@@ -9,12 +9,12 @@
 //! mapped files.
 
 use super::flight::Flight;
-use super::page::{Reach, dedup, insert};
+use super::page::{Base, Reach, State, dedup, insert};
 use super::result::Keep;
 use super::space::Spot;
 use super::{Oracle, OracleViolation, broken};
 use crate::config::{Config, Design};
-use crate::observe::{Outcome, Token};
+use crate::observe::{Outcome, REGULAR, Token};
 use crate::program::OpCode;
 use crate::rule::Rule;
 
@@ -37,7 +37,7 @@ pub(super) struct Pin {
 
 impl Flight {
     fn pins(&self) -> bool {
-        matches!(self.code, OpCode::Pin | OpCode::PinFast | OpCode::PinRead)
+        matches!(self.code, OpCode::Pin | OpCode::PinFast | OpCode::PinRead | OpCode::PinLongterm)
     }
 }
 
@@ -76,6 +76,18 @@ impl Oracle {
                 None => pin.sure = false,
             }
         }
+    }
+
+    /// True when a pin for a long time may be refused that another would get: of a shared page of a file on a disk, or of
+    /// hugetlb memory.
+    pub(super) fn picky_about_pins(&self, flight: &Flight) -> bool {
+        let proc = &self.procs[usize::from(flight.proc)];
+        let tracked = |s: &State| matches!(s.base, Base::Shared(cell) if cell.file() == REGULAR);
+        let may_be = |spot: Spot| {
+            let changes = self.changes(flight.proc, spot, None);
+            proc.space.reachable(spot, &changes).is_none_or(|s| s.iter().any(tracked))
+        };
+        proc.hugetlb || flight.disturbed || flight.contended || proc.files && flight.spots().any(may_be)
     }
 
     /// A call that pins or unpins has returned.

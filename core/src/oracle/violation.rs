@@ -29,7 +29,7 @@ impl OracleViolation {
         match by {
             Agent::Cpu(cpu) => self.evidence.cpu = Some(cpu),
             Agent::Device(device) => self.evidence.device = Some(device),
-            Agent::Dma => {}
+            Agent::Dma | Agent::Debugger => {}
         }
         self.evidence.proc = Some(proc);
         self.evidence.vpn = Some(vpn);

@@ -132,6 +132,11 @@ impl Memory {
         (pfn - 1) / self.geometry.block_frames()
     }
 
+    /// `folio_is_zone_movable()`. Neither the zero page is, nor what is no memory of the machine's.
+    pub fn in_zone_movable(&self, pfn: Pfn) -> bool {
+        pfn > self.geometry.normal_blocks() * self.geometry.block_frames() && pfn <= self.frames()
+    }
+
     /// PFNs of a block.
     pub fn block_range(&self, block: u32) -> std::ops::Range<Pfn> {
         let n = self.geometry.block_frames();

@@ -282,6 +282,12 @@ ops! {
         "Asks how much memory the process uses, and how (smaps_rollup).";
     ClearYoung = "clear-young", User, Proc, Track, weight 2, "fs/proc/task_mmu.c: clear_refs_pte_range()",
         "Makes every page of the process unused (echo 1 > clear_refs).";
+    PinLongterm = "pin-longterm", User, Page, Gup, weight 3, "mm/gup.c: __gup_longterm_locked()",
+        "Pins a page for writing for a long time (FOLL_LONGTERM): it is moved out of ZONE_MOVABLE first.";
+    MemRead = "mem-read", User, Page, Gup, weight 2, "mm/memory.c: __access_remote_vm()",
+        "A debugger reads a page, whatever its protection (/proc/pid/mem).";
+    MemWrite = "mem-write", User, Page, Gup, weight 3, "mm/memory.c: __access_remote_vm()",
+        "A debugger writes a page; of private memory also one that is read-only (/proc/pid/mem).";
 }
 
 impl OpCode {

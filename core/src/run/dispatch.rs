@@ -6,8 +6,8 @@ use crate::observe::{Observation, Outcome, UffdFlags};
 use crate::ops::madvise::{Advice, madvise, madvise_hugepage, madvise_populate, madvise_remove};
 use crate::ops::uffd_fill::Fill;
 use crate::ops::{
-    access, compaction, dmirror, driver, fork, gup, gup_fast, hotplug, hugetlb, khugepaged, kill_procs, ksm, memcg,
-    memory_failure, mincore, mlock, mmap, mprotect, mremap, msync, numa, process, rmap, smaps, soft_offline, split,
+    access, compaction, dmirror, driver, fork, gup, gup_fast, gup_longterm, hotplug, hugetlb, khugepaged, kill_procs, ksm, memcg,
+    memory_failure, mincore, mlock, mmap, mprotect, mremap, msync, numa, process, remote, rmap, smaps, soft_offline, split,
     swapoff, task_mmu, truncate, uffd, uffd_fill, uffd_move, uffd_scan, vmscan, writeback,
 };
 use crate::program::{Actor, Op, OpCode};
@@ -145,7 +145,7 @@ async fn call(k: &Cpu, op: &Op) -> Outcome {
         OpCode::ExitThread => process::exit_thread(k, mm),
         OpCode::Pin => gup::pin(k, mm, start).await,
         OpCode::PinFast => gup_fast::pin_fast(k, mm, start).await,
-        OpCode::PinRead => gup::pin_read(k, mm, start).await,
+        OpCode::PinRead => gup_longterm::pin_read(k, mm, start).await,
         OpCode::DmaRead => gup::dma(k, mm, start, false).await,
         OpCode::DmaWrite => gup::dma(k, mm, start, true).await,
         OpCode::Unpin => gup::unpin(k, mm, start).await,
@@ -202,6 +202,9 @@ async fn call(k: &Cpu, op: &Op) -> Outcome {
         OpCode::Collapse => khugepaged::madvise_collapse(k, mm, start, end).await,
         OpCode::Khugepaged => khugepaged::khugepaged(k, mm, start, end).await,
         OpCode::NumaScan => numa::task_numa_work(k, mm, start, end).await,
+        OpCode::PinLongterm => gup_longterm::pin_longterm(k, mm, start).await,
+        OpCode::MemRead => remote::access_remote_vm(k, mm, start, false).await,
+        OpCode::MemWrite => remote::access_remote_vm(k, mm, start, true).await,
         OpCode::Smaps => smaps::smaps(k, mm).await,
         OpCode::ClearYoung => task_mmu::clear_young(k, mm).await,
         OpCode::Mincore => mincore::mincore(k, mm, start, end).await,

@@ -54,6 +54,10 @@ pub struct CpuCtl {
     pub op_steps: u32,
     /// Interrupts are off: a walk over page tables without locks is under way.
     pub irqs_off: bool,
+    /// `VM_FAULT_WRITE` of the last fault: it has broken copy-on-write.
+    pub fault_write: bool,
+    /// `PF_MEMALLOC_PIN`: what is allocated must not be in `ZONE_MOVABLE`.
+    pub memalloc_pin: bool,
     /// In lazy MMU mode (`arch_enter_lazy_mmu_mode()`).
     pub lazy_mmu: bool,
     /// Steps the op may take.

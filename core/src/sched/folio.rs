@@ -180,7 +180,8 @@ impl Cpu {
     /// Allocates a small movable folio with one reference. `None` when no frame is free.
     pub fn folio_alloc(&self) -> Option<Pfn> {
         let s = &mut *self.s();
-        let Some(pfn) = s.w.mem.alloc() else {
+        let pin = s.ctl.cpus[self.id as usize].memalloc_pin;
+        let Some(pfn) = (if pin { s.w.mem.alloc_unmovable(0) } else { s.w.mem.alloc() }) else {
             s.note(self.id, Note::OutOfMemory, None, 0, 0);
             return None;
         };

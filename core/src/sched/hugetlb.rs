@@ -58,11 +58,15 @@ impl Sim {
     pub(crate) fn alloc_fresh_hugetlb_folio(&mut self, refs: i32) -> Option<Pfn> {
         let order = self.pmd_order();
         let pfn = self.w.mem.alloc_order(order)?;
+        Some(self.new_hugetlb_folio(pfn, refs))
+    }
+
+    fn new_hugetlb_folio(&mut self, pfn: Pfn, refs: i32) -> Pfn {
         self.w.mem.folios[pfn as usize].flags.set(Flags::HUGETLB);
         self.w.hugetlb.nr += 1;
         self.w.hugetlb.touched = true;
         self.add_refs(pfn, refs);
-        Some(pfn)
+        pfn
     }
 
     /// `hugetlb_acct_memory()`: promises `delta` pages more, taking surplus pages from the allocator where the pool is
@@ -172,7 +176,9 @@ impl Cpu {
         let s = &mut *self.s();
         // Nor those of a block that is about to go.
         let online = |p: Pfn| s.w.mem.online(s.w.mem.block_of(p));
-        let good = |p: &Pfn| !s.w.mem.folios[*p as usize].flags.has(Flags::HWPOISON) && online(*p);
+        let pin = s.ctl.cpus[self.id as usize].memalloc_pin;
+        let stays = |p: Pfn| !pin || !s.w.mem.in_zone_movable(p);
+        let good = |p: &Pfn| !s.w.mem.folios[*p as usize].flags.has(Flags::HWPOISON) && online(*p) && stays(*p);
         let at = s.w.hugetlb.free.iter().rposition(good)?;
         let pfn = s.w.hugetlb.free.remove(at);
         s.w.hugetlb.touched = true;
@@ -183,14 +189,28 @@ impl Cpu {
 
     /// `alloc_surplus_hugetlb_folio()`: a page beyond the size of the pool, with one reference.
     pub fn alloc_surplus_hugetlb_folio(&self) -> Option<Pfn> {
+        let room = {
+            let s = self.s();
+            s.w.hugetlb.surplus < s.w.hugetlb.overcommit
+        };
+        let page = if room { self.alloc_migrate_hugetlb_folio() } else { None };
         let s = &mut *self.s();
-        let h = &s.w.hugetlb;
-        let page = if h.surplus < h.overcommit { s.alloc_fresh_hugetlb_folio(1) } else { None };
         match page {
             Some(_) => s.w.hugetlb.surplus += 1,
             None => s.note(self.id, Note::OutOfMemory, None, 0, 0),
         }
         page
+    }
+
+    /// `alloc_migrate_hugetlb_folio()`: a page of the allocator, with one reference.
+    pub fn alloc_migrate_hugetlb_folio(&self) -> Option<Pfn> {
+        let s = &mut *self.s();
+        if !s.ctl.cpus[self.id as usize].memalloc_pin {
+            return s.alloc_fresh_hugetlb_folio(1);
+        }
+        let order = s.pmd_order();
+        let pfn = s.w.mem.alloc_unmovable(order)?;
+        Some(s.new_hugetlb_folio(pfn, 1))
     }
 
     /// `hugetlb_add_new_anon_rmap()`: the first mapping of a folio that is nobody else's.

@@ -183,8 +183,28 @@ impl Cpu {
 
     /// Allocates a movable folio of this order with one reference. `None` when no such run of frames is free.
     pub fn folio_alloc_order(&self, order: u8) -> Option<Pfn> {
-        let folio = self.s().w.mem.alloc_order(order);
+        let folio = {
+            let s = &mut *self.s();
+            let pin = s.ctl.cpus[self.id as usize].memalloc_pin;
+            if pin { s.w.mem.alloc_unmovable(order) } else { s.w.mem.alloc_order(order) }
+        };
         self.new_large_folio(folio)
+    }
+
+    /// A fault returns with `VM_FAULT_WRITE`, or is about to begin.
+    #[inline]
+    pub fn set_fault_write(&self, broken: bool) {
+        self.s().ctl.cpus[self.id as usize].fault_write = broken;
+    }
+
+    /// True when the last fault of this CPU returned with `VM_FAULT_WRITE`.
+    pub fn fault_write(&self) -> bool {
+        self.s().ctl.cpus[self.id as usize].fault_write
+    }
+
+    /// `memalloc_pin_save()` and `memalloc_pin_restore()`: what this CPU allocates meanwhile is not in `ZONE_MOVABLE`.
+    pub fn memalloc_pin(&self, on: bool) {
+        self.s().ctl.cpus[self.id as usize].memalloc_pin = on;
     }
 
     /// The same of memory that is never migrated.

@@ -145,6 +145,12 @@ impl Sim {
         self.observe_access(op, Agent::Dma, proc, vpn, write, value);
     }
 
+    /// The kernel copies to or from a frame for a debugger.
+    pub fn remote_access(&mut self, op: u32, proc: u8, vpn: u32, pfn: Pfn, write: bool) {
+        let value = self.retire(Agent::Debugger, proc, vpn, pfn, write);
+        self.observe_access(op, Agent::Debugger, proc, vpn, write, value);
+    }
+
     pub(super) fn observe_access(&mut self, op: u32, by: Agent, proc: u8, vpn: u32, write: bool, value: Token) {
         self.observe(if write {
             Observation::Store { op, proc, vpn, by, value }

@@ -61,6 +61,7 @@ pub(super) fn agent(by: Agent) -> String {
         Agent::Cpu(cpu) => format!("cpu{cpu}"),
         Agent::Device(device) => case_names::device(device),
         Agent::Dma => "DMA".to_string(),
+        Agent::Debugger => "a debugger".to_string(),
     }
 }
 

@@ -137,14 +137,17 @@ fn templates(rule: Rule) -> (&'static str, &'static str) {
         | Rule::OracleUffdPagemap
         | Rule::ProgressUserfault => userfaults(rule),
         Rule::LeakFolio | Rule::LeakSwap | Rule::LeakTable | Rule::LeakAnonVma => leaks(rule),
-        Rule::OracleSmaps | Rule::OracleMincore | Rule::MlockReclaimed | Rule::MlockStranded | Rule::MlockFreed => {
-            mlocked(rule)
-        }
+        Rule::OracleSmaps
+        | Rule::OracleMincore
+        | Rule::MlockReclaimed
+        | Rule::MlockStranded
+        | Rule::MlockFreed
+        | Rule::GupMovable => held(rule),
         other => assertions(other),
     }
 }
 
-fn mlocked(rule: Rule) -> (&'static str, &'static str) {
+fn held(rule: Rule) -> (&'static str, &'static str) {
     match rule {
         Rule::OracleMincore => (
             "mincore says that {page} is not in memory, and it is locked",
@@ -153,6 +156,10 @@ fn mlocked(rule: Rule) -> (&'static str, &'static str) {
         Rule::OracleSmaps => (
             "smaps says {found} where {expected} is right[: {on}]",
             "who decides by these numbers whom to kill, or how much fits on a machine, decides wrongly",
+        ),
+        Rule::GupMovable => (
+            "{folio} is pinned for a long time in ZONE_MOVABLE",
+            "the memory can neither be taken off line nor be used for a huge page until the driver lets go, if it ever does",
         ),
         Rule::MlockReclaimed => (
             "reclaim takes {folio} out of {page}, which is locked into memory",

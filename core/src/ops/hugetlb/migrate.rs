@@ -54,7 +54,7 @@ fn alloc_hugetlb_folio_nodemask(k: &Cpu) -> Option<Pfn> {
     {
         return Some(folio);
     }
-    let folio = k.s().alloc_fresh_hugetlb_folio(1)?;
+    let folio = k.alloc_migrate_hugetlb_folio()?;
     k.hpage_set(folio, HpageFlags::TEMPORARY);
     Some(folio)
 }

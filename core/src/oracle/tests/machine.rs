@@ -61,7 +61,7 @@ struct Process {
 
 /// Calls that this machine does not know.
 fn unknown(code: OpCode) -> bool {
-    matches!(code.family(), Family::Uffd | Family::Mlock)
+    matches!(code.family(), Family::Uffd | Family::Mlock) || matches!(code, OpCode::MemRead | OpCode::MemWrite)
 }
 
 /// An op on its way: the pages that it has still to do.
@@ -200,7 +200,7 @@ impl Machine {
             OpCode::Free | OpCode::GuardInstall | OpCode::GuardRemove => self.change(cpu, op, page),
             OpCode::Mremap | OpCode::MremapDontunmap => self.shift(op, page),
             OpCode::PopulateRead | OpCode::PopulateWrite => self.populate(cpu, op, page),
-            OpCode::Pin | OpCode::PinFast | OpCode::PinRead => {
+            OpCode::Pin | OpCode::PinFast | OpCode::PinRead | OpCode::PinLongterm => {
                 let write = op.code != OpCode::PinRead;
                 let right = self.procs[usize::from(op.proc)].pages[page].is_some_and(|p| p.permits(write));
                 self.running[cpu].as_mut().unwrap().outcome = if right { Outcome::Done } else { Outcome::Fault };

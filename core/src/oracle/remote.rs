@@ -1,0 +1,143 @@
+//! What a debugger reads and writes (`/proc/pid/mem`): the contents of a page without regard to its protection, and never
+//! those of a file through a private mapping.
+//!
+//! Everything but the protection stands in its way as it does in the process's own: the end of a file, guard pages,
+//! poison, and userfaultfd, for which it does not wait.
+
+use super::flight::Flight;
+use super::page::{Base, Ends, Pool, Reach, State, loaded, stored};
+use super::result::Keep;
+use super::space::Spot;
+use super::traps::Traps;
+use super::violation::broken;
+use super::{Oracle, OracleViolation};
+use crate::observe::{Outcome, Token};
+use crate::program::{OpCode, Perm};
+use crate::rule::Rule;
+
+impl Flight {
+    /// It is an access by a debugger.
+    pub(super) fn remote(&self) -> bool {
+        matches!(self.code, OpCode::MemRead | OpCode::MemWrite)
+    }
+}
+
+impl State {
+    /// The same page as a debugger has it: what is private may be written, unless it is hugetlb memory, and everything read.
+    fn forced(self) -> State {
+        let kept = matches!(self.base, Base::Shared(_)) || self.pool != Pool::Any;
+        let perm = self.perm.map(|p| if p == Perm::ReadWrite || !kept { Perm::ReadWrite } else { Perm::Read });
+        State { perm, ..self }
+    }
+}
+
+/// The protection of a page in all states in which it is mapped; an error when it differs.
+fn protection(set: &Reach) -> Result<Option<Perm>, ()> {
+    let mut perms = set.iter().filter_map(|s| s.perm);
+    let first = perms.next();
+    if perms.all(|p| Some(p) == first) { Ok(first) } else { Err(()) }
+}
+
+impl Oracle {
+    /// A debugger has read or written `value` at a page.
+    pub(super) fn remote_access(
+        &mut self,
+        proc: u8,
+        spot: Spot,
+        value: Token,
+        write: bool,
+        cpu: usize,
+    ) -> Result<(), OracleViolation> {
+        let (known, changes) = self.look(proc, spot, cpu)?;
+        self.retired(proc, spot)?;
+        let mut reach = self.procs[usize::from(proc)].space.reachable(spot, &changes);
+        let mut unknown = reach.is_none();
+        if let Some(set) = &mut reach {
+            let perm = protection(set);
+            set.iter_mut().for_each(|s| *s = s.forced());
+            let right =
+                |s: &State| if write { s.ends(&self.files, true).meets(Ends::WELL) } else { s.shows(&self.files, value) };
+            if !set.iter().any(right) {
+                let rule = if write { Rule::OracleAccess } else { Rule::OracleValue };
+                let mut violation = broken(rule).known(known);
+                violation.evidence.found = Some(u64::from(value));
+                return Err(violation);
+            }
+            if write {
+                unknown = stored(set, &changes, &mut self.files, value).is_err();
+            } else {
+                loaded(set, &changes, &mut self.files, value);
+            }
+            match perm {
+                Ok(perm) => set.iter_mut().filter(|s| s.perm.is_some()).for_each(|s| s.perm = perm),
+                Err(()) => unknown = true,
+            }
+        }
+        if !write && unknown {
+            return Ok(());
+        }
+        if write {
+            self.blur(proc, spot);
+            self.remote_stored(proc, spot, unknown);
+        }
+        if unknown {
+            reach = None;
+        }
+        self.keep(proc, spot, reach.as_mut(), &changes);
+        if write {
+            self.echo(proc, spot);
+            if self.forking[usize::from(proc)] != 0 {
+                let reach = self.procs[usize::from(proc)].space.reachable(spot, &changes);
+                self.tell(proc, spot, reach.as_ref());
+            }
+            if self.procs[usize::from(proc)].files {
+                self.break_cow_again();
+            }
+        }
+        Ok(())
+    }
+
+    /// The page is soft-dirty, as after a store; and if it is not known where that went, so may a file be changed.
+    fn remote_stored(&mut self, proc: u8, spot: Spot, unknown: bool) {
+        let now = self.now;
+        let p = &mut self.procs[usize::from(proc)];
+        let cleared = p.cleared;
+        if let Some(page) = p.space.page_mut(spot)
+            && page.stored <= cleared
+        {
+            page.stored = now;
+        }
+        if unknown && p.files {
+            self.files.forget(self.region_pages);
+        }
+    }
+
+    /// `mem-read` and `mem-write`: they fail where nothing is mapped or can be had, and at shared mappings that may not be
+    /// written.
+    pub(super) fn judge_remote(&self, flight: &Flight, outcome: Outcome) -> Result<Keep, &'static str> {
+        let proc = &self.procs[usize::from(flight.proc)];
+        let write = flight.code == OpCode::MemWrite;
+        let fails = |spot: Spot| {
+            let changes = self.changes(flight.proc, spot, None);
+            let ends = |s: &State| s.forced().ends(&self.files, write).meets(Ends::FAULT);
+            proc.space.reachable(spot, &changes).is_none_or(|s| s.iter().any(ends))
+        };
+        match outcome {
+            Outcome::Done if flight.retired == 0 && flight.len() > 0 => Err("an access is missing"),
+            Outcome::Done | Outcome::NoMem => Ok(Keep::Either),
+            Outcome::Fault => {
+                let excused = flight.len() == 0
+                    || flight.disturbed
+                    || flight.contended
+                    || !proc.live
+                    || proc.exiting
+                    || self.fresh != Traps::NONE
+                    || self.may_be_lost(flight)
+                    || flight.past.meets(Ends::FAULT);
+                let right = excused || flight.spots().any(|s| fails(s) || self.shows_device(flight.proc, s));
+                if right { Ok(Keep::Either) } else { Err("every debugger may access the page so") }
+            }
+            _ => Err("access to /proc/pid/mem"),
+        }
+    }
+}
