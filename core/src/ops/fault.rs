@@ -56,7 +56,8 @@ async fn fault(k: &Cpu, mut vmf: VmFault) -> FaultResult {
 /// The same with `FAULT_FLAG_UNSHARE`, as `break_ksm()` and pins for reading ask for it.
 pub async fn handle_unshare_fault(k: &Cpu, vma: VmaId, vpn: u32) -> FaultResult {
     let mm = k.s().w.vmas[vma].mm;
-    fault(k, VmFault { vma, mm, vpn, write: false, unshare: true, retry: false, vma_lock: false, orig_pte: Pte(0) }).await
+    fault(k, VmFault { vma, mm, vpn, write: false, unshare: true, retry: false, vma_lock: false, orig_pte: Pte(0) })
+        .await
 }
 
 /// `handle_pte_fault()`.

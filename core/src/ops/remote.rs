@@ -22,7 +22,10 @@ pub async fn access_remote_vm(k: &Cpu, mm: u8, vpn: u32, write: bool) -> Outcome
     k.lock(Lock::MmapRead(mm)).await;
     let outcome = match get_user_page_vma_remote(k, mm, vpn, write).await {
         Ok(page) => {
-            k.site(Site::RemoteCopy).await;
+            // What is read is what was there when the page was found: whoever writes later may get a copy.
+            if write {
+                k.site(Site::RemoteCopy).await;
+            }
             let op = k.op();
             k.s().remote_access(op, mm, vpn, page, write);
             let folio = k.page_folio(page);
@@ -63,12 +66,13 @@ async fn get_user_page_vma_remote(k: &Cpu, mm: u8, vpn: u32, mut write: bool) ->
     }
 }
 
-/// `check_vma_flags()` with `FOLL_FORCE`: reads are for everybody, writes for private memory other than hugetlb.
+/// `check_vma_flags()` with `FOLL_FORCE`: reads are for everybody, writes for private memory other than hugetlb. Devices
+/// are left out, too: `__wp_page_copy_user()` copies what it can read at the address, and here that may be nothing.
 fn check_vma_flags(k: &Cpu, vma: VmaId, write: bool) -> Result<(), GupError> {
     let s = k.s();
     let v = &s.w.vmas[vma];
     let forced = write && !v.writable();
-    let refused = v.backing.pfnmap() || forced && (v.shared() || v.backing.hugetlb());
+    let refused = v.backing.pfnmap() || forced && (v.shared() || v.backing.hugetlb() || v.backing.device().is_some());
     if refused { Err(GupError::Fault) } else { Ok(()) }
 }
 

@@ -111,7 +111,7 @@ mod violation;
 #[cfg(test)]
 mod tests;
 
-use crate::config::{MAX_CPUS, MAX_PROCS};
+use crate::config::{Design, MAX_CPUS, MAX_PROCS};
 use crate::observe::{Agent, Backing, FILES, Observation, Signal, UffdFlags};
 use crate::program::family::Family;
 use crate::program::{Case, Op, OpCode};
@@ -226,6 +226,8 @@ pub struct Oracle {
     moved: bool,
     /// The case locks memory.
     locking: bool,
+    /// The release decides on copy-on-write by counting references.
+    by_count: bool,
     /// Number of the observation.
     now: u32,
 }
@@ -247,6 +249,7 @@ impl Oracle {
         self.promises = case.ops.iter().all(|op| op.code.family() != Family::Poison);
         self.uffd_flags = case.config.uffd_flags();
         let huge = case.ops.iter().any(|op| op.code.family() == Family::Thp);
+        self.by_count = case.config.uses(Design::CowByCount);
         self.locking = case.ops.iter().any(|op| op.code.family() == Family::Mlock);
         self.fresh = match (registers, huge || self.locking) {
             (false, _) => Traps::NONE,
@@ -291,7 +294,8 @@ impl Oracle {
                 let Some(spot) = Self::spot(case, proc, vpn) else { return Err(nowhere(proc, vpn, by, "load")) };
                 if by == Agent::Debugger {
                     let cpu = Self::cpu_of(case, op);
-                    self.remote_access(proc, spot, value, false, cpu).map_err(|v| v.at(proc, vpn, by, "read of /proc/pid/mem"))?;
+                    self.remote_access(proc, spot, value, false, cpu)
+                        .map_err(|v| v.at(proc, vpn, by, "read of /proc/pid/mem"))?;
                     self.count(case, op, by, false);
                     return Ok(());
                 }
@@ -306,7 +310,8 @@ impl Oracle {
                 let Some(spot) = Self::spot(case, proc, vpn) else { return Err(nowhere(proc, vpn, by, "store")) };
                 if by == Agent::Debugger {
                     let cpu = Self::cpu_of(case, op);
-                    self.remote_access(proc, spot, value, true, cpu).map_err(|v| v.at(proc, vpn, by, "write of /proc/pid/mem"))?;
+                    self.remote_access(proc, spot, value, true, cpu)
+                        .map_err(|v| v.at(proc, vpn, by, "write of /proc/pid/mem"))?;
                     self.count(case, op, by, false);
                     return Ok(());
                 }

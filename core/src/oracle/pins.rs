@@ -78,16 +78,15 @@ impl Oracle {
         }
     }
 
-    /// True when a pin for a long time may be refused that another would get: of a shared page of a file on a disk, or of
-    /// hugetlb memory.
-    pub(super) fn picky_about_pins(&self, flight: &Flight) -> bool {
+    /// True when the page may be a shared one of a file on a disk.
+    pub(super) fn tracked_file(&self, flight: &Flight) -> bool {
         let proc = &self.procs[usize::from(flight.proc)];
         let tracked = |s: &State| matches!(s.base, Base::Shared(cell) if cell.file() == REGULAR);
         let may_be = |spot: Spot| {
             let changes = self.changes(flight.proc, spot, None);
             proc.space.reachable(spot, &changes).is_none_or(|s| s.iter().any(tracked))
         };
-        proc.hugetlb || flight.disturbed || flight.contended || proc.files && flight.spots().any(may_be)
+        proc.files && flight.spots().any(may_be)
     }
 
     /// A call that pins or unpins has returned.

@@ -5,7 +5,7 @@
 //! poison, and userfaultfd, for which it does not wait.
 
 use super::flight::Flight;
-use super::page::{Base, Ends, Pool, Reach, State, loaded, stored};
+use super::page::{Base, Ends, Pool, Reach, State, insert, loaded, stored};
 use super::result::Keep;
 use super::space::Spot;
 use super::traps::Traps;
@@ -54,9 +54,11 @@ impl Oracle {
         let mut unknown = reach.is_none();
         if let Some(set) = &mut reach {
             let perm = protection(set);
+            let before = set.clone();
             set.iter_mut().for_each(|s| *s = s.forced());
-            let right =
-                |s: &State| if write { s.ends(&self.files, true).meets(Ends::WELL) } else { s.shows(&self.files, value) };
+            let right = |s: &State| {
+                if write { s.ends(&self.files, true).meets(Ends::WELL) } else { s.shows(&self.files, value) }
+            };
             if !set.iter().any(right) {
                 let rule = if write { Rule::OracleAccess } else { Rule::OracleValue };
                 let mut violation = broken(rule).known(known);
@@ -71,6 +73,10 @@ impl Oracle {
             match perm {
                 Ok(perm) => set.iter_mut().filter(|s| s.perm.is_some()).for_each(|s| s.perm = perm),
                 Err(()) => unknown = true,
+            }
+            if write && self.by_count {
+                // A write fault may have put a copy in the place of the page that is written.
+                unknown |= before.into_iter().try_for_each(|s| insert(set, s)).is_err();
             }
         }
         if !write && unknown {

@@ -160,8 +160,8 @@ impl Oracle {
                 let missing = flight.retired.saturating_add(flight.signals) < flight.len();
                 if outcome == Outcome::Done && missing { Err("an access is missing") } else { Ok(Keep::Either) }
             }
-            // A file system wants to be told of stores, and the page that was promised may lie where it cannot stay.
-            OpCode::PinLongterm if outcome == Outcome::Fault && self.picky_about_pins(flight) => Ok(Keep::Either),
+            // A file system wants to be told of stores.
+            OpCode::PinLongterm if outcome == Outcome::Fault && self.tracked_file(flight) => Ok(Keep::Either),
             OpCode::Pin | OpCode::PinFast | OpCode::PinLongterm | OpCode::Exclusive => {
                 self.judge_fault(flight, outcome, true)
             }
@@ -177,11 +177,9 @@ impl Oracle {
     fn refused_for_userfaultfd(&self, flight: &Flight, outcome: Outcome) -> bool {
         let refused = match flight.code {
             OpCode::Free | OpCode::GuardInstall | OpCode::GuardRemove => Outcome::Invalid,
-            OpCode::PopulateRead
-            | OpCode::PopulateWrite
-            | OpCode::PinRead
-            | OpCode::PinFast
-            | OpCode::PinLongterm => Outcome::Fault,
+            OpCode::PopulateRead | OpCode::PopulateWrite | OpCode::PinRead | OpCode::PinFast | OpCode::PinLongterm => {
+                Outcome::Fault
+            }
             _ => return false,
         };
         self.fresh != Traps::NONE && outcome == refused

@@ -6,9 +6,9 @@ use crate::observe::{Observation, Outcome, UffdFlags};
 use crate::ops::madvise::{Advice, madvise, madvise_hugepage, madvise_populate, madvise_remove};
 use crate::ops::uffd_fill::Fill;
 use crate::ops::{
-    access, compaction, dmirror, driver, fork, gup, gup_fast, gup_longterm, hotplug, hugetlb, khugepaged, kill_procs, ksm, memcg,
-    memory_failure, mincore, mlock, mmap, mprotect, mremap, msync, numa, process, remote, rmap, smaps, soft_offline, split,
-    swapoff, task_mmu, truncate, uffd, uffd_fill, uffd_move, uffd_scan, vmscan, writeback,
+    access, compaction, dmirror, driver, fork, gup, gup_fast, gup_longterm, hotplug, hugetlb, khugepaged, kill_procs,
+    ksm, memcg, memory_failure, mincore, mlock, mmap, mprotect, mremap, msync, numa, process, remote, rmap, smaps,
+    soft_offline, split, swapoff, task_mmu, truncate, uffd, uffd_fill, uffd_move, uffd_scan, vmscan, writeback,
 };
 use crate::program::{Actor, Op, OpCode};
 use crate::sched::{Cpu, Sim, Site};

@@ -172,11 +172,11 @@ impl Cpu {
     }
 
     /// `dequeue_hugetlb_folio_node_exact()`: a free page of the pool, with one reference. Poisoned ones stay there.
-    pub fn dequeue_hugetlb_folio(&self) -> Option<Pfn> {
+    /// With `pin`, none that may not be pinned for a long time.
+    pub fn dequeue_hugetlb_folio(&self, pin: bool) -> Option<Pfn> {
         let s = &mut *self.s();
         // Nor those of a block that is about to go.
         let online = |p: Pfn| s.w.mem.online(s.w.mem.block_of(p));
-        let pin = s.ctl.cpus[self.id as usize].memalloc_pin;
         let stays = |p: Pfn| !pin || !s.w.mem.in_zone_movable(p);
         let good = |p: &Pfn| !s.w.mem.folios[*p as usize].flags.has(Flags::HWPOISON) && online(*p) && stays(*p);
         let at = s.w.hugetlb.free.iter().rposition(good)?;
@@ -189,12 +189,9 @@ impl Cpu {
 
     /// `alloc_surplus_hugetlb_folio()`: a page beyond the size of the pool, with one reference.
     pub fn alloc_surplus_hugetlb_folio(&self) -> Option<Pfn> {
-        let room = {
-            let s = self.s();
-            s.w.hugetlb.surplus < s.w.hugetlb.overcommit
-        };
-        let page = if room { self.alloc_migrate_hugetlb_folio() } else { None };
         let s = &mut *self.s();
+        let h = &s.w.hugetlb;
+        let page = if h.surplus < h.overcommit { s.alloc_fresh_hugetlb_folio(1) } else { None };
         match page {
             Some(_) => s.w.hugetlb.surplus += 1,
             None => s.note(self.id, Note::OutOfMemory, None, 0, 0),

@@ -207,6 +207,11 @@ impl Cpu {
         self.s().ctl.cpus[self.id as usize].memalloc_pin = on;
     }
 
+    /// True between the two.
+    pub fn memalloc_pinned(&self) -> bool {
+        self.s().ctl.cpus[self.id as usize].memalloc_pin
+    }
+
     /// The same of memory that is never migrated.
     pub fn folio_alloc_unmovable(&self, order: u8) -> Option<Pfn> {
         let folio = self.s().w.mem.alloc_unmovable(order);

@@ -49,8 +49,9 @@ pub async fn migrate_hugetlb(k: &Cpu, src: Pfn) -> bool {
 
 /// `alloc_hugetlb_folio_nodemask()`: a page that is promised to nobody, or one that only the migration needs.
 fn alloc_hugetlb_folio_nodemask(k: &Cpu) -> Option<Pfn> {
+    let pin = k.memalloc_pinned();
     if k.s().w.hugetlb.available() > 0
-        && let Some(folio) = k.dequeue_hugetlb_folio()
+        && let Some(folio) = k.dequeue_hugetlb_folio(pin)
     {
         return Some(folio);
     }

@@ -111,7 +111,7 @@ pub(super) async fn alloc_hugetlb_folio(k: &Cpu, vma: VmaId, vpn: u32, cow_from_
     let reserved = vma_has_reserves(&k.s(), vma, gbl_chg);
     // dequeue_hugetlb_folio_vma()
     let spare = k.s().w.hugetlb.available() > 0;
-    let mut folio = if reserved || spare { k.dequeue_hugetlb_folio() } else { None };
+    let mut folio = if reserved || spare { k.dequeue_hugetlb_folio(false) } else { None };
     if folio.is_none() {
         folio = k.alloc_surplus_hugetlb_folio();
     }
