@@ -206,8 +206,8 @@ impl Oracle {
             let (source, lost) = (*space.page(from), space.lost(from));
             if arrived {
                 if let Some(page) = space.page_mut(to) {
-                    let stored = if page.stored > flight.began { page.stored } else { 0 };
-                    (page.stored, page.mapped) = (source.stored.max(stored), source.mapped);
+                    // A store to the target meanwhile may have hit what was there before.
+                    (page.stored, page.mapped) = (source.stored, source.mapped);
                 }
                 match lost {
                     Some(lost) => space.lose(to, lost),
