@@ -182,9 +182,11 @@ impl UffdFlags {
     pub const EVENT_FORK: UffdFlags = UffdFlags(32);
     /// `UFFD_FEATURE_SIGBUS`: a signal instead of an event.
     pub const SIGBUS: UffdFlags = UffdFlags(64);
+    /// `UFFD_FEATURE_EVENT_REMAP`, `_REMOVE` and `_UNMAP`: the monitor hears of memory that moves or goes.
+    pub const EVENTS: UffdFlags = UffdFlags(128);
 
     /// Words of the text form, bit 0 first.
-    pub const WORDS: [&str; 7] = ["missing", "wp", "minor", "async", "unpopulated", "event-fork", "sigbus"];
+    pub const WORDS: [&str; 8] = ["missing", "wp", "minor", "async", "unpopulated", "event-fork", "sigbus", "events"];
 
     /// True when any of these is set.
     #[inline]
@@ -223,6 +225,57 @@ impl Userfault {
             Userfault::Missing => "missing",
             Userfault::Wp => "write-protected",
             Userfault::Minor => "minor",
+        }
+    }
+}
+
+/// What the monitor of a userfaultfd hears of beside faults (`struct uffd_msg`).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum UffdChange {
+    /// `UFFD_EVENT_FORK`: there is a child, whose memory is registered as its parent's is.
+    Fork,
+    /// `UFFD_EVENT_REMAP`: memory has moved.
+    Remap {
+        /// First page of the old place.
+        from: u32,
+        /// First page of the new one.
+        to: u32,
+        /// Pages.
+        pages: u32,
+    },
+    /// `UFFD_EVENT_REMOVE`: what these pages hold is about to be dropped.
+    Remove {
+        /// First page.
+        vpn: u32,
+        /// Pages.
+        pages: u32,
+    },
+    /// `UFFD_EVENT_UNMAP`: memory is gone. The range is that of the call, registered or not.
+    Unmap {
+        /// First page.
+        vpn: u32,
+        /// Pages.
+        pages: u32,
+    },
+}
+
+impl UffdChange {
+    /// Words for a trace.
+    pub fn name(self) -> &'static str {
+        match self {
+            UffdChange::Fork => "fork",
+            UffdChange::Remap { .. } => "remap",
+            UffdChange::Remove { .. } => "remove",
+            UffdChange::Unmap { .. } => "unmap",
+        }
+    }
+
+    /// The first page that it is about.
+    pub fn vpn(self) -> Option<u32> {
+        match self {
+            UffdChange::Fork => None,
+            UffdChange::Remap { from, .. } => Some(from),
+            UffdChange::Remove { vpn, .. } | UffdChange::Unmap { vpn, .. } => Some(vpn),
         }
     }
 }
@@ -427,6 +480,17 @@ pub enum Observation {
         /// Why it waits.
         reason: Userfault,
     },
+    /// The monitor has read of a change that a call makes or has made.
+    UffdChange {
+        /// Index of the op in the case.
+        op: u32,
+        /// Process.
+        proc: u8,
+        /// Features of the userfaultfd that it was read from.
+        features: UffdFlags,
+        /// What it said.
+        change: UffdChange,
+    },
     /// An access still waits although nobody is left who could do anything.
     Stuck {
         /// Index of the op in the case.
@@ -497,6 +561,7 @@ impl Observation {
             | Observation::Signal { op, .. }
             | Observation::SoftDirty { op, .. }
             | Observation::Userfault { op, .. }
+            | Observation::UffdChange { op, .. }
             | Observation::Stuck { op, .. }
             | Observation::Progress { op, .. }
             | Observation::UffdWp { op, .. }

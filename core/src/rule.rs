@@ -283,6 +283,9 @@ rules! {
     GupMovable = "gup.longterm-movable", AtReturn,
         "a page that is pinned for a long time is not in ZONE_MOVABLE",
         "mm/gup.c: check_and_migrate_movable_pages(); Documentation/admin-guide/mm/memory-hotplug.rst";
+    OracleUffdChange = "oracle.uffd-change", AtReturn,
+        "the monitor hears of memory that moves, goes or is emptied, and of forks: once, before the call returns, and of nothing else",
+        "Documentation/admin-guide/mm/userfaultfd.rst: Non-cooperative userfaultfd; userfaultfd(2)";
 }
 
 impl Rule {

@@ -148,6 +148,7 @@ sites! {
     CompactFree = "isolate_freepages:isolate", "Compaction is about to take free pages off their list.";
     MlockEntry = "mlock_pte_range:entry", "The next entry of a mapping that is being locked or unlocked is about to be looked at.";
     RemoteCopy = "__access_remote_vm:copy", "The kernel is about to copy to or from a page for a debugger.";
+    UserfaultEvent = "userfaultfd_event_wait_completion:wait", "A thread that has changed or will change memory waits until the monitor has read of it.";
 }
 
 impl Site {

@@ -4,7 +4,7 @@
 //! byte for byte, on every machine and in every build.
 
 use crate::entry::Entry;
-use crate::observe::{Agent, Outcome, Signal, Token, Userfault};
+use crate::observe::{Agent, Outcome, Signal, Token, UffdChange, Userfault};
 use crate::site::Site;
 
 macro_rules! notes {
@@ -213,6 +213,15 @@ pub enum Event {
         vpn: u32,
         /// Why.
         reason: Userfault,
+    },
+    /// The monitor has read of a change.
+    UffdChange {
+        /// CPU of the thread that makes it.
+        cpu: u8,
+        /// Process.
+        proc: u8,
+        /// What it read.
+        change: UffdChange,
     },
     /// The kernel decided something that no entry shows.
     Note {

@@ -354,6 +354,18 @@ defects! {
     N46 = "N46", fixed None, "wp_huge_pmd",
         "what is to be unshared of a huge page of a file is mapped huge again by the same fault, for ever (since 6.2)",
         "found here; seen on real 6.12.117 and 7.3.4 kernels: docs/found/N46-longterm-pin-of-a-huge-file-page.md";
+    V27 = "V27", fixed Some(Kernel::V5_19), "userfaultfd_event_wait_completion",
+        "mmap_changing is a flag: with the first of two changes that has been read the monitor may fill pages again",
+        "a759a909d42d (\"userfaultfd: change mmap_changing to atomic\", 5.15)";
+    V28 = "V28", fixed Some(Kernel::V6_12), "dup_mmap",
+        "the monitor hears of a fork that fails, and of a child that is not there",
+        "CVE-2024-50220; f64e67e5d3a4 (\"fork: do not invoke uffd on fork if error occurs\", 6.12)";
+    V29 = "V29", fixed Some(Kernel::V6_18), "madvise_walk_vmas",
+        "what another thread splits off while the monitor hears of MADV_DONTNEED is left as it is",
+        "the walk goes on where the VMA ended before the wait; 6.17 goes on where the advice ended (read in 6.14 and 6.18)";
+    N42 = "N42", fixed None, "vms_gather_munmap_vmas",
+        "the monitor hears of an munmap or mmap that fails: of memory that is still there (since 6.12)",
+        "found here; seen on a real 6.18 kernel: docs/found/N42-unmap-event-of-a-failed-munmap.md";
 }
 
 const _: () = assert!(Defect::ALL.len() <= DefectSet::LEN, "a DefectSet has one bit for each row");

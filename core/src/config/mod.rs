@@ -81,7 +81,7 @@ impl Config {
     /// faults of `tmpfs` with 5.14.
     pub fn uffd_flags(&self) -> UffdFlags {
         let modes = UffdFlags::MISSING.0 | UffdFlags::WP.0 | UffdFlags::MINOR.0;
-        let mut flags = modes | UffdFlags::EVENT_FORK.0 | UffdFlags::SIGBUS.0;
+        let mut flags = modes | UffdFlags::EVENT_FORK.0 | UffdFlags::SIGBUS.0 | UffdFlags::EVENTS.0;
         if self.kernel >= Kernel::V6_6 && !self.uses(Design::UffdWpAnonOnly) {
             flags |= UffdFlags::UNPOPULATED.0;
         }

@@ -16,5 +16,5 @@ pub use ids::{AnonVmaId, TableId, VmaId};
 pub use ksm::{Ksm, RmapItem, StableNode};
 pub use space::{Life, Mm, Pinned};
 pub use table::{PT_PFN_BASE, PmdPtr, PtePtr, Tables};
-pub use uffd::{UffdCtx, UserfaultWait, Userfaults};
+pub use uffd::{Changing, UffdCtx, UserfaultWait, Userfaults};
 pub use vma::{HugetlbVma, Locked, NewVma, Thp, Vma, Vmas};

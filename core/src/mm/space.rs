@@ -93,8 +93,11 @@ impl Mm {
     pub fn reset(&mut self) {
         let mut vmas = std::mem::take(&mut self.vmas);
         let mut pins = std::mem::take(&mut self.pins);
+        let mut changing = std::mem::take(&mut self.userfaults.changing);
         vmas.clear();
         pins.clear();
-        *self = Mm { vmas, pins, ..Mm::default() };
+        changing.clear();
+        let userfaults = Userfaults { changing, ..Userfaults::default() };
+        *self = Mm { vmas, pins, userfaults, ..Mm::default() };
     }
 }

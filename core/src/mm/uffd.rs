@@ -5,7 +5,7 @@
 //! generation and its features, and a VMA knows both.
 
 use crate::config::MAX_CPUS;
-use crate::observe::{UffdFlags, Userfault};
+use crate::observe::{UffdChange, UffdFlags, Userfault};
 use arrayvec::ArrayVec;
 
 /// `vma->vm_userfaultfd_ctx` and the `VM_UFFD_*` flags.
@@ -18,6 +18,12 @@ pub struct UffdCtx {
 }
 
 impl UffdCtx {
+    /// The context alone, without the modes of a VMA.
+    #[inline]
+    pub fn context(self) -> UffdCtx {
+        UffdCtx { flags: self.flags.features(), ..self }
+    }
+
     /// `userfaultfd_armed()`.
     #[inline]
     pub fn armed(self) -> bool {
@@ -38,6 +44,19 @@ pub struct UserfaultWait {
     pub generation: u16,
 }
 
+/// A change that a monitor has not read of yet. As long as there is one, its context is `mmap_changing`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Changing {
+    /// CPU of the thread that makes the change, and waits.
+    pub cpu: u8,
+    /// The context: its features and its generation.
+    pub ctx: UffdCtx,
+    /// What the monitor will read.
+    pub change: UffdChange,
+    /// It counts in `mmap_changing`.
+    pub counted: bool,
+}
+
 /// The userfaultfds of an address space.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Userfaults {
@@ -45,4 +64,7 @@ pub struct Userfaults {
     pub generation: u16,
     /// `fault_pending_wqh` and `fault_wqh`.
     pub queue: ArrayVec<UserfaultWait, MAX_CPUS>,
+    /// `event_wqh` and, before they get there, `fork_event`, `unmaps` and the like: changes in the order in which each thread
+    /// tells of them.
+    pub changing: Vec<Changing>,
 }

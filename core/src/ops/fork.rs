@@ -5,6 +5,7 @@ use super::hugetlb::{copy_hugetlb_page_range, is_vm_hugetlb_page};
 use super::pgtable::pte_alloc;
 use super::process::{exit_mmap, mm_alloc};
 use super::swap::restore_exclusive_pte;
+use super::uffd_events::{dup_userfaultfd_fail, dup_userfaultfd_prep, userfaultfd_complete};
 use super::vma_lock::vma_start_write;
 use super::vmf::{maybe_mkwrite, userfaultfd_pte_wp};
 use crate::arch::Pte;
@@ -42,6 +43,10 @@ pub async fn fork(k: &Cpu, parent: u8, child: u8) -> Outcome {
     k.site(Site::ForkFlush).await;
     k.flush_tlb_range(parent, 0, u32::MAX).await;
     k.unlock(Lock::MmapWrite(parent));
+    if result.is_err() && !k.has(Defect::V28) {
+        dup_userfaultfd_fail(k, parent);
+    }
+    userfaultfd_complete(k, parent).await;
     if result.is_err() {
         exit_mmap(k, child).await;
         return Outcome::NoMem;
@@ -70,7 +75,7 @@ async fn dup_vma(k: &Cpu, parent: u8, child: u8, src: VmaId) -> Result<(), NoMem
         s.w.vmas[dst].mergeable = s.w.vmas[src].mergeable;
         s.w.vmas[dst].guarded = s.w.vmas[src].guarded;
         s.w.vmas[dst].thp = s.w.vmas[src].thp;
-        dup_userfaultfd(s, src, dst);
+        dup_userfaultfd(s, k.id, src, dst);
         s.w.mms[child as usize].vmas.push(dst);
         s.w.i_mmap_insert(dst, Some(src));
         dst
@@ -94,12 +99,13 @@ async fn dup_vma(k: &Cpu, parent: u8, child: u8, src: VmaId) -> Result<(), NoMem
 }
 
 /// `dup_userfaultfd()`: the child is not registered, unless the monitor has asked to hear of forks. Then it has a context of
-/// its own with the same features; its monitor reads the event at once.
-fn dup_userfaultfd(s: &mut Sim, src: VmaId, dst: VmaId) {
+/// its own with the same features.
+fn dup_userfaultfd(s: &mut Sim, cpu: u8, src: VmaId, dst: VmaId) {
     let ctx = s.w.vmas[src].uffd;
     if ctx.flags.has(UffdFlags::EVENT_FORK) {
-        let child = s.w.vmas[dst].mm;
+        let (parent, child) = (s.w.vmas[src].mm, s.w.vmas[dst].mm);
         s.w.vmas[dst].uffd = UffdCtx { generation: s.w.mms[child as usize].userfaults.generation, ..ctx };
+        dup_userfaultfd_prep(s, cpu, parent, ctx);
     }
 }
 

@@ -13,10 +13,11 @@ use super::shmem::shmem_swapin_range;
 use super::split::split_folio;
 use super::swapin::read_swap_cache_async;
 use super::truncate::punch_hole;
+use super::uffd_events::userfaultfd_remove;
 use super::vma_lock::vma_start_write;
 use super::vmscan::shrink_folio;
 use super::zap::{MmuGather, ZapDetails, zap_page_range_single};
-use crate::config::Design;
+use crate::config::{Defect, Design};
 use crate::entry::PmdKind;
 use crate::mm::{PtePtr, Thp, VmaId};
 use crate::observe::{Outcome, SHMEM};
@@ -55,12 +56,16 @@ pub async fn madvise(k: &Cpu, mm: u8, start: u32, end: u32, advice: Advice) -> O
     // Looked up anew each time: some advice drops the lock.
     while at < end {
         let Some((vma, from, to)) = find_vma_intersection(k, mm, at, end) else { break };
-        covered += to - from;
-        at = to;
-        if let Err(error) = madvise_vma_behavior(k, mm, vma, from, to, advice).await {
-            k.unlock(Lock::MmapRead(mm));
-            return error;
-        }
+        let done = match madvise_vma_behavior(k, mm, vma, from, to, advice).await {
+            Ok(done) => done,
+            Err(error) => {
+                k.unlock(Lock::MmapRead(mm));
+                return error;
+            }
+        };
+        // What another thread has split off meanwhile is done next.
+        at = if k.has(Defect::V29) { to } else { done };
+        covered += at - from;
     }
     k.unlock(Lock::MmapRead(mm));
     if covered < end - start { Outcome::NoMem } else { Outcome::Done }
@@ -85,6 +90,7 @@ pub async fn madvise_remove(k: &Cpu, mm: u8, start: u32, end: u32) -> Outcome {
             outcome = Outcome::Invalid;
             break;
         };
+        userfaultfd_remove(k, mm, vma, from, to).await;
         k.unlock(Lock::MmapRead(mm));
         punch_hole(k, file, index, index + (to - from)).await;
         k.lock(Lock::MmapRead(mm)).await;
@@ -133,42 +139,80 @@ async fn madvise_vma_behavior(
     start: u32,
     end: u32,
     advice: Advice,
-) -> Result<(), Outcome> {
-    // Hugetlb memory can be dropped; anything else that is refused or does nothing there is refused here.
-    if is_vm_hugetlb_page(k, vma) && (advice != Advice::DontNeed || !aligned(k, start, end)) {
+) -> Result<u32, Outcome> {
+    if matches!(advice, Advice::DontNeed | Advice::Free) {
+        return madvise_dontneed_free(k, mm, vma, start, end, advice).await;
+    }
+    if is_vm_hugetlb_page(k, vma) {
+        // Refused, or without effect.
         return Err(Outcome::Invalid);
     }
-    let (anonymous, armed, pfnmap) = {
+    let (anonymous, armed, pfnmap, locked) = {
         let s = k.s();
-        (s.w.vmas[vma].anonymous(), s.w.vmas[vma].uffd.armed(), s.w.vmas[vma].backing.pfnmap())
+        let v = &s.w.vmas[vma];
+        (v.anonymous(), v.uffd.armed(), v.backing.pfnmap(), v.locked())
     };
-    // madvise_dontneed_free_valid_vma(), can_madv_lru_vma(), is_valid_guard_vma()
-    if !matches!(advice, Advice::WillNeed | Advice::GuardRemove) && k.s().w.vmas[vma].locked() {
+    // can_madv_lru_vma(), is_valid_guard_vma()
+    if locked && !matches!(advice, Advice::WillNeed | Advice::GuardRemove) {
         return Err(Outcome::Invalid);
     }
     match advice {
-        // madvise_dontneed_free_valid_vma(), can_madv_lru_vma()
-        Advice::DontNeed | Advice::PageOut | Advice::Cold if pfnmap => return Err(Outcome::Invalid),
+        Advice::PageOut | Advice::Cold if pfnmap => return Err(Outcome::Invalid),
         // Here not where userfaultfd keeps watch either.
-        Advice::Free | Advice::GuardInstall | Advice::GuardRemove if !anonymous || armed => {
-            return Err(Outcome::Invalid);
-        }
-        Advice::DontNeed => {
-            let details = ZapDetails { keep_notes: !anonymous, ..ZapDetails::ALL };
-            if is_vm_hugetlb_page(k, vma) {
-                zap_hugetlb_page_range_single(k, vma, start, end, details).await;
-                return Ok(());
-            }
-            zap_page_range_single(k, vma, start, end, details).await;
-        }
+        Advice::GuardInstall | Advice::GuardRemove if !anonymous || armed => return Err(Outcome::Invalid),
+        Advice::DontNeed | Advice::Free => {}
         Advice::PageOut => madvise_pageout(k, mm, start, end).await,
-        Advice::Free => madvise_free_single_vma(k, mm, start, end).await,
         Advice::Cold => madvise_cold(k, mm, start, end).await,
         Advice::WillNeed => madvise_willneed(k, mm, vma, start, end).await,
         Advice::GuardInstall => madvise_guard_install(k, vma, start, end).await,
         Advice::GuardRemove => madvise_guard_remove(k, mm, start, end).await,
     }
-    Ok(())
+    Ok(end)
+}
+
+/// `madvise_dontneed_free()`: where it ended, which is before `end` if the VMA has been split while the monitor was told.
+async fn madvise_dontneed_free(
+    k: &Cpu,
+    mm: u8,
+    vma: VmaId,
+    start: u32,
+    end: u32,
+    advice: Advice,
+) -> Result<u32, Outcome> {
+    if !dontneed_free_valid_vma(k, vma, start, end, advice) {
+        return Err(Outcome::Invalid);
+    }
+    let (mut vma, mut end) = (vma, end);
+    if !userfaultfd_remove(k, mm, vma, start, end).await {
+        vma = k.s().w.vma_lookup(mm, start).ok_or(Outcome::NoMem)?;
+        if !dontneed_free_valid_vma(k, vma, start, end, advice) {
+            return Err(Outcome::Invalid);
+        }
+        end = end.min(k.s().w.vmas[vma].end);
+    }
+    if advice == Advice::Free {
+        madvise_free_single_vma(k, mm, start, end).await;
+        return Ok(end);
+    }
+    let details = ZapDetails { keep_notes: !k.s().w.vmas[vma].anonymous(), ..ZapDetails::ALL };
+    if is_vm_hugetlb_page(k, vma) {
+        zap_hugetlb_page_range_single(k, vma, start, end, details).await;
+    } else {
+        zap_page_range_single(k, vma, start, end, details).await;
+    }
+    Ok(end)
+}
+
+/// `madvise_dontneed_free_valid_vma()`, and what `madvise_free_single_vma()` asks. Not where userfaultfd keeps watch, for
+/// the latter.
+fn dontneed_free_valid_vma(k: &Cpu, vma: VmaId, start: u32, end: u32, advice: Advice) -> bool {
+    // Hugetlb memory can be dropped.
+    if is_vm_hugetlb_page(k, vma) {
+        return advice == Advice::DontNeed && aligned(k, start, end);
+    }
+    let s = k.s();
+    let v = &s.w.vmas[vma];
+    !v.backing.pfnmap() && !v.locked() && (advice == Advice::DontNeed || v.anonymous() && !v.uffd.armed())
 }
 
 /// Folios isolated at once before they are reclaimed.

@@ -8,6 +8,7 @@ use super::hugetlb::{
 use super::mlock::mm_populate;
 use super::pgtable::free_pte_tables;
 use super::split::split_huge_pmd_if_needed;
+use super::uffd_events::{gather_munmap_failed, userfaultfd_complete, userfaultfd_unmap_prep};
 use super::vma_lock::vma_start_write;
 use super::zap::{MmuGather, unlink_anon_vmas, unlink_file_vma, unmap_single_vma};
 use crate::config::Defect;
@@ -25,8 +26,14 @@ pub async fn mmap(k: &Cpu, mm: u8, start: u32, end: u32, perm: Perm, backing: Ba
         k.unlock(Lock::MmapWrite(mm));
         return Outcome::Invalid;
     }
-    if !may_split(k, mm, start, end) || backing.hugetlb() && !aligned(k, start, end) {
+    if backing.hugetlb() && !aligned(k, start, end) {
         k.unlock(Lock::MmapWrite(mm));
+        return Outcome::Invalid;
+    }
+    if !may_split(k, mm, start, end) {
+        gather_munmap_failed(k, mm, start, end);
+        k.unlock(Lock::MmapWrite(mm));
+        userfaultfd_complete(k, mm).await;
         return Outcome::Invalid;
     }
     let detached = detach_range(k, mm, start, end).await;
@@ -40,6 +47,7 @@ pub async fn mmap(k: &Cpu, mm: u8, start: u32, end: u32, perm: Perm, backing: Ba
     if backing.hugetlb() && !hugetlbfs_file_mmap(k, vma).await {
         k.s().w.vmas.free(vma);
         k.unlock(Lock::MmapWrite(mm));
+        userfaultfd_complete(k, mm).await;
         return Outcome::NoMem;
     }
     vma_start_write(k, vma).await;
@@ -66,6 +74,7 @@ pub async fn mmap(k: &Cpu, mm: u8, start: u32, end: u32, perm: Perm, backing: Ba
     }
     let populate = k.s().w.mms[mm as usize].def_locked;
     k.unlock(Lock::MmapWrite(mm));
+    userfaultfd_complete(k, mm).await;
     if populate {
         mm_populate(k, mm, start, end, true).await;
     }
@@ -100,7 +109,9 @@ async fn hugetlbfs_file_mmap(k: &Cpu, vma: VmaId) -> bool {
 pub async fn munmap(k: &Cpu, mm: u8, start: u32, end: u32) -> Outcome {
     k.lock(Lock::MmapWrite(mm)).await;
     if !may_split(k, mm, start, end) {
+        gather_munmap_failed(k, mm, start, end);
         k.unlock(Lock::MmapWrite(mm));
+        userfaultfd_complete(k, mm).await;
         return Outcome::Invalid;
     }
     let detached = detach_range(k, mm, start, end).await;
@@ -111,6 +122,7 @@ pub async fn munmap(k: &Cpu, mm: u8, start: u32, end: u32) -> Outcome {
     k.mmap_write_downgrade(mm);
     unmap_region(k, mm, &detached).await;
     k.unlock(Lock::MmapRead(mm));
+    userfaultfd_complete(k, mm).await;
     Outcome::Done
 }
 
@@ -219,6 +231,7 @@ pub(super) async fn detach_range(k: &Cpu, mm: u8, start: u32, end: u32) -> Detac
     for vma in &detached {
         vma_start_write(k, *vma).await;
     }
+    userfaultfd_unmap_prep(k, mm, &detached, start, end);
     let s = &mut *k.s();
     s.w.mms[mm as usize].vmas.retain(|v| !detached.contains(v));
     detached

@@ -64,6 +64,7 @@ pub mod swapoff;
 pub mod task_mmu;
 pub mod truncate;
 pub mod uffd;
+pub mod uffd_events;
 pub mod uffd_fill;
 pub mod uffd_move;
 pub mod uffd_resolve;

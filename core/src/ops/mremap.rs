@@ -16,12 +16,13 @@ use super::mmap::{detach_range, insert, split_at_bounds, unmap_region, vmas_in};
 use super::pgtable::{pmd_alloc, pte_alloc};
 use super::rmap::anon_vma_clone;
 use super::split::split_huge_pmd_address;
+use super::uffd_events::{gather_munmap_failed, mremap_userfaultfd_prep, userfaultfd_complete};
 use super::vma_lock::vma_start_write;
 use super::zap::unlink_anon_vmas;
 use crate::arch::Pte;
 use crate::config::Defect;
 use crate::mm::{AnonVmaId, Locked, NewVma, PtePtr, TableId, UffdCtx, VmaId};
-use crate::observe::{FileId, Outcome};
+use crate::observe::{FileId, Outcome, UffdFlags};
 use crate::sched::{Cpu, Lock, NotifyEvent, Site};
 
 /// `mremap_to()`: moves `start..end` to `to`, where whatever was mapped is gone. With `dontunmap` the old mapping stays,
@@ -37,13 +38,17 @@ pub async fn mremap(k: &Cpu, mm: u8, start: u32, end: u32, to: u32, dontunmap: b
     let outcome = match movable {
         None => Outcome::Fault,
         Some(movable) if overlap || !movable => Outcome::Invalid,
-        Some(_) if !may_split(k, mm, to, to + len) => Outcome::Invalid,
+        Some(_) if !may_split(k, mm, to, to + len) => {
+            gather_munmap_failed(k, mm, to, to + len);
+            Outcome::Invalid
+        }
         Some(_) => {
             do_munmap(k, mm, to, to + len).await;
             move_vma(k, mm, start, end, to, dontunmap).await
         }
     };
     k.unlock(Lock::MmapWrite(mm));
+    userfaultfd_complete(k, mm).await;
     outcome
 }
 
@@ -90,8 +95,7 @@ async fn move_vma(k: &Cpu, mm: u8, start: u32, end: u32, to: u32, dontunmap: boo
     let Some(vma) = k.s().w.vma_lookup(mm, start) else { return Outcome::Fault };
     let new_vma = copy_vma(k, vma, start, end, to).await;
     move_page_tables(k, vma, start, end, to).await;
-    // mremap_userfaultfd_prep(): without UFFD_FEATURE_EVENT_REMAP the new mapping is not registered.
-    k.s().w.vmas[new_vma].uffd = UffdCtx::default();
+    mremap_userfaultfd_prep(k, new_vma, start, to, end - start);
     if dontunmap {
         let whole = {
             let s = &mut *k.s();
@@ -204,7 +208,8 @@ async fn move_page_tables(k: &Cpu, vma: VmaId, start: u32, end: u32, to: u32) {
 
 /// `vma_has_uffd_without_event_remap()`: what userfaultfd has write-protected is not protected at the new address.
 fn clears_uffd_wp(k: &Cpu, vma: VmaId) -> bool {
-    k.s().w.vmas[vma].uffd_wp() && !k.has(Defect::V5)
+    let ctx = k.s().w.vmas[vma].uffd;
+    ctx.flags.has(UffdFlags::WP) && !ctx.flags.has(UffdFlags::EVENTS) && !k.has(Defect::V5)
 }
 
 /// `move_ptes()`. True when the flush is still to come, as it was once.
@@ -337,6 +342,7 @@ pub async fn mremap_resize(k: &Cpu, mm: u8, start: u32, end: u32, new_end: u32) 
                 do_munmap(k, mm, new_end, end).await;
                 Outcome::Done
             } else {
+                gather_munmap_failed(k, mm, new_end, end);
                 Outcome::Invalid
             }
         }
@@ -347,6 +353,7 @@ pub async fn mremap_resize(k: &Cpu, mm: u8, start: u32, end: u32, new_end: u32) 
     };
     let populate = outcome == Outcome::Done && vma.is_some_and(|vma| k.s().w.vmas[vma].locked());
     k.unlock(Lock::MmapWrite(mm));
+    userfaultfd_complete(k, mm).await;
     if populate && new_end > end {
         mm_populate(k, mm, end, new_end, true).await;
     }

@@ -1,11 +1,12 @@
 //! `fs/userfaultfd.c`: memory registered with a userfaultfd, threads that wait at it, and the end of it.
 //!
-//! A process has one userfaultfd for each set of features (see [`crate::mm::UffdCtx`]), and its monitor reads every
-//! event at once. Left out: `UFFDIO_API`, `poll()`, the events other than `FORK` (whose reader is never waited for),
-//! `UFFD_USER_MODE_ONLY`, and moves and copies between address spaces.
+//! A process has one userfaultfd for each set of features (see [`crate::mm::UffdCtx`]), and its monitor reads of every fault
+//! at once; of what else it hears is in [`super::uffd_events`]. Left out: `UFFDIO_API`, `poll()`, `UFFD_USER_MODE_ONLY`, and
+//! moves and copies between address spaces.
 
 use super::mmap::{split_at_bounds, vmas_in};
 use super::mprotect::uffd_wp_range;
+use super::uffd_events::mmap_changing;
 use super::vma_lock::{release_fault_lock, vma_start_write};
 use super::vmf::{FaultResult, VmFault};
 use crate::arch::Pte;
@@ -215,6 +216,11 @@ pub async fn userfaultfd_writeprotect(k: &Cpu, mm: u8, start: u32, end: u32, wp:
         let (from, to, ctx) = bounds(k, vma, start, end);
         if !ctx.flags.has(UffdFlags::WP) {
             outcome = Outcome::NoEnt;
+            break;
+        }
+        // Asked once, before the first.
+        if outcome == Outcome::NoEnt && mmap_changing(k, vma) {
+            outcome = Outcome::Busy;
             break;
         }
         uffd_wp_range(k, vma, from, to, wp).await;

@@ -3,6 +3,7 @@
 
 use super::pgtable::pte_alloc;
 use super::rmap::anon_vma_prepare;
+use super::uffd_events::mmap_changing;
 use super::uffd_shmem::{mfill_atomic_pte_continue, mfill_file_over_size, shmem_mfill_atomic_pte};
 use crate::arch::Pte;
 use crate::config::{Defect, Design, Kernel};
@@ -78,6 +79,9 @@ async fn mfill_atomic(k: &Cpu, mm: u8, start: u32, end: u32, first: u32, what: F
     }
     if !within {
         return (0, Outcome::NoEnt);
+    }
+    if mmap_changing(k, vma) {
+        return (0, Outcome::Busy);
     }
     let continues = matches!(what, Fill::Continue { .. });
     if what.wp() && !wp || !anonymous && !shmem || continues && !shmem {

@@ -8,6 +8,7 @@ use super::pgtable::pte_alloc;
 use super::rmap::anon_vma_prepare;
 use super::split::{split_folio, split_huge_pmd};
 use super::swap::migration_entry_wait;
+use super::uffd_events::mmap_changing;
 use crate::arch::Pte;
 use crate::config::{Defect, Kernel};
 use crate::entry::PmdKind;
@@ -44,6 +45,9 @@ async fn move_pages(k: &Cpu, mm: u8, src: u32, len: u32, dst: u32) -> (u32, Outc
         (s.w.vma_lookup(mm, src), s.w.vma_lookup(mm, dst))
     };
     let (Some(src_vma), Some(dst_vma)) = (from, to) else { return (0, Outcome::NoEnt) };
+    if mmap_changing(k, dst_vma) {
+        return (0, Outcome::Busy);
+    }
     anon_vma_prepare(k, dst_vma).await;
     if !validate_move_areas(k, src_vma, dst_vma, src + len, dst + len) {
         return (0, Outcome::Invalid);

@@ -26,7 +26,7 @@ pub(super) enum Effect {
     /// `MADV_GUARD_REMOVE`: guard pages become empty.
     Unguard,
     /// `mremap`, at the old address, with `MREMAP_DONTUNMAP`: what is mapped is empty.
-    Empty,
+    Empty(Traps),
     /// `mremap`, where a mapping gets longer: what was not mapped has this protection and shows this.
     Grow(Perm, Base),
     /// `mremap`, at the new address: what was mapped goes, and something else comes that is not told here.
@@ -67,7 +67,8 @@ impl Effect {
             Effect::Guard(_) if state.perm.is_none() => State { applied, ..state.zeroed() },
             Effect::Guard(fresh) => State { applied, guard: true, ..state.emptied(fresh) },
             Effect::Unguard => State { applied, guard: false, ..state },
-            Effect::Empty => State { applied, guard: false, ..state.zeroed() },
+            Effect::Empty(_) if state.perm.is_none() => State { applied, ..state },
+            Effect::Empty(fresh) => State { applied, guard: false, ..state.emptied(fresh) },
             Effect::Arrive => state,
             Effect::Grow(..) if state.perm.is_some() => return None,
             Effect::Grow(perm, base) => State { applied, base, ..State::mapped(perm) },

@@ -160,7 +160,7 @@ impl Flight {
             }
             OpCode::Munmap => Some(Effect::Unmap),
             OpCode::Mremap => self.moves.map(|_| Effect::Unmap),
-            OpCode::MremapDontunmap => self.moves.map(|_| Effect::Empty),
+            OpCode::MremapDontunmap => self.moves.map(|_| Effect::Empty(self.fresh)),
             // Flight::resize() has done so.
             OpCode::MremapResize => self.effect,
             OpCode::Dontneed => Some(Effect::Zero(self.fresh)),
@@ -181,11 +181,11 @@ impl Flight {
             OpCode::UffdUnregister | OpCode::UffdClose => Some(Uffd::Unregister),
             OpCode::UffdCopy => {
                 let value = copy_token(self.op, self.first);
-                Some(Uffd::Fill(Filling::Copy { value, wp: flag(2) }, self.wakes()))
+                Some(Uffd::Fill(Filling::Copy { value, wp: flag(2) }, self.wakes(), 0))
             }
-            OpCode::UffdZeropage => Some(Uffd::Fill(Filling::Zero, self.wakes())),
-            OpCode::UffdPoison => Some(Uffd::Fill(Filling::Poison, self.wakes())),
-            OpCode::UffdContinue => Some(Uffd::Fill(Filling::Continue { wp: flag(2) }, self.wakes())),
+            OpCode::UffdZeropage => Some(Uffd::Fill(Filling::Zero, self.wakes(), 0)),
+            OpCode::UffdPoison => Some(Uffd::Fill(Filling::Poison, self.wakes(), 0)),
+            OpCode::UffdContinue => Some(Uffd::Fill(Filling::Continue { wp: flag(2) }, self.wakes(), 0)),
             OpCode::UffdWp => Some(Uffd::Protect(true)),
             OpCode::UffdUnwp => Some(Uffd::Protect(false)),
             OpCode::PagemapScan => Some(Uffd::Scan),
@@ -325,9 +325,9 @@ impl Flight {
             return Some(Effect::Arrive);
         }
         match self.effect()? {
-            Effect::Uffd(Uffd::Fill(Filling::Copy { wp, .. }, wakes)) => {
+            Effect::Uffd(Uffd::Fill(Filling::Copy { wp, .. }, wakes, barred)) => {
                 let copy = Filling::Copy { value: copy_token(self.op, spot.page), wp };
-                Some(Effect::Uffd(Uffd::Fill(copy, wakes)))
+                Some(Effect::Uffd(Uffd::Fill(copy, wakes, barred)))
             }
             Effect::Grow(perm, base) => Some(Effect::Grow(perm, base.later(spot.page - self.first))),
             effect => Some(effect.at(spot.page)),

@@ -104,6 +104,7 @@ mod smaps;
 mod space;
 mod traps;
 mod uffd;
+mod uffd_events;
 mod uffd_files;
 mod uffd_move;
 mod violation;
@@ -216,6 +217,10 @@ pub struct Oracle {
     fresh: Traps,
     /// No memory is taken out of use, so that what is promised of the pool of huge pages is kept.
     promises: bool,
+    /// Some memory is registered with events other than faults.
+    tells: bool,
+    /// What the monitors hear of the call in flight on each CPU.
+    told: [uffd_events::Told; MAX_CPUS],
     /// Modes and features that memory can be registered with.
     uffd_flags: UffdFlags,
     /// CPUs with a fork in flight, for each parent.
@@ -248,6 +253,7 @@ impl Oracle {
         let registers = case.ops.iter().any(|op| op.code == OpCode::UffdRegister);
         self.promises = case.ops.iter().all(|op| op.code.family() != Family::Poison);
         self.uffd_flags = case.config.uffd_flags();
+        self.tells = registers && Self::tells(&case.ops);
         let huge = case.ops.iter().any(|op| op.code.family() == Family::Thp);
         self.by_count = case.config.uses(Design::CowByCount);
         self.locking = case.ops.iter().any(|op| op.code.family() == Family::Mlock);
@@ -343,10 +349,14 @@ impl Oracle {
             Observation::Userfault { op, proc, vpn, write, reason } => {
                 self.userfault(case, op, (proc, vpn), write, reason)
             }
+            Observation::UffdChange { op, proc, features, change } => {
+                self.uffd_change(case, op, proc, features, change)
+            }
             Observation::Stuck { op, proc, vpn } => self.stuck(case, op, proc, vpn),
             Observation::Released { proc } => {
                 if let Some(p) = self.procs.get_mut(usize::from(proc)) {
                     p.space.released();
+                    self.doubt_told(proc);
                 }
                 Ok(())
             }
@@ -428,8 +438,13 @@ impl Oracle {
             if let Some(flight) = flight
                 && Some(cpu) != but
                 && (flight.covers(proc, spot) || flight.cuts())
-                && let Some(effect) = flight.effect_on(spot)
+                && let Some(mut effect) = flight.effect_on(spot)
             {
+                if self.tells
+                    && let Effect::Uffd(call) = &mut effect
+                {
+                    call.bar(self.unread(proc, spot));
+                }
                 changes.push((1 << cpu, effect));
             }
         }
@@ -487,6 +502,9 @@ impl Oracle {
         self.begin_moves(cpu, &flight);
         self.begin_pins(cpu, &flight);
         self.begin_locks(cpu, &flight);
+        if self.tells {
+            self.begin_told(cpu, &flight);
+        }
         if flight.effect().is_some() {
             let kind = if flight.touches().is_some() { &mut self.touching } else { &mut self.changing };
             kind[parent] |= bit;
@@ -570,5 +588,6 @@ impl Oracle {
         for flight in self.flights.iter_mut().flatten().filter(|f| f.proc == proc) {
             flight.past = Ends::ALL;
         }
+        self.doubt_told(proc);
     }
 }

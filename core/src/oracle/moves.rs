@@ -78,8 +78,8 @@ impl Oracle {
             let Some(with) = &self.flights[other] else { continue };
             let grows = with.grows() && flight.proc == with.proc;
             let grows = grows && (flight.code == OpCode::Fork || flight.effect().is_some());
-            let theirs = with.moves.is_some() && flight.confuses(with);
-            let own = flight.moves.is_some() && with.confuses(flight);
+            let theirs = with.moves.is_some() && flight.confuses(with) && !self.waits_for_monitor(with, flight);
+            let own = flight.moves.is_some() && with.confuses(flight) && !self.waits_for_monitor(flight, with);
             if grows || theirs {
                 self.confuse(other);
             }
@@ -98,13 +98,12 @@ impl Oracle {
         self.moved = true;
         self.procs[usize::from(proc)].space.reach(moves.to.region, moves.to.page + flight.len());
         self.procs[usize::from(proc)].merged = self.now;
-        // What userfaultfd knows of pages does not move with them.
-        if moves.confused || self.fresh != Traps::NONE {
+        if moves.confused {
             return self.confuse(cpu);
         }
         for spot in flight.spots() {
             let Some(to) = flight.target_of(spot) else { continue };
-            self.may_arrive(proc, spot, to, 1 << cpu);
+            self.may_arrive(proc, spot, to, 1 << cpu, false);
         }
     }
 
@@ -124,14 +123,19 @@ impl Oracle {
         }
     }
 
-    /// A page of the target may also be what the page of the source is.
-    fn may_arrive(&mut self, proc: u8, from: Spot, to: Spot, bit: u8) {
+    /// A page of the target may also be what the page of the source is; `again`: instead of what it was before.
+    pub(super) fn may_arrive(&mut self, proc: u8, from: Spot, to: Spot, bit: u8, again: bool) {
         let space = &mut self.procs[usize::from(proc)].space;
         let mut set = Reach::new();
         let joined = match (space.states(from), space.states(to)) {
             (Some(source), Some(old)) => {
-                let arrived = source.iter().filter(|s| s.applied & bit == 0).map(|s| State { applied: bit, ..*s });
-                old.iter().copied().chain(arrived).try_for_each(|s| insert(&mut set, s)).is_ok()
+                let arrived = source.iter().filter(|s| s.applied & bit == 0).map(|s| State {
+                    applied: bit,
+                    traps: s.traps.moved(),
+                    ..*s
+                });
+                let old = old.iter().copied().filter(|s| !again || s.applied & bit == 0 || s.perm.is_none());
+                old.chain(arrived).try_for_each(|s| insert(&mut set, s)).is_ok()
             }
             _ => false,
         };
@@ -168,7 +172,7 @@ impl Oracle {
             let Some(flight) = moving.copied() else { continue };
             let bit = 1 << cpu;
             if let Some(to) = flight.target_of(spot) {
-                self.may_arrive(proc, spot, to, bit);
+                self.may_arrive(proc, spot, to, bit, false);
             } else if let Some(from) = flight.source_of(spot) {
                 let space = &mut self.procs[usize::from(proc)].space;
                 let mut set = Reach::new();

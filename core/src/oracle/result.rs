@@ -4,7 +4,7 @@ use super::effect::Effect;
 use super::flight::Flight;
 use super::page::{Base, Changes, Ends, Known, Reach, State, dedup, insert};
 use super::space::Spot;
-use super::traps::Traps;
+use super::traps::{Traps, Uffd};
 use super::{Oracle, OracleViolation, broken};
 use crate::config::MAX_CPUS;
 use crate::observe::{Outcome, REGULAR};
@@ -60,10 +60,16 @@ impl Oracle {
             violation.evidence.on = Some(on);
             violation
         })?;
+        if self.tells {
+            self.judge_told(cpu, &flight, outcome)?;
+        }
         if flight.wakes() {
             self.wake(&flight, outcome);
         }
         self.finish(cpu, keep);
+        if self.tells && matches!(flight.effect(), Some(Effect::Uffd(Uffd::Fill(..)))) {
+            self.filled(&flight);
+        }
         self.dealt_with(&flight, outcome);
         if outcome == Outcome::Io {
             self.files.told(self.poisoning());
@@ -525,7 +531,7 @@ impl Oracle {
                 Some(guards.into_iter().chain([unmapped]).collect())
             }
             Effect::Zero(_) | Effect::Guard(_) | Effect::Protect(_) | Effect::Cut(..) | Effect::Uffd(_) => None,
-            Effect::Free | Effect::Unguard | Effect::Empty | Effect::Arrive | Effect::Grow(..) => None,
+            Effect::Free | Effect::Unguard | Effect::Empty(_) | Effect::Arrive | Effect::Grow(..) => None,
         }
     }
 

@@ -277,7 +277,7 @@ impl Space {
         match effect {
             Effect::Map(..) => (page.stored, page.mapped) = (0, began),
             Effect::Unmap | Effect::Grow(..) => (page.stored, page.mapped) = (0, 0),
-            Effect::Zero(_) | Effect::Free | Effect::Guard(_) | Effect::Empty => page.stored = 0,
+            Effect::Zero(_) | Effect::Free | Effect::Guard(_) | Effect::Empty(_) => page.stored = 0,
             Effect::Protect(_) | Effect::Cut(..) | Effect::Unguard | Effect::Arrive | Effect::Uffd(_) => {}
         }
     }

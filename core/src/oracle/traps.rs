@@ -246,6 +246,12 @@ impl Traps {
         Traps(self.0 & (kept | Traps::POISON | Traps::HOLE | Traps::TRACKED | Traps::EXACT))
     }
 
+    /// At the place that `mremap` has moved the page to: registered there only if the monitor hears of that.
+    pub(super) fn moved(self) -> Traps {
+        let moved = self.clear(Traps::AWAKE);
+        if moved.flags().has(UffdFlags::EVENTS) { moved } else { moved.unregistered() }
+    }
+
     /// After the userfaultfd was closed, or the page unregistered.
     pub(super) fn unregistered(self) -> Traps {
         self.clear(Traps::REGISTERED | Traps::ANY_WP)
@@ -286,7 +292,8 @@ pub(super) enum Uffd {
     /// `UFFDIO_UNREGISTER`, and closing.
     Unregister,
     /// Puts something there, and perhaps wakes those who wait for it.
-    Fill(Filling, bool),
+    /// Not once one of these calls has taken effect.
+    Fill(Filling, bool, u8),
     /// `UFFDIO_WRITEPROTECT`.
     Protect(bool),
     /// `PAGEMAP_SCAN` with write protection.
@@ -309,7 +316,8 @@ impl Uffd {
             Uffd::Register(new) if !registrable(state.base, new) => return None,
             Uffd::Register(new) => register(old, new)?,
             Uffd::Unregister => old.unregistered(),
-            Uffd::Fill(what, wakes) => return fill(state, what, wakes),
+            Uffd::Fill(_, _, barred) if state.applied & barred != 0 => return None,
+            Uffd::Fill(what, wakes, _) => return fill(state, what, wakes),
             Uffd::Protect(_) if !old.flags().has(UffdFlags::WP) => return None,
             Uffd::Protect(true) => protect(old, file),
             Uffd::Protect(false) => old.clear(Traps::ANY_WP),
@@ -319,6 +327,13 @@ impl Uffd {
             Uffd::Move => return None,
         };
         Some(State { traps, ..state })
+    }
+
+    /// Filling waits for the monitor to read of what these calls have done.
+    pub(super) fn bar(&mut self, cpus: u8) {
+        if let Uffd::Fill(_, _, barred) = self {
+            *barred = cpus;
+        }
     }
 
     /// True when the memory cell behind the page is another one afterwards.

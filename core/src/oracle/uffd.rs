@@ -158,6 +158,8 @@ impl Oracle {
                 // What lies before the page that is not registered has been changed.
                 Outcome::NoEnt if self.all_registered(flight, UffdFlags::WP) => Err("the range is registered"),
                 Outcome::NoEnt => Ok(Keep::Either),
+                // Another call changes the memory, and the monitor has not read of it.
+                Outcome::Busy if self.tells => Ok(Keep::NotApplied),
                 _ => Err(flight.code.name()),
             },
             OpCode::UffdCopy | OpCode::UffdZeropage | OpCode::UffdPoison | OpCode::UffdContinue => {

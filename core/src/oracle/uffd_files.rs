@@ -143,7 +143,7 @@ impl Flight {
     /// What it puts where nothing is.
     pub(super) fn filling(&self) -> Option<Filling> {
         match self.uffd() {
-            Some(Uffd::Fill(what, _)) => Some(what),
+            Some(Uffd::Fill(what, ..)) => Some(what),
             _ => None,
         }
     }

@@ -293,18 +293,20 @@ fn pick_arg(rng: &mut Rng, code: OpCode, proc: u8, config: &Config, families: Fa
 fn pick_registration(rng: &mut Rng) -> u8 {
     let [missing, wp] = [UffdFlags::MISSING.0, UffdFlags::WP.0];
     let [asynchronous, unpopulated] = [UffdFlags::ASYNC.0, UffdFlags::UNPOPULATED.0];
-    match rng.below(19) {
-        0..=3 => missing,
-        4..=7 => wp,
-        8..=9 => wp | missing,
-        10..=11 => wp | unpopulated,
-        12..=13 => wp | asynchronous | if rng.percent(60) { unpopulated } else { 0 },
-        14 => wp | missing | UffdFlags::EVENT_FORK.0,
-        15..=17 => {
-            UffdFlags::MINOR.0 | if rng.percent(50) { missing } else { 0 } | if rng.percent(30) { wp } else { 0 }
+    let events = if rng.percent(25) { UffdFlags::EVENTS.0 } else { 0 };
+    events
+        ^ match rng.below(19) {
+            0..=3 => missing,
+            4..=7 => wp,
+            8..=9 => wp | missing,
+            10..=11 => wp | unpopulated,
+            12..=13 => wp | asynchronous | if rng.percent(60) { unpopulated } else { 0 },
+            14 => wp | missing | UffdFlags::EVENT_FORK.0,
+            15..=17 => {
+                UffdFlags::MINOR.0 | if rng.percent(50) { missing } else { 0 } | if rng.percent(30) { wp } else { 0 }
+            }
+            _ => rng.below(1 << UffdFlags::WORDS.len()) as u8,
         }
-        _ => rng.below(1 << UffdFlags::WORDS.len()) as u8,
-    }
 }
 
 /// An interruption of some CPU that touches a page which the ops use. Not yet normalised.

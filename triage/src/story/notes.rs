@@ -1,6 +1,6 @@
 //! Events that no table column shows, as notes under their row.
 
-use ptefuzz_core::observe::Agent;
+use ptefuzz_core::observe::{Agent, UffdChange};
 use ptefuzz_core::program::text::Document;
 use ptefuzz_core::trace::{CacheEvent, Event, Note};
 
@@ -46,6 +46,18 @@ pub(super) fn of(
         }
         Event::Userfault { cpu, reason, .. } => {
             Some((Some(cpu), format!("cpu{cpu} waits for userfaultfd: {}", reason.name())))
+        }
+        Event::UffdChange { cpu, proc, change } => {
+            let page = |vpn| case_names::page((proc, vpn), doc);
+            let text = match change {
+                UffdChange::Fork => "that there is a child".to_string(),
+                UffdChange::Remap { from, to, pages } => {
+                    format!("that {pages} pages have moved from {} to {}", page(from), page(to))
+                }
+                UffdChange::Remove { vpn, pages } => format!("that {pages} pages from {} on are emptied", page(vpn)),
+                UffdChange::Unmap { vpn, pages } => format!("that {pages} pages from {} on are gone", page(vpn)),
+            };
+            Some((Some(cpu), format!("the monitor reads {text}")))
         }
         Event::Wait { cpu, lock } => Some((Some(cpu), format!("cpu{cpu} waits for {lock}"))),
         Event::Note { cpu, note, pfn, a, b } if pfn.is_none() || focus.pfn.is_none() || pfn == focus.pfn => {

@@ -135,6 +135,7 @@ fn templates(rule: Rule) -> (&'static str, &'static str) {
         | Rule::OracleUffdEvent
         | Rule::OracleUffdWakeup
         | Rule::OracleUffdPagemap
+        | Rule::OracleUffdChange
         | Rule::ProgressUserfault => userfaults(rule),
         Rule::LeakFolio | Rule::LeakSwap | Rule::LeakTable | Rule::LeakAnonVma => leaks(rule),
         Rule::OracleSmaps
@@ -193,6 +194,10 @@ fn userfaults(rule: Rule) -> (&'static str, &'static str) {
         Rule::OracleUffdPagemap => (
             "pagemap says {found} where {expected} is right for the write protection of {page}",
             "whoever tracks writes through pagemap copies too little, or everything",
+        ),
+        Rule::OracleUffdChange => (
+            "what the monitor hears of {what} is not what happens[: {on}]",
+            "the monitor's picture of the memory is wrong: it throws away pages that are still there, or fills ones that are not",
         ),
         _ => (
             "{who} resolves a userfault and waits for one itself",

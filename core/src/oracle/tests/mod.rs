@@ -1,5 +1,6 @@
 //! Tests of the oracle: what it must catch, what it must let pass, and that it depends on nothing it judges.
 
+mod events;
 mod lost;
 mod machine;
 mod races;

@@ -114,7 +114,7 @@ struct Operands {
     /// All ones when it has a number of pages.
     many: u32,
     /// How many values `arg` has; 0 for the number of memory blocks.
-    args: u8,
+    args: u16,
     /// True when `arg` is a process that must not be the op's own.
     child: bool,
     /// True when `arg` is a place that a range goes to.
@@ -137,18 +137,18 @@ const fn operands(code: OpCode) -> Operands {
     match code.shape() {
         Shape::Proc => none,
         Shape::RangeFlags => Operands { args: 1 << code.flags().len(), ..range },
-        Shape::ProcProc => Operands { args: MAX_PROCS as u8, child: true, ..none },
-        Shape::Map => Operands { args: (Perm::ALL.len() * Backing::ALL.len()) as u8, ..range },
-        Shape::File => Operands { region: 0, many: 0, args: FILES as u8, ..range },
-        Shape::RangeProt => Operands { args: Perm::ALL.len() as u8, ..range },
+        Shape::ProcProc => Operands { args: MAX_PROCS as u16, child: true, ..none },
+        Shape::Map => Operands { args: (Perm::ALL.len() * Backing::ALL.len()) as u16, ..range },
+        Shape::File => Operands { region: 0, many: 0, args: FILES as u16, ..range },
+        Shape::RangeProt => Operands { args: Perm::ALL.len() as u16, ..range },
         Shape::Range | Shape::KernelRange => range,
         Shape::Page => Operands { many: 0, ..range },
         Shape::Block => Operands { proc: 0, args: 0, ..none },
-        Shape::Swap => Operands { proc: 0, args: MAX_SWAP_DEVICES as u8, ..none },
-        Shape::Count => Operands { proc: 0, args: MAX_NR_HUGEPAGES + 1, ..none },
-        Shape::Cgroup => Operands { args: MAX_MEMCGS as u8, ..none },
-        Shape::DeviceRange => Operands { args: MAX_DEVICES as u8, ..range },
-        Shape::DeviceProc => Operands { args: MAX_DEVICES as u8, ..none },
+        Shape::Swap => Operands { proc: 0, args: MAX_SWAP_DEVICES as u16, ..none },
+        Shape::Count => Operands { proc: 0, args: MAX_NR_HUGEPAGES as u16 + 1, ..none },
+        Shape::Cgroup => Operands { args: MAX_MEMCGS as u16, ..none },
+        Shape::DeviceRange => Operands { args: MAX_DEVICES as u16, ..range },
+        Shape::DeviceProc => Operands { args: MAX_DEVICES as u16, ..none },
         Shape::RangeTo => Operands { to: true, ..range },
     }
 }
