@@ -360,9 +360,9 @@ defects! {
     V28 = "V28", fixed Some(Kernel::V6_12), "dup_mmap",
         "the monitor hears of a fork that fails, and of a child that is not there",
         "CVE-2024-50220; f64e67e5d3a4 (\"fork: do not invoke uffd on fork if error occurs\", 6.12)";
-    V29 = "V29", fixed Some(Kernel::V6_18), "madvise_walk_vmas",
+    V29 = "V29", fixed SERIES, "madvise_walk_vmas",
         "what another thread splits off while the monitor hears of MADV_DONTNEED is left as it is",
-        "the walk goes on where the VMA ended before the wait; 6.17 goes on where the advice ended (read in 6.14 and 6.18)";
+        "the walk goes on where the VMA ended before the wait; 6.17 goes on where the advice ended (read in 6.14 and 6.18); 6.15 stands for a repaired release";
     N42 = "N42", fixed None, "vms_gather_munmap_vmas",
         "the monitor hears of an munmap or mmap that fails: of memory that is still there (since 6.12)",
         "found here; seen on a real 6.18 kernel: docs/found/N42-unmap-event-of-a-failed-munmap.md";
