@@ -366,6 +366,15 @@ defects! {
     N42 = "N42", fixed None, "vms_gather_munmap_vmas",
         "the monitor hears of an munmap or mmap that fails: of memory that is still there (since 6.12)",
         "found here; seen on a real 6.18 kernel: docs/found/N42-unmap-event-of-a-failed-munmap.md";
+    N43 = "N43", fixed None, "madvise_guard_install",
+        "MADV_GUARD_INSTALL over write-protected pages of a file zaps them for ever: the zap leaves notes, which are in its way (since 6.15)",
+        "found here; seen on a real 6.18 kernel: docs/found/N43-guard-pages-and-userfaultfd.md";
+    N44 = "N44", fixed None, "mfill_atomic_install_pte",
+        "UFFDIO_COPY and UFFDIO_CONTINUE put a page where a guard is (since 6.13)",
+        "found here; seen on a real 6.18 kernel: docs/found/N43-guard-pages-and-userfaultfd.md";
+    N45 = "N45", fixed None, "madvise_dontneed_free",
+        "the monitor hears that MADV_FREE empties pages of a file, which is then refused",
+        "found here; seen on a real 6.18 kernel: docs/found/N42-unmap-event-of-a-failed-munmap.md";
 }
 
 const _: () = assert!(Defect::ALL.len() <= DefectSet::LEN, "a DefectSet has one bit for each row");

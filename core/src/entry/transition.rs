@@ -90,7 +90,7 @@ pub const TRANSITIONS: &[Transition] = &[
     row(
         None,
         MarkerUffdWp,
-        "mprotect.c change_pte_range: a hole is protected; memory.c copy_nonpresent_pte; pte_install_uffd_wp_if_needed",
+        "mprotect.c change_pte_range: a hole is protected; memory.c copy_nonpresent_pte; pte_install_uffd_wp_if_needed; mremap.c move_ptes",
     ),
     row(None, MarkerPoisoned, "userfaultfd.c mfill_atomic_pte_poison; memory.c copy_nonpresent_pte"),
     row(None, MarkerGuard, "madvise.c guard_install_set_pte (6.13); memory.c copy_nonpresent_pte"),

@@ -71,8 +71,6 @@ pub struct Vma {
     pub locked: Locked,
     /// Its pages are being counted as locked (`VM_IO` beside `VM_LOCKED`): nobody else counts them meanwhile.
     pub mlocking: bool,
-    /// Guard pages have been put into it.
-    pub guarded: bool,
     /// `VM_MERGEABLE`.
     pub mergeable: bool,
     /// Whether large folios may be used.
@@ -263,7 +261,6 @@ impl Vmas {
                 uffd: UffdCtx::default(),
                 locked: Locked::No,
                 mlocking: false,
-                guarded: false,
                 mergeable: false,
                 thp: Thp::Default,
                 hugetlb: HugetlbVma::default(),
@@ -279,7 +276,7 @@ impl Vmas {
         v.chain.clear();
         (v.mm, v.start, v.end, v.pgoff) = (new.mm, new.start, new.end, new.pgoff);
         (v.perm, v.backing, v.soft_dirty) = (new.perm, new.backing, new.soft_dirty);
-        (v.uffd, v.guarded, v.mergeable) = (UffdCtx::default(), false, false);
+        (v.uffd, v.mergeable) = (UffdCtx::default(), false);
         (v.thp, v.anon_vma, v.hugetlb) = (Thp::Default, None, HugetlbVma::default());
         (v.lock_readers, v.lock_writer, v.lock_seq) = (0, 0, 0);
         (v.locked, v.mlocking) = (Locked::No, false);

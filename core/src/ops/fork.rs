@@ -73,7 +73,6 @@ async fn dup_vma(k: &Cpu, parent: u8, child: u8, src: VmaId) -> Result<(), NoMem
         let like = NewVma { mm: child, ..s.w.vmas[src].like() };
         let dst = s.w.vmas.alloc(like);
         s.w.vmas[dst].mergeable = s.w.vmas[src].mergeable;
-        s.w.vmas[dst].guarded = s.w.vmas[src].guarded;
         s.w.vmas[dst].thp = s.w.vmas[src].thp;
         dup_userfaultfd(s, k.id, src, dst);
         s.w.mms[child as usize].vmas.push(dst);

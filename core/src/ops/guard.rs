@@ -8,22 +8,29 @@
 use super::pgtable::pte_alloc;
 use super::rmap::anon_vma_prepare;
 use super::zap::{ZapDetails, zap_page_range_single};
-use crate::config::Defect;
+use crate::arch::Pte;
+use crate::config::{Defect, Kernel};
 use crate::entry::PTE_MARKER_GUARD;
-use crate::mm::{PtePtr, VmaId};
+use crate::mm::{PtePtr, Vma, VmaId};
 use crate::sched::{Cpu, Site};
+
+/// `is_valid_guard_vma()`, but for locked memory: anonymous memory, and since 6.15 files as well.
+pub fn is_valid_guard_vma(v: &Vma, kernel: Kernel) -> bool {
+    v.anonymous() || kernel >= Kernel::V6_15 && v.backing.device().is_none() && !v.backing.hugetlb()
+}
 
 /// `madvise_guard_install()` of the part of a VMA. The kernel gives up after five rounds, drops `mmap_lock` and starts
 /// the call again (`ERESTARTNOINTR`); here the rounds go on with the lock held, as far as the op's budget reaches.
 pub async fn madvise_guard_install(k: &Cpu, vma: VmaId, start: u32, end: u32) {
     let mm = k.s().w.vmas[vma].mm;
-    k.s().w.vmas[vma].guarded = true;
     // The range will no longer be empty for the page tables: without an anon_vma, fork would not copy it.
     if !k.has(Defect::V3) {
         anon_vma_prepare(k, vma).await;
     }
+    // Here we differ from the kernel, which leaves notes of write protection in mappings of files, and meets them for ever (N43).
+    let keep_notes = k.has(Defect::N43) && !k.s().w.vmas[vma].anonymous();
     while !install_markers(k, mm, start, end).await {
-        zap_page_range_single(k, vma, start, end, ZapDetails::ALL).await;
+        zap_page_range_single(k, vma, start, end, ZapDetails { keep_notes, ..ZapDetails::ALL }).await;
     }
 }
 
@@ -81,7 +88,11 @@ pub async fn madvise_guard_remove(k: &Cpu, mm: u8, start: u32, end: u32) {
 
 /// `is_guard_pte_marker()`.
 pub fn is_guard_pte_marker(k: &Cpu, p: PtePtr) -> bool {
+    is_guard_marker(k, k.ptep_get(p))
+}
+
+/// The same of an entry.
+pub fn is_guard_marker(k: &Cpu, pte: Pte) -> bool {
     let ec = k.entries();
-    let pte = k.ptep_get(p);
     ec.is_pte_marker(pte) && ec.pte_marker_get(ec.arch.pte_to_swp_entry(pte)) & PTE_MARKER_GUARD != 0
 }

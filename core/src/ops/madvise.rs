@@ -2,7 +2,7 @@
 //! [`super::lazyfree`], guard pages in [`super::guard`].
 
 use super::filemap::force_page_cache_readahead;
-use super::guard::{madvise_guard_install, madvise_guard_remove};
+use super::guard::{is_valid_guard_vma, madvise_guard_install, madvise_guard_remove};
 use super::gup::faultin_page;
 use super::huge::pmd_folio;
 use super::huge_zero::is_huge_zero_pmd;
@@ -17,7 +17,7 @@ use super::uffd_events::userfaultfd_remove;
 use super::vma_lock::vma_start_write;
 use super::vmscan::shrink_folio;
 use super::zap::{MmuGather, ZapDetails, zap_page_range_single};
-use crate::config::{Defect, Design};
+use crate::config::{Defect, Design, Kernel};
 use crate::entry::PmdKind;
 use crate::mm::{PtePtr, Thp, VmaId};
 use crate::observe::{Outcome, SHMEM};
@@ -30,6 +30,8 @@ use arrayvec::ArrayVec;
 pub enum Advice {
     /// `MADV_DONTNEED`.
     DontNeed,
+    /// `MADV_DONTNEED_LOCKED`.
+    DontNeedLocked,
     /// `MADV_PAGEOUT`.
     PageOut,
     /// `MADV_FREE`.
@@ -48,7 +50,8 @@ pub enum Advice {
 pub async fn madvise(k: &Cpu, mm: u8, start: u32, end: u32, advice: Advice) -> Outcome {
     // madvise_behavior_valid()
     let guard = matches!(advice, Advice::GuardInstall | Advice::GuardRemove);
-    if guard && !k.uses(Design::GuardMarker) {
+    let since_5_18 = advice == Advice::DontNeedLocked;
+    if guard && !k.uses(Design::GuardMarker) || since_5_18 && k.config().kernel < Kernel::V5_19 {
         return Outcome::Invalid;
     }
     k.lock(Lock::MmapRead(mm)).await;
@@ -130,8 +133,7 @@ pub async fn madvise_hugepage(k: &Cpu, mm: u8, start: u32, end: u32, thp: Thp) -
     if covered < end - start { Outcome::NoMem } else { Outcome::Done }
 }
 
-/// `madvise_vma_behavior()`. `MADV_FREE` is for anonymous mappings, and so are guard pages here (of files only since
-/// 6.15, and then in all).
+/// `madvise_vma_behavior()`: where it ended.
 async fn madvise_vma_behavior(
     k: &Cpu,
     mm: u8,
@@ -140,17 +142,17 @@ async fn madvise_vma_behavior(
     end: u32,
     advice: Advice,
 ) -> Result<u32, Outcome> {
-    if matches!(advice, Advice::DontNeed | Advice::Free) {
+    if matches!(advice, Advice::DontNeed | Advice::DontNeedLocked | Advice::Free) {
         return madvise_dontneed_free(k, mm, vma, start, end, advice).await;
     }
     if is_vm_hugetlb_page(k, vma) {
         // Refused, or without effect.
         return Err(Outcome::Invalid);
     }
-    let (anonymous, armed, pfnmap, locked) = {
+    let (guardable, pfnmap, locked) = {
         let s = k.s();
         let v = &s.w.vmas[vma];
-        (v.anonymous(), v.uffd.armed(), v.backing.pfnmap(), v.locked())
+        (is_valid_guard_vma(v, k.config().kernel), v.backing.pfnmap(), v.locked())
     };
     // can_madv_lru_vma(), is_valid_guard_vma()
     if locked && !matches!(advice, Advice::WillNeed | Advice::GuardRemove) {
@@ -158,9 +160,8 @@ async fn madvise_vma_behavior(
     }
     match advice {
         Advice::PageOut | Advice::Cold if pfnmap => return Err(Outcome::Invalid),
-        // Here not where userfaultfd keeps watch either.
-        Advice::GuardInstall | Advice::GuardRemove if !anonymous || armed => return Err(Outcome::Invalid),
-        Advice::DontNeed | Advice::Free => {}
+        Advice::GuardInstall | Advice::GuardRemove if !guardable => return Err(Outcome::Invalid),
+        Advice::DontNeed | Advice::DontNeedLocked | Advice::Free => {}
         Advice::PageOut => madvise_pageout(k, mm, start, end).await,
         Advice::Cold => madvise_cold(k, mm, start, end).await,
         Advice::WillNeed => madvise_willneed(k, mm, vma, start, end).await,
@@ -183,6 +184,11 @@ async fn madvise_dontneed_free(
         return Err(Outcome::Invalid);
     }
     let (mut vma, mut end) = (vma, end);
+    let anonymous = k.s().w.vmas[vma].anonymous();
+    if advice == Advice::Free && !anonymous && !k.has(Defect::N45) {
+        // Here we differ from the kernel, which asks when the monitor has been told (N45).
+        return Err(Outcome::Invalid);
+    }
     if !userfaultfd_remove(k, mm, vma, start, end).await {
         vma = k.s().w.vma_lookup(mm, start).ok_or(Outcome::NoMem)?;
         if !dontneed_free_valid_vma(k, vma, start, end, advice) {
@@ -191,6 +197,9 @@ async fn madvise_dontneed_free(
         end = end.min(k.s().w.vmas[vma].end);
     }
     if advice == Advice::Free {
+        if !k.s().w.vmas[vma].anonymous() {
+            return Err(Outcome::Invalid);
+        }
         madvise_free_single_vma(k, mm, start, end).await;
         return Ok(end);
     }
@@ -203,16 +212,15 @@ async fn madvise_dontneed_free(
     Ok(end)
 }
 
-/// `madvise_dontneed_free_valid_vma()`, and what `madvise_free_single_vma()` asks. Not where userfaultfd keeps watch, for
-/// the latter.
+/// `madvise_dontneed_free_valid_vma()`.
 fn dontneed_free_valid_vma(k: &Cpu, vma: VmaId, start: u32, end: u32, advice: Advice) -> bool {
     // Hugetlb memory can be dropped.
     if is_vm_hugetlb_page(k, vma) {
-        return advice == Advice::DontNeed && aligned(k, start, end);
+        return advice != Advice::Free && aligned(k, start, end);
     }
     let s = k.s();
     let v = &s.w.vmas[vma];
-    !v.backing.pfnmap() && !v.locked() && (advice == Advice::DontNeed || v.anonymous() && !v.uffd.armed())
+    !v.backing.pfnmap() && (!v.locked() || advice == Advice::DontNeedLocked)
 }
 
 /// Folios isolated at once before they are reclaimed.

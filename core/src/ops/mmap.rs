@@ -202,7 +202,6 @@ async fn split_vma(k: &Cpu, vma: VmaId, at: u32) {
         s.w.vmas[new].uffd = s.w.vmas[vma].uffd;
         s.w.vmas[new].thp = s.w.vmas[vma].thp;
         s.w.vmas[new].mergeable = s.w.vmas[vma].mergeable;
-        s.w.vmas[new].guarded = s.w.vmas[vma].guarded;
         s.w.vmas[new].locked = s.w.vmas[vma].locked;
         if like.backing.hugetlb() {
             hugetlb_vm_op_open(s, new, vma);

@@ -12,7 +12,7 @@ use super::vma_lock::vma_start_write;
 use super::vmf::can_change_pte_writable;
 use crate::arch::{Prot, Pte};
 use crate::config::{Defect, Design};
-use crate::entry::{MigrationKind, PTE_MARKER_POISONED};
+use crate::entry::{MigrationKind, PTE_MARKER_GUARD, PTE_MARKER_POISONED};
 use crate::mm::{PtePtr, VmaId};
 use crate::observe::{Outcome, Perm};
 use crate::sched::{Cpu, Lock, NotifyEvent, Site};
@@ -229,9 +229,10 @@ pub fn wants_manual_pte_write_upgrade(w: &World, vma: VmaId) -> bool {
 /// A marker has no protection to change, and a page that is lost stays so. A marker of uffd-wp goes when it is resolved.
 async fn change_marker(k: &Cpu, p: PtePtr, oldpte: Pte, change: Change) {
     let ec = k.entries();
-    let poisoned =
-        !ec.is_swap_special_pte(oldpte) && ec.pte_marker_get(k.pte_to_swp_entry(oldpte)) & PTE_MARKER_POISONED != 0;
-    if !poisoned && change == Change::UffdWpResolve {
+    // An access to a poisoned page or a guard fails anyway.
+    const FAILS: u64 = PTE_MARKER_POISONED | PTE_MARKER_GUARD;
+    let fails = !ec.is_swap_special_pte(oldpte) && ec.pte_marker_get(k.pte_to_swp_entry(oldpte)) & FAILS != 0;
+    if !fails && change == Change::UffdWpResolve {
         k.ptep_get_and_clear(p).await;
     }
 }

@@ -142,9 +142,9 @@ async fn copy_vma(k: &Cpu, vma: VmaId, start: u32, end: u32, to: u32) -> VmaId {
         let like = NewVma { start: to, end: to + (end - start), pgoff, ..v.like() };
         let new = s.w.vmas.alloc(like);
         let v = &s.w.vmas[vma];
-        let (uffd, guarded, mergeable, thp, locked) = (v.uffd, v.guarded, v.mergeable, v.thp, v.locked);
+        let (uffd, mergeable, thp, locked) = (v.uffd, v.mergeable, v.thp, v.locked);
         let v = &mut s.w.vmas[new];
-        (v.uffd, v.guarded, v.mergeable, v.thp, v.locked) = (uffd, guarded, mergeable, thp, locked);
+        (v.uffd, v.mergeable, v.thp, v.locked) = (uffd, mergeable, thp, locked);
         if like.backing.hugetlb() {
             hugetlb_vm_op_open(s, new, vma);
         }

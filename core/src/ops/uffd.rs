@@ -113,12 +113,11 @@ async fn register_range(k: &Cpu, mm: u8, start: u32, end: u32, flags: UffdFlags)
 /// `vma_can_userfault()`: anonymous memory and `tmpfs`; minor faults of `tmpfs` only, and write protection there only where a
 /// release has notes for it.
 ///
-/// Left out: mappings with guard pages; hugetlb; asynchronous protection of any other file.
+/// Left out: hugetlb; asynchronous protection of any other file.
 fn vma_can_userfault(k: &Cpu, vma: VmaId, flags: UffdFlags) -> bool {
     let s = k.s();
     let notes = s.w.entries().make_uffd_wp_note() != Pte(0);
     match s.w.vmas[vma].backing {
-        _ if s.w.vmas[vma].guarded => false,
         Backing::Anon => !flags.has(UffdFlags::MINOR),
         Backing::ShmemShared | Backing::ShmemPrivate => notes || !flags.has(UffdFlags::WP),
         // VM_SPECIAL

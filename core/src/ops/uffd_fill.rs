@@ -1,6 +1,7 @@
 //! `mm/userfaultfd.c: mfill_atomic()`: the monitor puts something where nothing is. Shared pages of `tmpfs` are in
 //! [`super::uffd_shmem`].
 
+use super::guard::is_guard_pte_marker;
 use super::pgtable::pte_alloc;
 use super::rmap::anon_vma_prepare;
 use super::uffd_events::mmap_changing;
@@ -148,8 +149,9 @@ pub async fn mfill_atomic_install_pte(k: &Cpu, vma: VmaId, vpn: u32, page: u32, 
         k.pte_unmap_unlock(p);
         return Err(Outcome::Fault);
     }
-    // A marker may be overwritten: a page that was protected before it was there, or one that is poisoned.
-    if !k.entries().pte_none_mostly(k.ptep_get(p)) {
+    // A marker may be overwritten: a page that was protected before it was there, or one that is poisoned. Here we differ
+    // from the kernel, which takes a guard for one of these (N44).
+    if !k.entries().pte_none_mostly(k.ptep_get(p)) || is_guard_pte_marker(k, p) && !k.has(Defect::N44) {
         k.pte_unmap_unlock(p);
         return Err(Outcome::Exists);
     }

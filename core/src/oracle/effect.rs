@@ -44,6 +44,7 @@ impl Effect {
             Effect::Map(perm, base, traps, pool) => State { applied, base, traps, pool, ..State::mapped(perm) },
             Effect::Unmap => State { applied, ..State::UNMAPPED },
             Effect::Zero(_) if state.perm.is_none() => State { applied, ..state.zeroed() },
+            Effect::Zero(_) if state.guard => State { applied, ..state },
             Effect::Zero(fresh) => {
                 // In a mapping of a file userfaultfd remembers what it has protected.
                 let file = state.base != Base::Anon;
@@ -60,9 +61,10 @@ impl Effect {
                 _ => state,
             },
             Effect::Protect(perm) => State { perm: state.perm.map(|_| perm), applied, ..state },
+            Effect::Free if state.guard => State { applied, ..state },
             Effect::Free => {
-                let traps = state.traps.perhaps_dropped();
-                State { applied, lazy: state.base == Base::Anon && state.value != 0, traps, ..state }
+                let lazy = state.base == Base::Anon && (state.value != 0 || state.traps.may_be_lazy());
+                State { applied, lazy, traps: state.traps.perhaps_dropped(), ..state }.while_lazy()
             }
             Effect::Guard(_) if state.perm.is_none() => State { applied, ..state.zeroed() },
             Effect::Guard(fresh) => State { applied, guard: true, ..state.emptied(fresh) },
@@ -83,7 +85,8 @@ impl Effect {
         match self {
             Effect::Guard(fresh) => {
                 let empty = state.emptied(fresh);
-                (state.perm.is_some() && (state.value != 0 || empty.traps != state.traps)).then_some(empty)
+                let changes = state.value != 0 || empty.base != state.base || empty.traps != state.traps;
+                (state.perm.is_some() && changes).then_some(empty)
             }
             Effect::Arrive => Some(State { applied: state.applied, ..State::UNMAPPED }),
             _ => None,

@@ -163,7 +163,7 @@ impl Flight {
             OpCode::MremapDontunmap => self.moves.map(|_| Effect::Empty(self.fresh)),
             // Flight::resize() has done so.
             OpCode::MremapResize => self.effect,
-            OpCode::Dontneed => Some(Effect::Zero(self.fresh)),
+            OpCode::Dontneed | OpCode::DontneedLocked => Some(Effect::Zero(self.fresh)),
             OpCode::Free => Some(Effect::Free),
             OpCode::GuardInstall => Some(Effect::Guard(self.fresh)),
             OpCode::GuardRemove => Some(Effect::Unguard),

@@ -73,6 +73,13 @@ impl Locks {
         self.get(spot) == Lock::Yes
     }
 
+    /// What is locked may be emptied (`MADV_DONTNEED_LOCKED`).
+    fn emptied(&mut self, flight: &Flight) {
+        for spot in flight.spots().filter(|spot| self.get(*spot) == Lock::Yes).collect::<arrayvec::ArrayVec<_, 64>>() {
+            self.set(spot, Lock::OnFault);
+        }
+    }
+
     /// May some page of the process be locked?
     pub(super) fn any(&self) -> bool {
         self.changing != 0 || self.regions.iter().flatten().any(|l| *l != Lock::No)
@@ -130,6 +137,9 @@ impl Oracle {
     /// A call begins.
     pub(super) fn begin_locks(&mut self, cpu: usize, flight: &Flight) {
         if !self.locking || !changes_locks(flight.code) {
+            if self.locking && flight.code == OpCode::DontneedLocked {
+                self.procs[usize::from(flight.proc)].locks.emptied(flight);
+            }
             return;
         }
         let proc = &mut self.procs[usize::from(flight.proc)];

@@ -158,7 +158,13 @@ impl State {
     /// The state after a load has given `value`: what has turned into zero stays zero.
     #[inline]
     fn after_load(self, value: Token) -> State {
-        if self.lazy && value == 0 { State { value: 0, lazy: false, ..self } } else { self }
+        // One that held zeroes before may still go.
+        if self.lazy && value == 0 && self.value != 0 { State { value: 0, lazy: false, ..self } } else { self }
+    }
+
+    /// What is sure of a page that may go at any time: its write protection, if it has any, goes along.
+    pub(super) fn while_lazy(self) -> State {
+        if self.lazy { State { traps: self.traps.perhaps_dropped().perhaps_unprotected(), ..self } } else { self }
     }
 
     /// True when the mapping permits the access.
@@ -240,15 +246,15 @@ impl State {
         let seen = self.through().is_some() && !(write && matches!(self.base, Base::Private(_)));
         let traps = if seen { self.traps.touched_through(write) } else { self.traps.touched(write) };
         // What is lazily freed may go again.
-        let traps = if self.lazy && !write { traps.perhaps_dropped() } else { traps };
-        State { traps, ..self }
+        let touched = State { traps, ..self };
+        if write { touched } else { touched.while_lazy() }
     }
 
     /// The same page once an access has been stopped for this reason.
     pub(super) fn stopped(self, reason: Userfault) -> State {
         let traps =
             if self.through().is_some() { self.traps.stopped_through(reason) } else { self.traps.stopped(reason) };
-        State { traps, ..self }
+        State { traps, ..self }.while_lazy()
     }
 
     /// The page of a child that was copied from this one. The tables of a shared mapping are copied only where

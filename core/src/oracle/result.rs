@@ -113,6 +113,7 @@ impl Oracle {
                 }
                 OpCode::Mprotect
                 | OpCode::Dontneed
+                | OpCode::DontneedLocked
                 | OpCode::Pageout
                 | OpCode::Mergeable
                 | OpCode::Free
@@ -148,9 +149,11 @@ impl Oracle {
             | OpCode::Free
             | OpCode::Cold
             | OpCode::WillNeed => self.judge_holes(flight, outcome),
-            // A release may not know guard pages.
-            OpCode::GuardInstall | OpCode::GuardRemove if outcome == Outcome::Invalid => Ok(Keep::NotApplied),
-            OpCode::GuardInstall | OpCode::GuardRemove => self.judge_holes(flight, outcome),
+            // A release may not know guard pages, or the advice.
+            OpCode::GuardInstall | OpCode::GuardRemove | OpCode::DontneedLocked if outcome == Outcome::Invalid => {
+                Ok(Keep::NotApplied)
+            }
+            OpCode::GuardInstall | OpCode::GuardRemove | OpCode::DontneedLocked => self.judge_holes(flight, outcome),
             OpCode::Mremap | OpCode::MremapDontunmap => self.judge_move(flight, outcome),
             OpCode::MremapResize => self.judge_resize(flight, outcome),
             OpCode::PopulateRead => self.judge_populate(flight, outcome, false),
@@ -179,10 +182,9 @@ impl Oracle {
         }
     }
 
-    /// Where memory may be registered with a userfaultfd, some calls are refused, and faults that cannot wait fail.
+    /// Where memory may be registered with a userfaultfd, faults that cannot wait fail.
     fn refused_for_userfaultfd(&self, flight: &Flight, outcome: Outcome) -> bool {
         let refused = match flight.code {
-            OpCode::Free | OpCode::GuardInstall | OpCode::GuardRemove => Outcome::Invalid,
             OpCode::PopulateRead | OpCode::PopulateWrite | OpCode::PinRead | OpCode::PinFast | OpCode::PinLongterm => {
                 Outcome::Fault
             }

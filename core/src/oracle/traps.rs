@@ -235,6 +235,11 @@ impl Traps {
         self.dropped(fresh).set(self.0 & Traps::ANY_WP | if scanned { Traps::PERHAPS_WP } else { 0 })
     }
 
+    /// Something that holds zeroes may be there, and somebody keeps track: `MADV_FREE` makes a difference.
+    pub(super) fn may_be_lazy(self) -> bool {
+        self.is(Traps::TRACKED) && !self.is(Traps::HOLE)
+    }
+
     /// `MADV_FREE`: what is there may go at any time; the note that it was lost goes at once.
     pub(super) fn perhaps_dropped(self) -> Traps {
         self.clear(Traps::THERE | Traps::AWAKE | Traps::POISON)
@@ -319,6 +324,8 @@ impl Uffd {
             Uffd::Fill(_, _, barred) if state.applied & barred != 0 => return None,
             Uffd::Fill(what, wakes, _) => return fill(state, what, wakes),
             Uffd::Protect(_) if !old.flags().has(UffdFlags::WP) => return None,
+            // Guards have no protection.
+            Uffd::Protect(true) | Uffd::Scan if state.guard => old,
             Uffd::Protect(true) => protect(old, file),
             Uffd::Protect(false) => old.clear(Traps::ANY_WP),
             Uffd::Scan if old.scanned(file) => protect(old, file),
@@ -326,7 +333,7 @@ impl Uffd {
             Uffd::Touch(write) => old.perhaps_touched(write),
             Uffd::Move => return None,
         };
-        Some(State { traps, ..state })
+        Some(State { traps, ..state }.while_lazy())
     }
 
     /// Filling waits for the monitor to read of what these calls have done.
@@ -402,6 +409,9 @@ impl Filling {
 
 fn fill(state: State, what: Filling, wakes: bool) -> Option<State> {
     let old = state.traps;
+    if state.guard {
+        return None;
+    }
     let marked = old.is(Traps::WP | Traps::POISON) && !what.replaces_marks(state.base);
     if !old.registered() || old.is(Traps::THERE) || marked || what.wp() && !old.flags().has(UffdFlags::WP) {
         return None;
@@ -429,7 +439,7 @@ impl State {
             return None;
         }
         let traps = to.traps.clear(Traps::HOLE | Traps::ANY_WP).set(Traps::THERE | Traps::AWAKE);
-        Some(State { traps, value: self.value, lazy: self.lazy, ..to })
+        Some(State { traps, value: self.value, lazy: self.lazy, ..to }.while_lazy())
     }
 
     /// True where `UFFDIO_MOVE` works: writable anonymous memory.
@@ -455,7 +465,7 @@ impl State {
             (Base::Shared(cell), _) if what.makes_file_page() => files.presence(cell) == Presence::Hole,
             _ => true,
         };
-        self.traps.is(Traps::HOLE) && !marked && file
+        self.traps.is(Traps::HOLE) && !marked && file && !self.guard
     }
 }
 

@@ -140,7 +140,8 @@ impl Oracle {
         }
         let Some(set) = p.space.reachable(spot, &changes) else { return Ok(()) };
         let fits = |shown: (bool, bool)| if wp { shown.0 } else { shown.1 };
-        if set.iter().any(|s| fits(s.traps.shown())) {
+        // PAGEMAP_SCAN marks guards, too, where it means nothing.
+        if set.iter().any(|s| s.guard || fits(s.traps.shown())) {
             return Ok(());
         }
         let cpu = Self::cpu_of(case, op) as u8;
@@ -185,8 +186,7 @@ impl Oracle {
             // Some files are not registered, nor is anonymous memory for minor faults.
             Outcome::Invalid if self.procs[usize::from(flight.proc)].files => Ok(Keep::NotApplied),
             Outcome::Invalid if flags.has(UffdFlags::MINOR) => Ok(Keep::NotApplied),
-            // Where guard pages have been, nothing is registered.
-            Outcome::Invalid if possible && !self.guarded && !in_doubt && self.any(flight, |s| s.perm.is_some()) => {
+            Outcome::Invalid if possible && !in_doubt && self.any(flight, |s| s.perm.is_some()) => {
                 Err("something is mapped there")
             }
             Outcome::Invalid => Ok(Keep::NotApplied),

@@ -9,6 +9,7 @@
 
 use super::effect::Effect;
 use super::flight::Flight;
+use super::page::Base;
 use super::space::Spot;
 use super::traps::Uffd;
 use super::{Oracle, OracleViolation, broken};
@@ -96,7 +97,7 @@ impl Oracle {
                 told.own = self.watchers(flight.proc, flight.spots(), UffdFlags::EVENTS);
                 told.target = self.watchers(flight.proc, to, UffdFlags::EVENTS);
             }
-            OpCode::Dontneed | OpCode::Free | OpCode::Remove => {
+            OpCode::Dontneed | OpCode::DontneedLocked | OpCode::Free | OpCode::Remove => {
                 told.own = self.watchers(flight.proc, flight.spots(), UffdFlags::EVENTS);
             }
             _ if unmaps => told.own = self.watchers(flight.proc, flight.spots(), UffdFlags::EVENTS),
@@ -193,7 +194,9 @@ impl Oracle {
         (first, pages): (Option<Spot>, u32),
         features: UffdFlags,
     ) -> Result<(), &'static str> {
-        let first = first.filter(|_| matches!(flight.code, OpCode::Dontneed | OpCode::Free | OpCode::Remove));
+        let first = first.filter(|_| {
+            matches!(flight.code, OpCode::Dontneed | OpCode::DontneedLocked | OpCode::Free | OpCode::Remove)
+        });
         let Some(first) = first else { return Err("not what the call does") };
         self.told[cpu].removed += pages;
         let space = &self.procs[usize::from(flight.proc)].space;
@@ -205,6 +208,9 @@ impl Oracle {
             let Some(states) = space.states(spot).filter(|_| !self.told[cpu].doubt) else { continue };
             if !states.iter().any(|s| s.traps.flags().features() == features && s.traps.armed()) {
                 return Err("not registered");
+            }
+            if flight.code == OpCode::Free && states.iter().all(|s| s.base != Base::Anon) {
+                return Err("such pages are not emptied");
             }
         }
         Ok(())
@@ -229,10 +235,10 @@ impl Oracle {
                 let all = if outcome == Outcome::Invalid { gone | told.cleared } else { gone };
                 (all != 0).then_some("has heard of what has not happened")
             }
-            OpCode::Dontneed | OpCode::Free | OpCode::Remove if done => {
+            OpCode::Dontneed | OpCode::DontneedLocked | OpCode::Free | OpCode::Remove if done => {
                 (told.removed < told.own.pages).then_some("has not heard of it")
             }
-            OpCode::Dontneed | OpCode::Free | OpCode::Remove => None,
+            OpCode::Dontneed | OpCode::DontneedLocked | OpCode::Free | OpCode::Remove => None,
             // What fails after it has unmapped what was there.
             _ if done || flight.code == OpCode::Mmap && outcome == Outcome::NoMem => {
                 (told.own.must & !told.unmapped != 0).then_some("has not heard of it")

@@ -288,6 +288,8 @@ ops! {
         "A debugger reads a page, whatever its protection (/proc/pid/mem).";
     MemWrite = "mem-write", User, Page, Gup, weight 3, "mm/memory.c: __access_remote_vm()",
         "A debugger writes a page; of private memory also one that is read-only (/proc/pid/mem).";
+    DontneedLocked = "dontneed-locked", User, Range, Mlock, weight 4, "mm/madvise.c: madvise_dontneed_free()",
+        "MADV_DONTNEED_LOCKED: drops the pages, be the mapping locked or not.";
 }
 
 impl OpCode {

@@ -128,6 +128,7 @@ async fn call(k: &Cpu, op: &Op) -> Outcome {
         OpCode::Write => access::access_range(k, mm, start, end, true).await,
         OpCode::Mprotect => mprotect::mprotect(k, mm, start, end, op.perm()).await,
         OpCode::Dontneed => madvise(k, mm, start, end, Advice::DontNeed).await,
+        OpCode::DontneedLocked => madvise(k, mm, start, end, Advice::DontNeedLocked).await,
         OpCode::Pageout => madvise(k, mm, start, end, Advice::PageOut).await,
         OpCode::Free => madvise(k, mm, start, end, Advice::Free).await,
         OpCode::Cold => madvise(k, mm, start, end, Advice::Cold).await,

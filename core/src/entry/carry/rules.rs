@@ -107,7 +107,7 @@ pub(super) const RULES: &[Rule] = &[
         [
             c(Dropped, NO_ROOM),
             c(Dropped, NO_ROOM),
-            c(Dropped, "make_pte_marker: a bare marker"),
+            c(MaySet, "make_pte_marker: a bare marker; mremap.c move_soft_dirty_pte sets it"),
             c(Set, "change_pte_range: make_pte_marker(PTE_MARKER_UFFD_WP)"),
             c(Dropped, NO_ROOM),
             c(Dropped, NO_ROOM),
