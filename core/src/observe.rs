@@ -305,6 +305,42 @@ pub struct Smaps {
     pub locked: u64,
 }
 
+/// What `hmm_range_fault()` tells a driver of a page, as `lib/test_hmm.c` passes it on.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum HmmPfn {
+    /// `HMM_PFN_ERROR`: nothing that a device could ever have.
+    Error,
+    /// Not `HMM_PFN_VALID`: nothing is there now.
+    None,
+    /// The zero page.
+    Zero,
+    /// A page, with `HMM_PFN_WRITE` or without.
+    Page {
+        /// `HMM_PFN_WRITE`.
+        write: bool,
+    },
+    /// A page in the device's own memory, likewise.
+    Private {
+        /// `HMM_PFN_WRITE`.
+        write: bool,
+    },
+}
+
+impl HmmPfn {
+    /// Words for a trace.
+    pub fn name(self) -> &'static str {
+        match self {
+            HmmPfn::Error => "an error",
+            HmmPfn::None => "nothing",
+            HmmPfn::Zero => "the zero page",
+            HmmPfn::Page { write: false } => "a page to read",
+            HmmPfn::Page { write: true } => "a page to write",
+            HmmPfn::Private { write: false } => "device memory to read",
+            HmmPfn::Private { write: true } => "device memory to write",
+        }
+    }
+}
+
 /// The share of a page that nobody else has.
 pub const PSS_PAGE: u64 = 4096;
 
@@ -534,6 +570,19 @@ pub enum Observation {
         /// What it said.
         resident: bool,
     },
+    /// `hmm_range_fault()` told the driver of a device what is there, without faulting anything in.
+    Snapshot {
+        /// Index of the op in the case.
+        op: u32,
+        /// Process.
+        proc: u8,
+        /// Virtual page number.
+        vpn: u32,
+        /// Device.
+        device: u8,
+        /// What it said.
+        seen: HmmPfn,
+    },
     /// `smaps` said how much memory the process uses.
     Smaps {
         /// Index of the op in the case.
@@ -566,6 +615,7 @@ impl Observation {
             | Observation::Progress { op, .. }
             | Observation::UffdWp { op, .. }
             | Observation::Resident { op, .. }
+            | Observation::Snapshot { op, .. }
             | Observation::Smaps { op, .. } => Some(op),
             Observation::Released { .. } | Observation::Gone { .. } => None,
         }

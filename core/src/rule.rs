@@ -286,6 +286,9 @@ rules! {
     OracleUffdChange = "oracle.uffd-change", AtReturn,
         "the monitor hears of memory that moves, goes or is emptied, and of forks: once, before the call returns, and of nothing else",
         "Documentation/admin-guide/mm/userfaultfd.rst: Non-cooperative userfaultfd; userfaultfd(2)";
+    OracleHmm = "oracle.hmm", AtReturn,
+        "what a driver is told of a page without a fault is no more than the process could do without one",
+        "Documentation/mm/hmm.rst: address space mirroring; mm/hmm.c: hmm_vma_handle_pte()";
 }
 
 impl Rule {

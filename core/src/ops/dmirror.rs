@@ -3,14 +3,15 @@
 
 use super::exclusive::{ExclusiveError, make_device_exclusive};
 use super::gup::{Grab, get_user_page};
-use super::hmm::hmm_range_fault;
+use super::hmm::{hmm_range_fault, hmm_snapshot};
 use super::migrate_device::migrate_to_device;
 use crate::config::Defect;
 use crate::hw::Mapping;
-use crate::observe::Outcome;
+use crate::observe::{HmmPfn, Observation, Outcome};
 use crate::phys::Pfn;
 use crate::sched::{Cpu, Lock, Site};
 use crate::trace::Note;
+use arrayvec::ArrayVec;
 
 /// Tries before the driver gives up with `-EBUSY` (the kernel's driver gives up after a second).
 const TRIES: u32 = 8;
@@ -177,6 +178,53 @@ async fn dmirror_fault(k: &Cpu, device: u8, mm: u8, vpn: u32, write: bool) -> Re
         k.note(Note::NotifierRetry, None, 0, 0);
     }
     Err(Outcome::Busy)
+}
+
+/// Pages that `dmirror_snapshot()` asks for at a time.
+const SNAPSHOT_PAGES: usize = 64;
+
+/// `dmirror_snapshot()`: tells user space what the device would find at each page, without faulting anything in. (Its
+/// notifier of its own is the device's here.)
+pub async fn snapshot(k: &Cpu, device: u8, mm: u8, start: u32, end: u32) -> Outcome {
+    open(k, device, mm);
+    let mut outcome = Outcome::Done;
+    let mut at = start;
+    while at < end && outcome == Outcome::Done {
+        let next = (at + SNAPSHOT_PAGES as u32).min(end);
+        outcome = dmirror_range_snapshot(k, device, mm, at, next).await;
+        at = next;
+    }
+    done(k, device, mm);
+    outcome
+}
+
+/// `dmirror_range_snapshot()`.
+async fn dmirror_range_snapshot(k: &Cpu, device: u8, mm: u8, start: u32, end: u32) -> Outcome {
+    for _ in 0..TRIES {
+        let seq = k.mmu_interval_read_begin(device, mm).await;
+        let mut pfns: ArrayVec<HmmPfn, SNAPSHOT_PAGES> = ArrayVec::new();
+        k.lock(Lock::MmapRead(mm)).await;
+        for vpn in start..end {
+            pfns.push(hmm_snapshot(k, device, mm, vpn).await);
+        }
+        k.unlock(Lock::MmapRead(mm));
+        k.site(Site::HmmProgram).await;
+        k.lock(Lock::Mirror(device, mm)).await;
+        let valid = !k.mmu_interval_read_retry(device, mm, seq) || k.has(Defect::S15);
+        if valid {
+            let op = k.op();
+            let s = &mut *k.s();
+            for (vpn, seen) in (start..end).zip(pfns) {
+                s.observe(Observation::Snapshot { op, proc: mm, vpn, device, seen });
+            }
+        }
+        k.unlock(Lock::Mirror(device, mm));
+        if valid {
+            return Outcome::Done;
+        }
+        k.note(Note::NotifierRetry, None, 0, 0);
+    }
+    Outcome::Busy
 }
 
 /// `dmirror_fops_release()`: the device forgets the process.

@@ -8,8 +8,8 @@ use crate::arch::Pte;
 use crate::config::Defect;
 use crate::entry::EntryKind;
 use crate::hw::Mapping;
-use crate::observe::{Agent, Outcome, Signal};
-use crate::phys::Pfn;
+use crate::observe::{Agent, HmmPfn, Outcome, Signal};
+use crate::phys::{Pfn, ZERO_PFN};
 use crate::sched::{Cpu, Site};
 
 /// What `hmm_vma_handle_pte()` makes of an entry.
@@ -91,5 +91,34 @@ pub async fn hmm_range_fault(k: &Cpu, device: u8, mm: u8, vpn: u32, write: bool)
             FaultResult::SigBus | FaultResult::HwPoison | FaultResult::Retry => Err(refuse(Signal::Bus)),
             FaultResult::SigSegv => Err(refuse(Signal::SegvMapErr)),
         },
+    }
+}
+
+/// `hmm_range_fault()` of one page that nobody asks for (`HMM_PFN_REQ_FAULT` is not set): what is there now. What has
+/// failed, notes, and pages of another device are nothing; so are pages on their way, for which it does not wait.
+pub async fn hmm_snapshot(k: &Cpu, device: u8, mm: u8, vpn: u32) -> HmmPfn {
+    k.site(Site::HmmFault).await;
+    // hmm_vma_walk_test(), and hmm_vma_walk_hole() where there is no VMA.
+    let readable = {
+        let s = k.s();
+        let mirrors = |v| s.w.vmas[v].accessible() && (!s.w.vmas[v].backing.pfnmap() || k.has(Defect::R6));
+        s.w.vma_lookup(mm, vpn).is_some_and(mirrors)
+    };
+    if !readable {
+        return HmmPfn::Error;
+    }
+    let ec = k.entries();
+    let pte = k.s().w.leaf(mm, vpn);
+    match ec.kind(pte) {
+        EntryKind::Present if k.raw_pfn(pte).is_some() && !k.has(Defect::R6) => HmmPfn::Error,
+        EntryKind::Present if k.arch().pte_protnone(pte) => HmmPfn::None,
+        EntryKind::Present if k.pte_pfn(pte) == ZERO_PFN => HmmPfn::Zero,
+        EntryKind::Present => HmmPfn::Page { write: k.pte_write(pte) },
+        kind if kind.is_device_private() => {
+            let pfn = k.swp_offset_pfn(ec.arch.pte_to_swp_entry(pte));
+            let own = k.s().w.mem.device_of(pfn) == Some(device);
+            if own { HmmPfn::Private { write: kind == EntryKind::DevicePrivateWrite } } else { HmmPfn::None }
+        }
+        _ => HmmPfn::None,
     }
 }

@@ -93,6 +93,7 @@ mod effect;
 mod file;
 mod file_calls;
 mod flight;
+mod hmm;
 mod locked;
 mod lost;
 mod moves;
@@ -377,6 +378,12 @@ impl Oracle {
                 }
                 _ => Ok(()),
             },
+            Observation::Snapshot { op, proc, vpn, device, seen } => match Self::spot(case, proc, vpn) {
+                Some(spot) => self
+                    .snapshot(proc, spot, seen, Self::cpu_of(case, op))
+                    .map_err(|v| v.at(proc, vpn, Agent::Device(device), seen.name())),
+                None => Ok(()),
+            },
             Observation::Smaps { op, proc, ref sums } if usize::from(proc) < MAX_PROCS => {
                 self.smaps(case, op, proc, sums)
             }
@@ -476,6 +483,7 @@ impl Oracle {
                 other.disturb_waiting(&flight);
             }
         }
+        self.disturb_remote(&mut flight);
         let bit = 1 << cpu;
         let parent = usize::from(flight.proc);
         match flight.code {

@@ -4,8 +4,9 @@
 //! Everything but the protection stands in its way as it does in the process's own: the end of a file, guard pages,
 //! poison, and userfaultfd, for which it does not wait.
 
+use super::file::Files;
 use super::flight::Flight;
-use super::page::{Base, Ends, Pool, Reach, State, insert, loaded, stored};
+use super::page::{Base, Ends, Overflow, Pool, Reach, State, insert, loaded, stored};
 use super::result::Keep;
 use super::space::Spot;
 use super::traps::Traps;
@@ -38,7 +39,32 @@ fn protection(set: &Reach) -> Result<Option<Perm>, ()> {
     if perms.all(|p| Some(p) == first) { Ok(first) } else { Err(()) }
 }
 
+/// Makes of a set what it is after a store that may have gone to what is not there any more.
+fn perhaps_stored(set: &mut Reach, files: &mut Files, value: Token) -> Result<(), Overflow> {
+    for i in 0..set.len() {
+        match set[i].base {
+            _ if !set[i].permits(true) => {}
+            Base::Shared(cell) => files.perhaps_stored(cell, value),
+            _ => {
+                let hit = set[i].written(value);
+                insert(set, hit)?;
+            }
+        }
+    }
+    Ok(())
+}
+
 impl Oracle {
+    /// A call begins: does it take pages away, wherever they are, from under a debugger, or does one begin meanwhile?
+    pub(super) fn disturb_remote(&mut self, flight: &mut Flight) {
+        let takes = |f: &Flight| f.cuts() || matches!(f.code, OpCode::Remove | OpCode::ResetDevice);
+        if takes(flight) {
+            self.flights.iter_mut().flatten().filter(|f| f.remote()).for_each(|f| f.disturbed = true);
+        } else if flight.remote() {
+            flight.disturbed |= self.flights.iter().flatten().any(takes);
+        }
+    }
+
     /// A debugger has read or written `value` at a page.
     pub(super) fn remote_access(
         &mut self,
@@ -52,9 +78,11 @@ impl Oracle {
         self.retired(proc, spot)?;
         let mut reach = self.procs[usize::from(proc)].space.reachable(spot, &changes);
         let mut unknown = reach.is_none();
+        // What was found before may not be there any more: a call has replaced it, or where references are counted a write
+        // fault may have put a copy in its place.
+        let unsure = self.by_count || self.flights.get(cpu).and_then(Option::as_ref).is_none_or(|f| f.disturbed);
         if let Some(set) = &mut reach {
             let perm = protection(set);
-            let before = set.clone();
             set.iter_mut().for_each(|s| *s = s.forced());
             let right = |s: &State| {
                 if write { s.ends(&self.files, true).meets(Ends::WELL) } else { s.shows(&self.files, value) }
@@ -65,7 +93,9 @@ impl Oracle {
                 violation.evidence.found = Some(u64::from(value));
                 return Err(violation);
             }
-            if write {
+            if write && unsure {
+                unknown = perhaps_stored(set, &mut self.files, value).is_err();
+            } else if write {
                 unknown = stored(set, &changes, &mut self.files, value).is_err();
             } else {
                 loaded(set, &changes, &mut self.files, value);
@@ -74,17 +104,13 @@ impl Oracle {
                 Ok(perm) => set.iter_mut().filter(|s| s.perm.is_some()).for_each(|s| s.perm = perm),
                 Err(()) => unknown = true,
             }
-            if write && self.by_count {
-                // A write fault may have put a copy in the place of the page that is written.
-                unknown |= before.into_iter().try_for_each(|s| insert(set, s)).is_err();
-            }
         }
         if !write && unknown {
             return Ok(());
         }
         if write {
             self.blur(proc, spot);
-            self.remote_stored(proc, spot, unknown);
+            self.remote_stored(proc, spot, unknown, unsure);
         }
         if unknown {
             reach = None;
@@ -104,12 +130,13 @@ impl Oracle {
     }
 
     /// The page is soft-dirty, as after a store; and if it is not known where that went, so may a file be changed.
-    fn remote_stored(&mut self, proc: u8, spot: Spot, unknown: bool) {
+    fn remote_stored(&mut self, proc: u8, spot: Spot, unknown: bool, unsure: bool) {
         let now = self.now;
         let p = &mut self.procs[usize::from(proc)];
         let cleared = p.cleared;
         if let Some(page) = p.space.page_mut(spot)
             && page.stored <= cleared
+            && !unsure
         {
             page.stored = now;
         }

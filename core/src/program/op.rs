@@ -290,6 +290,8 @@ ops! {
         "A debugger writes a page; of private memory also one that is read-only (/proc/pid/mem).";
     DontneedLocked = "dontneed-locked", User, Range, Mlock, weight 4, "mm/madvise.c: madvise_dontneed_free()",
         "MADV_DONTNEED_LOCKED: drops the pages, be the mapping locked or not.";
+    Snapshot = "snapshot", Device, DeviceRange, Device, weight 4, "lib/test_hmm.c: dmirror_snapshot()",
+        "The driver asks what is at each page, without faulting anything in.";
 }
 
 impl OpCode {

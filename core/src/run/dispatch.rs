@@ -168,6 +168,7 @@ async fn call(k: &Cpu, op: &Op) -> Outcome {
         OpCode::Exclusive => dmirror::exclusive(k, op.device(), mm, start, end).await,
         OpCode::DevRead => dmirror::access(k, op.device(), mm, start, end, false).await,
         OpCode::DevWrite => dmirror::access(k, op.device(), mm, start, end, true).await,
+        OpCode::Snapshot => dmirror::snapshot(k, op.device(), mm, start, end).await,
         OpCode::DevClose => dmirror::close(k, op.device(), mm).await,
         OpCode::Truncate => truncate::truncate(k, op.file(), op.page).await,
         OpCode::Msync => msync::msync(k, mm, start, end).await,

@@ -149,7 +149,7 @@ impl Comparer {
 
 /// True of what may differ between two good designs from moment to moment: what is in memory, and how much.
 fn is_momentary(seen: &Observation) -> bool {
-    matches!(seen, Observation::Resident { .. } | Observation::Smaps { .. })
+    matches!(seen, Observation::Resident { .. } | Observation::Snapshot { .. } | Observation::Smaps { .. })
 }
 
 #[cfg(test)]

@@ -143,7 +143,8 @@ fn templates(rule: Rule) -> (&'static str, &'static str) {
         | Rule::MlockReclaimed
         | Rule::MlockStranded
         | Rule::MlockFreed
-        | Rule::GupMovable => held(rule),
+        | Rule::GupMovable
+        | Rule::OracleHmm => held(rule),
         other => assertions(other),
     }
 }
@@ -157,6 +158,10 @@ fn held(rule: Rule) -> (&'static str, &'static str) {
         Rule::OracleSmaps => (
             "smaps says {found} where {expected} is right[: {on}]",
             "who decides by these numbers whom to kill, or how much fits on a machine, decides wrongly",
+        ),
+        Rule::OracleHmm => (
+            "the driver is told of {what} at {page}, which is not so",
+            "the device reads or writes what its process may not, or what is no longer the process's",
         ),
         Rule::GupMovable => (
             "{folio} is pinned for a long time in ZONE_MOVABLE",

@@ -19,6 +19,52 @@ fn a_fresh_page_reads_zero_and_then_what_was_stored() {
 }
 
 #[test]
+fn a_driver_is_told_of_no_more_than_the_process_may_do() {
+    use crate::observe::HmmPfn;
+    let told = |s: &mut Story, page, seen| {
+        let op = s.start(OpCode::Snapshot, 0, 0, page, 1, 0);
+        let vpn = s.vpn(page);
+        s.see(Observation::Snapshot { op, proc: 0, vpn, device: 0, seen })?;
+        s.end(op, Done)
+    };
+    let (read, write) = (HmmPfn::Page { write: false }, HmmPfn::Page { write: true });
+    let mut s = Story::with(2, Perm::ReadWrite);
+    for seen in [HmmPfn::None, HmmPfn::Zero, read, write, HmmPfn::Private { write: true }] {
+        told(&mut s, 0, seen).unwrap();
+    }
+    told(&mut s, 2, HmmPfn::Error).unwrap();
+    s.store(0, 0, 1, 7).unwrap();
+    s.call(OpCode::Mprotect, 0, 0, 1, RO, Done).unwrap();
+    told(&mut s, 0, read).unwrap();
+    for (page, seen) in [(0, HmmPfn::Error), (0, write), (1, HmmPfn::Zero), (2, HmmPfn::None), (2, read)] {
+        assert_eq!(rule(told(&mut s, page, seen)), Some(Rule::OracleHmm), "{page} {seen:?}");
+    }
+}
+
+#[test]
+fn a_debugger_reads_and_writes_private_memory_whatever_its_protection() {
+    let access = |s: &mut Story, write, value| {
+        let op = s.start(if write { OpCode::MemWrite } else { OpCode::MemRead }, 0, 0, 0, 1, 0);
+        if write {
+            s.store_by(op, 0, 0, Agent::Debugger, value)?;
+        } else {
+            s.load_by(op, 0, 0, Agent::Debugger, value)?;
+        }
+        s.end(op, Done)
+    };
+    let mut s = Story::with(1, Perm::None);
+    access(&mut s, false, 0).unwrap();
+    access(&mut s, true, 7).unwrap();
+    assert_eq!(rule(access(&mut s, false, 0)), Some(Rule::OracleValue));
+    s.call(OpCode::Mprotect, 0, 0, 1, RO, Done).unwrap();
+    s.load(0, 0, 0, 7).unwrap();
+    assert_eq!(rule(s.call(OpCode::MemRead, 0, 0, 1, 0, Fault)), Some(Rule::OracleResult));
+    s.call(OpCode::Munmap, 0, 0, 1, 0, Done).unwrap();
+    s.call(OpCode::MemRead, 0, 0, 1, 0, Fault).unwrap();
+    assert_eq!(rule(access(&mut s, true, 8)), Some(Rule::OracleAccess));
+}
+
+#[test]
 fn a_stale_load_and_a_lost_store_are_caught_with_evidence() {
     let mut s = Story::with(4, Perm::ReadWrite);
     s.store(0, 0, 1, 7).unwrap();

@@ -1,0 +1,41 @@
+//! What `hmm_range_fault()` tells the driver of a device that mirrors a process, when it is not to fault anything in: no more
+//! than the process could do itself at that moment, without a fault.
+//!
+//! That nothing is there is always believed: what is swapped out or lent to a device is not. So is anything about memory
+//! that may have failed.
+
+use super::page::{Base, State};
+use super::space::Spot;
+use super::violation::broken;
+use super::{Oracle, OracleViolation};
+use crate::observe::{HUGETLB_ANON, HmmPfn};
+use crate::program::Perm;
+use crate::rule::Rule;
+
+impl Oracle {
+    /// A driver was told this of a page.
+    pub(super) fn snapshot(&self, proc: u8, spot: Spot, seen: HmmPfn, cpu: usize) -> Result<(), OracleViolation> {
+        let p = &self.procs[usize::from(proc)];
+        if !p.live || p.exiting || self.poisoning() || p.space.lost(spot).is_some() {
+            return Ok(());
+        }
+        let changes = self.changes_seen(proc, spot, cpu);
+        let right = |s: &State| {
+            let readable = s.permits(false) && s.through().is_none_or(|cell| self.files.may_read(cell));
+            // A page of a file that is mapped privately is copied before it is written. (Hugetlb memory of no file is a file
+            // of its own here, and a huge page is there for more than the page that was stored to.)
+            let of_file = matches!(s.base, Base::Private(cell) if cell.file() != HUGETLB_ANON);
+            let writable = s.permits(true) && !of_file;
+            match seen {
+                HmmPfn::Error => s.perm.is_none_or(|p| p == Perm::None) || s.of_device(),
+                HmmPfn::None => s.allows(false),
+                HmmPfn::Zero => readable && s.through().is_none() && s.holds(0),
+                HmmPfn::Page { write } | HmmPfn::Private { write } => readable && (writable || !write),
+            }
+        };
+        if p.space.reachable(spot, &changes).is_none_or(|set| set.iter().any(right)) {
+            return Ok(());
+        }
+        Err(broken(Rule::OracleHmm).known(p.space.page(spot).known))
+    }
+}
