@@ -106,6 +106,7 @@ backings! {
     MixedmapPrivate = None, "mixedmap", "private", "The same, copied on write.";
     HugetlbNoreserve = None, "hugetlb", "noreserve", "The same with `MAP_NORESERVE`: nothing is promised.";
     HugetlbfsShared = Some(HUGETLBFS), "hugetlbfs", "shared", "The file of `hugetlbfs`, shared.";
+    HugetlbfsPrivate = Some(HUGETLBFS), "hugetlbfs", "private", "The file of `hugetlbfs`, copied on write.";
 }
 
 impl Backing {
@@ -146,7 +147,10 @@ impl Backing {
     /// `is_vm_hugetlb_page()`.
     #[inline]
     pub fn hugetlb(self) -> bool {
-        matches!(self, Backing::Hugetlb | Backing::HugetlbNoreserve | Backing::HugetlbfsShared)
+        matches!(
+            self,
+            Backing::Hugetlb | Backing::HugetlbNoreserve | Backing::HugetlbfsShared | Backing::HugetlbfsPrivate
+        )
     }
 
     /// The backing with these words.

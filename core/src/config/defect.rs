@@ -375,6 +375,15 @@ defects! {
     N45 = "N45", fixed None, "madvise_dontneed_free",
         "the monitor hears that MADV_FREE empties pages of a file, which is then refused",
         "found here; seen on a real 6.18 kernel: docs/found/N42-unmap-event-of-a-failed-munmap.md";
+    N25 = "N25", fixed None, "hugetlb_vmdelete_list",
+        "private copies of a file of hugetlbfs survive a truncation that meets a fault: the mapping's lock is taken, or the fault has looked at the size before",
+        "found here; fs/hugetlbfs/inode.c and mm/hugetlb.c of 6.12: what is passed over is looked for in the page cache only; not tried";
+    N26 = "N26", fixed None, "__unmap_hugepage_range",
+        "a hugetlb page is dropped that somebody has pinned: its mapping has the promise of a page again before the pool has, and gives back one too many",
+        "found here; mm/hugetlb.c since 6.11 restores the reservation when the last mapping goes, and counts it when the page is free; not tried";
+    H5 = "H5", fixed None, "__unmap_hugepage_range",
+        "the owner of a hugetlb mapping drops a page that its child still maps, and has the promise of a page again",
+        "6.11 to 6.19; 6.12.117 restores the reservation on the last unmap only; in no release's set, as 6.15 stands for a repaired one";
 }
 
 const _: () = assert!(Defect::ALL.len() <= DefectSet::LEN, "a DefectSet has one bit for each row");

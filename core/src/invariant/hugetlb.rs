@@ -23,14 +23,12 @@ pub fn hugetlb(w: &World) -> Option<Finding> {
     let step = 1usize << w.geometry().shift();
     let heads = (1..=w.mem.frames() as usize).step_by(step).map(|p| &w.mem.folios[p]);
     let pool = heads.filter(|f| f.order != 0 && f.flags.has(Flags::HUGETLB));
-    let (mut nr, mut free, mut dropped) = (0, 0, 0);
+    let (mut nr, mut free) = (0, 0);
     for f in pool {
         nr += 1;
         free += i32::from(HpageFlags(f.slot).has(HpageFlags::FREED));
-        dropped += i32::from(HpageFlags(f.slot).has(HpageFlags::RESTORE_RESERVE));
     }
-    // The owner of a page that was dropped, but that somebody still refers to, has its promise back before the pool has.
-    let promised = promised(w) - dropped;
+    let promised = promised(w);
     finding(Rule::HugetlbCounts, nr, h.nr, "nr_huge_pages")
         .or_else(|| finding(Rule::HugetlbCounts, free, h.free.len() as i32, "free_huge_pages"))
         .or_else(|| finding(Rule::HugetlbCounts, promised, h.resv, "resv_huge_pages"))

@@ -19,6 +19,8 @@ pub(super) enum Effect {
     Protect(Perm),
     /// Truncation: copies of the file's pages from this one on are lost.
     Cut(FileId, u32),
+    /// A hole in a file of `hugetlbfs`: copies of these pages may be lost, wherever they are.
+    Hole(FileId, u32, u32),
     /// `MADV_FREE`: what is mapped may become zero at any time, until the next store.
     Free,
     /// `MADV_GUARD_INSTALL`: what is mapped becomes a guard page; what was there goes, notes included.
@@ -59,6 +61,12 @@ impl Effect {
                     State { applied, traps: state.traps.cured(), ..state }
                 }
                 _ => state,
+            },
+            Effect::Hole(file, from, to) => match state.base {
+                Base::Copied(cell) if cell.file() == file && (from..to).contains(&cell.page()) => {
+                    State { applied, ..state.zeroed() }
+                }
+                _ => return None,
             },
             Effect::Protect(perm) => State { perm: state.perm.map(|_| perm), applied, ..state },
             Effect::Free if state.guard => State { applied, ..state },

@@ -9,7 +9,7 @@ use super::space::Spot;
 use super::traps::Traps;
 use super::{FILE_IDS, Oracle};
 use crate::config::{MAX_CPUS, MAX_PROCS};
-use crate::observe::{FAULTED, MAPPINGS};
+use crate::observe::{FAULTED, HUGETLBFS, MAPPINGS};
 use crate::program::OpCode;
 
 impl Oracle {
@@ -39,10 +39,11 @@ impl Oracle {
                         flight.contended |= !certain;
                     }
                 }
+                self.begin_huge_hole(cpu);
                 self.break_cow_again();
                 self.blur_zero_pages();
             }
-            OpCode::Mmap if flight.backing.shared() => {
+            OpCode::Mmap if flight.backing.shared() || flight.extends_file() => {
                 let Some(file) = flight.backing.file() else { return };
                 if flight.extends_file() {
                     (0..flight.end)
@@ -76,6 +77,19 @@ impl Oracle {
             self.files.begin(cell, 1 << cpu, FileChange::Erase);
         }
         set.iter().all(|s| s.through() == set[0].through())
+    }
+
+    /// A hole in a file of `hugetlbfs` takes private copies away as well (`hugetlb_vmdelete_list()` asks for no `even_cows`).
+    /// Where it is, is not asked.
+    fn begin_huge_hole(&mut self, cpu: usize) {
+        if !self.procs.iter().any(|p| p.huge_copies) {
+            return;
+        }
+        if let Some(flight) = &mut self.flights[cpu] {
+            flight.effect = Some(Effect::Hole(HUGETLBFS, 0, u32::MAX));
+        }
+        self.changing.iter_mut().for_each(|c| *c |= 1 << cpu);
+        self.note_cuts();
     }
 
     /// While a file gets shorter or a hole, the protection of what it showed there may go with its pages, or stay; a page
@@ -112,7 +126,10 @@ impl Oracle {
             return;
         }
         // A pin for reading takes a page out of the sharing, too, and what is locked is faulted in as for writing.
-        if flight.access() == Some(true) || matches!(flight.code, OpCode::PinRead | OpCode::Mlock) {
+        let huge = self.procs[usize::from(flight.proc)].huge_copies && flight.tries();
+        if huge {
+            self.may_huge_pages_be_copied(flight);
+        } else if flight.access() == Some(true) || matches!(flight.code, OpCode::PinRead | OpCode::Mlock) {
             self.may_all_be_copied(flight);
         } else if flight.code == OpCode::MlockAll {
             self.may_everything_be_copied(flight.proc);
@@ -135,6 +152,15 @@ impl Oracle {
     fn may_all_be_copied(&mut self, flight: &Flight) {
         for spot in flight.spots() {
             self.may_be_copied(flight.proc, spot, flight.remote());
+        }
+    }
+
+    /// Of `hugetlbfs` whole huge pages are copied, and where the file has none, a load is enough.
+    fn may_huge_pages_be_copied(&mut self, flight: &Flight) {
+        let all = self.huge_pages.max(1);
+        let pages = flight.first / all * all..flight.end.next_multiple_of(all).min(self.region_pages);
+        for page in pages {
+            self.may_be_copied(flight.proc, Spot { region: flight.region, page });
         }
     }
 
@@ -176,9 +202,9 @@ impl Oracle {
     /// page as it was or as it will be.
     pub(super) fn note_cuts(&mut self) {
         let mut cut = [u32::MAX; MAPPINGS];
-        for flight in self.flights.iter().flatten().filter(|f| f.cuts()) {
-            let from = &mut cut[usize::from(flight.arg) % MAPPINGS];
-            *from = flight.size.min(*from);
+        for (file, first) in self.flights.iter().flatten().filter_map(Flight::sweeps) {
+            let from = &mut cut[usize::from(file) % MAPPINGS];
+            *from = first.min(*from);
         }
         if cut == [u32::MAX; MAPPINGS] {
             return;

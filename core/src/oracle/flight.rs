@@ -6,7 +6,7 @@ use super::page::{Base, Ends, Pool};
 use super::space::Spot;
 use super::traps::{Filling, Traps, Uffd};
 use crate::config::MAX_REGIONS;
-use crate::observe::{Backing, MAPPINGS, REMAPPED, UffdFlags, Userfault, copy_token};
+use crate::observe::{Backing, FileId, MAPPINGS, REMAPPED, UffdFlags, Userfault, copy_token};
 use crate::program::{Actor, Case, OpCode, Perm, Shape};
 
 /// An access that waits for the monitor.
@@ -261,15 +261,28 @@ impl Flight {
         }
     }
 
+    /// True when it faults pages in, or may.
+    pub(super) fn tries(&self) -> bool {
+        matches!(self.code, OpCode::Mlock | OpCode::HwPoison | OpCode::SoftOffline) || self.access().is_some()
+    }
+
     /// True when it may change pages of every process: it truncates a file, or a device goes.
     pub(super) fn cuts(&self) -> bool {
         matches!(self.code, OpCode::Truncate | OpCode::Unplug)
     }
 
+    /// The file of which it takes private copies away, and from which page on.
+    pub(super) fn sweeps(&self) -> Option<(FileId, u32)> {
+        match self.effect? {
+            Effect::Cut(file, from) | Effect::Hole(file, from, _) => Some((file, from)),
+            _ => None,
+        }
+    }
+
     /// True when it lets a file end behind what it maps: `mmap` of `hugetlbfs` for writing.
     pub(super) fn extends_file(&self) -> bool {
         self.code == OpCode::Mmap
-            && self.backing == Backing::HugetlbfsShared
+            && matches!(self.backing, Backing::HugetlbfsShared | Backing::HugetlbfsPrivate)
             && Perm::from_arg(self.arg) == Perm::ReadWrite
     }
 

@@ -158,6 +158,8 @@ struct Proc {
     files: bool,
     /// The same of hugetlb memory: calls that would cut a huge page give `EINVAL`.
     hugetlb: bool,
+    /// The same of a private mapping of `hugetlbfs`: an access copies a whole huge page.
+    huge_copies: bool,
     /// The same of a device: calls that need pages give `EINVAL`.
     devices: bool,
     /// What is locked.
@@ -180,11 +182,12 @@ impl Proc {
             lent,
             files,
             hugetlb,
+            huge_copies,
             devices,
             locks,
         } = self;
         (*live, *exiting, *lent) = (false, false, false);
-        (*files, *hugetlb, *devices) = (false, false, false);
+        (*files, *hugetlb, *huge_copies, *devices) = (false, false, false, false);
         (*clearing, *cleared, *remapped, *merged) = (0, 0, 0, 0);
         space.clear();
         pins.clear();
@@ -196,6 +199,7 @@ impl Proc {
         self.files |= backing.mapping().is_some();
         self.devices |= backing.device().is_some();
         self.hugetlb |= backing.hugetlb();
+        self.huge_copies |= backing == Backing::HugetlbfsPrivate;
     }
 }
 
@@ -207,6 +211,8 @@ pub struct Oracle {
     files: Files,
     /// Pages in a window, and so in a file.
     region_pages: u32,
+    /// Pages of a huge page.
+    huge_pages: u32,
     flights: [Option<Flight>; MAX_CPUS],
     /// What the child of the fork in flight on each CPU will be.
     children: [Space; MAX_CPUS],
@@ -269,6 +275,7 @@ impl Oracle {
         self.files.clear(ptrs, registers.then_some(!huge));
         self.guarded = false;
         self.region_pages = case.config.geometry.region_pages();
+        self.huge_pages = case.config.geometry.ptrs();
         self.moved = false;
         self.procs[0].live = true;
         for map in &case.maps {
@@ -444,7 +451,7 @@ impl Oracle {
         for (cpu, flight) in self.flights.iter().enumerate() {
             if let Some(flight) = flight
                 && Some(cpu) != but
-                && (flight.covers(proc, spot) || flight.cuts())
+                && (flight.sweeps().is_some() || flight.covers(proc, spot))
                 && let Some(mut effect) = flight.effect_on(spot)
             {
                 if self.tells

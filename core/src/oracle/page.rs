@@ -61,7 +61,7 @@ impl Pool {
     pub(super) fn of(backing: Backing, promises: bool) -> Pool {
         match backing {
             // The promise for a page of a file goes with the page, and anybody can take that away.
-            Backing::HugetlbNoreserve | Backing::HugetlbfsShared => Pool::Huge,
+            Backing::HugetlbNoreserve | Backing::HugetlbfsShared | Backing::HugetlbfsPrivate => Pool::Huge,
             Backing::Hugetlb if promises => Pool::Promised,
             Backing::Hugetlb => Pool::Huge,
             _ => Pool::Any,

@@ -366,12 +366,12 @@ impl Oracle {
         let (cleared, merged) =
             (if cleared_meanwhile { self.now } else { from.cleared }, if merging { self.now } else { from.merged });
         let (remapped, lent, files, hugetlb) = (from.remapped, from.lent, from.files, from.hugetlb);
-        let devices = from.devices;
+        let (devices, huge_copies) = (from.devices, from.huge_copies);
         let to = &mut self.procs[child];
         std::mem::swap(&mut to.space, &mut self.children[cpu]);
         (to.live, to.exiting) = (true, false);
         (to.cleared, to.remapped, to.merged, to.lent, to.files) = (cleared, remapped, merged, lent, files);
-        (to.hugetlb, to.devices) = (hugetlb, devices);
+        (to.hugetlb, to.huge_copies, to.devices) = (hugetlb, huge_copies, devices);
         self.cut_child(child as u8, flight.cut);
         self.catch_up(child as u8);
         Ok(Keep::Either)
@@ -397,7 +397,7 @@ impl Oracle {
         let proc = usize::from(flight.proc);
         self.end_on_files(cpu, &flight, keep);
         match flight.effect() {
-            Some(effect @ Effect::Cut(..)) => self.finish_cut(cpu, effect),
+            Some(effect @ (Effect::Cut(..) | Effect::Hole(..))) => self.finish_cut(cpu, effect),
             Some(_) => {
                 self.finish_pins(cpu, &flight, keep);
                 if flight.code == OpCode::UffdMove {
@@ -532,7 +532,12 @@ impl Oracle {
                 let guards = crate::program::Perm::ALL.map(|perm| State { guard: true, ..State::mapped(perm) });
                 Some(guards.into_iter().chain([unmapped]).collect())
             }
-            Effect::Zero(_) | Effect::Guard(_) | Effect::Protect(_) | Effect::Cut(..) | Effect::Uffd(_) => None,
+            Effect::Zero(_)
+            | Effect::Guard(_)
+            | Effect::Protect(_)
+            | Effect::Cut(..)
+            | Effect::Hole(..)
+            | Effect::Uffd(_) => None,
             Effect::Free | Effect::Unguard | Effect::Empty(_) | Effect::Arrive | Effect::Grow(..) => None,
         }
     }

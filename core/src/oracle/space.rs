@@ -278,7 +278,12 @@ impl Space {
             Effect::Map(..) => (page.stored, page.mapped) = (0, began),
             Effect::Unmap | Effect::Grow(..) => (page.stored, page.mapped) = (0, 0),
             Effect::Zero(_) | Effect::Free | Effect::Guard(_) | Effect::Empty(_) => page.stored = 0,
-            Effect::Protect(_) | Effect::Cut(..) | Effect::Unguard | Effect::Arrive | Effect::Uffd(_) => {}
+            Effect::Protect(_)
+            | Effect::Cut(..)
+            | Effect::Hole(..)
+            | Effect::Unguard
+            | Effect::Arrive
+            | Effect::Uffd(_) => {}
         }
     }
 }

@@ -108,7 +108,13 @@ fn generate_maps(rng: &mut Rng, case: &mut Case, families: FamilySet) {
 }
 
 /// Backings of hugetlb memory.
-const HUGETLB: [Backing; 3] = [Backing::Hugetlb, Backing::HugetlbNoreserve, Backing::HugetlbfsShared];
+const HUGETLB: [Backing; 5] = [
+    Backing::Hugetlb,
+    Backing::HugetlbNoreserve,
+    Backing::HugetlbfsShared,
+    Backing::HugetlbfsShared,
+    Backing::HugetlbfsPrivate,
+];
 
 /// Is the case about hugetlb memory? A few of those that use its family are; all where that is the bias.
 fn wants_hugetlb(rng: &mut Rng, focus: &Focus) -> bool {

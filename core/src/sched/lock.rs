@@ -414,7 +414,9 @@ impl Cpu {
         poll_fn(|_| {
             let s = &mut *self.s();
             let h = s.w.vmas[vma].hugetlb;
-            if s.ctl.violation.is_none() && h.readers == 0 && h.writer == 0 {
+            let (readers, writer) =
+                h.resv.map_or((h.readers, h.writer), |id| (s.w.hugetlb.map(id).readers, s.w.hugetlb.map(id).writer));
+            if s.ctl.violation.is_none() && readers == 0 && writer == 0 {
                 return Poll::Ready(());
             }
             s.ctl.cpus[self.id as usize].run = Run::Waiting(Lock::HugetlbVmaWrite(vma));

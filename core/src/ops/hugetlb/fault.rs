@@ -8,6 +8,7 @@ use super::share::huge_pte_alloc;
 use super::zap::unmap_ref_private;
 use super::{copy_user_large_folio, make_huge_pte};
 use crate::arch::Pmd;
+use crate::config::Defect;
 use crate::entry::PmdKind;
 use crate::mm::{PmdPtr, VmaId};
 use crate::observe::HUGETLBFS;
@@ -97,14 +98,15 @@ async fn hugetlb_no_page(k: &Cpu, f: &Fault<'_>) -> FaultResult {
     };
     let folio = found.folio;
     k.pmd_lock(f.p).await;
-    if k.pmdp_get(f.p) != f.orig {
+    let cut = !k.has(Defect::N25) && !found.cached && behind_the_end(k, f);
+    if cut || k.pmdp_get(f.p) != f.orig {
         k.pmd_unlock(f.p);
         if found.new && !found.cached {
             restore_reserve_on_error(k, f.vma, f.address, folio);
         }
         k.folio_unlock(folio);
         k.folio_put(folio);
-        return FaultResult::Done;
+        return if cut { FaultResult::SigBus } else { FaultResult::Done };
     }
     if found.cached {
         k.hugetlb_add_file_rmap(folio);
@@ -114,6 +116,10 @@ async fn hugetlb_no_page(k: &Cpu, f: &Fault<'_>) -> FaultResult {
     let shared = k.s().w.vmas[f.vma].shared();
     k.set_pmd_at(f.p, make_huge_pte(k, f.vma, folio, shared)).await;
     let mut result = FaultResult::Done;
+    let unlock = found.cached && f.vmf.write && !shared;
+    if unlock {
+        k.folio_unlock(folio);
+    }
     if f.vmf.write && !shared {
         // Optimization, do the COW without a second fault
         result = hugetlb_wp(k, f, k.pmdp_get(f.p)).await;
@@ -122,8 +128,16 @@ async fn hugetlb_no_page(k: &Cpu, f: &Fault<'_>) -> FaultResult {
         k.hpage_set(folio, HpageFlags::MIGRATABLE);
     }
     k.pmd_unlock(f.p);
-    k.folio_unlock(folio);
+    if !unlock {
+        k.folio_unlock(folio);
+    }
     result
+}
+
+/// Has the file been truncated since the fault looked? Here we differ from the kernel, which looks once: what a private mapping
+/// then gets of its own stays (N25).
+fn behind_the_end(k: &Cpu, f: &Fault<'_>) -> bool {
+    place(k, f.vma, f.address).is_some_and(|index| index >= k.i_size_read(HUGETLBFS))
 }
 
 /// The first half of `hugetlb_no_page()`: a locked folio with a reference, from the page cache or new.
@@ -141,7 +155,9 @@ async fn find_or_make_folio(k: &Cpu, f: &Fault<'_>) -> Result<NewFolio, FaultRes
         if index >= k.i_size_read(HUGETLBFS) {
             return Err(FaultResult::SigBus);
         }
-    } else {
+    }
+    let shared = k.s().w.vmas[f.vma].shared();
+    if !shared {
         anon_vma_prepare(k, f.vma).await;
     }
     let Some(folio) = alloc_hugetlb_folio(k, f.vma, f.address, false).await else {
@@ -151,7 +167,7 @@ async fn find_or_make_folio(k: &Cpu, f: &Fault<'_>) -> Result<NewFolio, FaultRes
     k.folio_zero_user(folio);
     k.folio_set(folio, Flags::UPTODATE);
     k.folio_lock_new(folio);
-    let Some(index) = index else { return Ok(NewFolio { folio, new: true, cached: false }) };
+    let Some(index) = index.filter(|_| shared) else { return Ok(NewFolio { folio, new: true, cached: false }) };
     k.site(Site::CacheAdd).await;
     if !k.hugetlb_add_to_page_cache(HUGETLBFS, index, folio) {
         restore_reserve_on_error(k, f.vma, f.address, folio);

@@ -2,7 +2,7 @@
 
 use super::reserve::{file_mutex, hugetlb_unreserve_pages, hugetlb_vma_trylock_write, hugetlb_vma_unlock_write};
 use super::zap::unmap_hugepage_range;
-use crate::config::Defect;
+use crate::config::{Defect, MAX_CPUS};
 use crate::entry::PmdKind;
 use crate::mm::VmaId;
 use crate::observe::{HUGETLBFS, Outcome};
@@ -10,8 +10,12 @@ use crate::ops::huge::pmd_folio;
 use crate::ops::zap::ZapDetails;
 use crate::phys::{CacheEntry, Pfn};
 use crate::sched::{Cpu, Lock, Site};
+use arrayvec::ArrayVec;
+use std::ops::Range;
 
 const I: usize = HUGETLBFS as usize;
+/// Private mappings of the file that can be busy at once: each is so for a CPU.
+const MAX_BUSY: usize = MAX_CPUS;
 
 /// `hugetlbfs_setattr()` and `hugetlb_vmtruncate()`: only to a whole number of huge pages.
 pub async fn hugetlb_vmtruncate(k: &Cpu, size: u32) -> Outcome {
@@ -68,7 +72,7 @@ async fn hugetlbfs_zero_partial_page(k: &Cpu, from: u32, to: u32) {
 }
 
 /// Mapping number `i` of the file, and where it shows pages `from..to`.
-fn mapping_at(k: &Cpu, i: usize, from: u32, to: u32) -> Option<(VmaId, std::ops::Range<u32>)> {
+fn mapping_at(k: &Cpu, i: usize, from: u32, to: u32) -> Option<(VmaId, Range<u32>)> {
     let s = k.s();
     let id = *s.w.i_mmaps[I].vmas.get(i)?;
     let v = &s.w.vmas[id];
@@ -77,8 +81,11 @@ fn mapping_at(k: &Cpu, i: usize, from: u32, to: u32) -> Option<(VmaId, std::ops:
     Some((id, if first < end { at(first)..at(end) } else { 0..0 }))
 }
 
-/// `hugetlb_vmdelete_list()`, with `i_mmap_rwsem` held for writing. Mappings whose lock is taken are left for later.
+/// `hugetlb_vmdelete_list()`, with `i_mmap_rwsem` held for writing. Mappings whose lock is taken are left for later: for
+/// [`remove_inode_hugepages()`], which finds pages of the file by their mappings. Here we differ from the kernel, where private
+/// copies stay for good then (N25).
 async fn hugetlb_vmdelete_list(k: &Cpu, from: u32, to: u32, details: ZapDetails) {
+    let mut busy = ArrayVec::<VmaId, MAX_BUSY>::new();
     let mut i = 0;
     while let Some((vma, range)) = mapping_at(k, i, from, to) {
         i += 1;
@@ -89,6 +96,28 @@ async fn hugetlb_vmdelete_list(k: &Cpu, from: u32, to: u32, details: ZapDetails)
         if hugetlb_vma_trylock_write(k, vma).await {
             unmap_hugepage_range(k, vma, range, None, details).await;
             hugetlb_vma_unlock_write(k, vma);
+        } else if !k.s().w.vmas[vma].shared() && !k.has(Defect::N25) {
+            // The same mapping twice does no harm, nor does one that is gone.
+            busy.try_push(vma).unwrap_or_default();
+        }
+    }
+    for vma in busy {
+        unmap_busy(k, vma, from..to, details).await;
+    }
+}
+
+/// The same of a mapping whose lock was taken: gives `i_mmap_rwsem` back until it is free.
+async fn unmap_busy(k: &Cpu, vma: VmaId, pages: Range<u32>, details: ZapDetails) {
+    loop {
+        k.unlock(Lock::IMmapWrite(HUGETLBFS));
+        k.wait_for_hugetlb_vma(vma).await;
+        k.lock(Lock::IMmapWrite(HUGETLBFS)).await;
+        let place = (0..).map_while(|i| mapping_at(k, i, pages.start, pages.end)).find(|(v, _)| *v == vma);
+        let Some((_, range)) = place.filter(|(_, range)| !range.is_empty()) else { return };
+        if hugetlb_vma_trylock_write(k, vma).await {
+            unmap_hugepage_range(k, vma, range, None, details).await;
+            hugetlb_vma_unlock_write(k, vma);
+            return;
         }
     }
 }

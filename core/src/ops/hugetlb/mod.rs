@@ -1,11 +1,11 @@
 //! `mm/hugetlb.c` and `fs/hugetlbfs/inode.c`: pages of the size that one PMD maps, from a pool of their own.
 //!
 //! Mappings are private anonymous memory, with a reservation or without (each a private mapping of an unnamed file, whose
-//! page cache stays empty), and the file of `hugetlbfs`, shared. A hugetlb page is mapped whole or not at all. The locks are
+//! page cache stays empty), and the file of `hugetlbfs`, shared or private. A hugetlb page is mapped whole or not at all. The locks are
 //! those of 6.12 in every release: `hugetlb_fault_mutex` for each page of a file, `hugetlb_vma_lock` (for private mappings
 //! that of their reservations), `i_mmap_rwsem`.
 //!
-//! Left out: pages of the size of a PUD, private mappings of the named file, subpools, the hugetlb control group,
+//! Left out: pages of the size of a PUD, subpools, the hugetlb control group,
 //! `fallocate()` that allocates, and the reads and writes of the file.
 
 mod fault;

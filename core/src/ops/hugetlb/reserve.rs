@@ -134,7 +134,7 @@ pub fn hugetlb_reserve_pages(s: &mut Sim, vma: VmaId) -> bool {
     let (start, end, backing) = (s.w.vmas[vma].start, s.w.vmas[vma].end, s.w.vmas[vma].backing);
     let (from, to) = (vma_hugecache_offset(s, vma, start), vma_hugecache_offset(s, vma, end));
     match backing {
-        Backing::Hugetlb => {
+        Backing::Hugetlb | Backing::HugetlbfsPrivate => {
             if !s.hugetlb_acct_memory((to - from) as i32) {
                 return false;
             }
@@ -253,7 +253,7 @@ pub(super) fn hugetlb_vma_unlock_write(k: &Cpu, vma: VmaId) {
 pub(super) fn fault_mutex(k: &Cpu, vma: VmaId, vpn: u32) -> Lock {
     let s = k.s();
     let index = vma_hugecache_offset(&s, vma, vpn);
-    if s.w.vmas[vma].shared() { file_mutex(index) } else { Lock::HugetlbFault(4 + (index % 4) as u8) }
+    if s.w.vmas[vma].backing.file().is_some() { file_mutex(index) } else { Lock::HugetlbFault(4 + (index % 4) as u8) }
 }
 
 /// The same of a huge page of the file.
@@ -261,7 +261,7 @@ pub(super) fn file_mutex(index: u32) -> Lock {
     Lock::HugetlbFault((index % 4) as u8)
 }
 
-/// The file of a shared mapping, and the page in it at which the huge page of an address begins.
+/// Of a mapping of the file, the page in it at which the huge page of an address begins.
 pub(super) fn place(k: &Cpu, vma: VmaId, address: u32) -> Option<u32> {
     let s = k.s();
     let v = &s.w.vmas[vma];

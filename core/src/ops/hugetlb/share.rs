@@ -67,7 +67,7 @@ fn page_table_shareable(k: &Cpu, svma: VmaId, vma: VmaId, address: u32) -> Optio
         let (v, sv) = (&s.w.vmas[vma], &s.w.vmas[svma]);
         let saddr = sv.address(v.linear_page_index(address))?;
         let index = |vpn| s.w.tables.index(vpn, 1);
-        let same = v.perm == sv.perm && v.uffd.flags == sv.uffd.flags && index(address) == index(saddr);
+        let same = sv.shared() && v.perm == sv.perm && v.uffd.flags == sv.uffd.flags && index(address) == index(saddr);
         (saddr, same && !sv.hugetlb.closing)
     };
     (alike && covers_pud(k, svma, saddr)).then_some(saddr)

@@ -115,11 +115,13 @@ async fn unmap_hugepage(k: &Cpu, tlb: &mut MmuGather, vma: VmaId, p: PmdPtr, ref
 }
 
 /// The owner of a private mapping that drops a page has the promise of a page again, unless the page goes back to the
-/// allocator.
+/// allocator. Here we differ from the kernel, which does not ask whether somebody else has hold of the page: the mapping has the
+/// promise at once then, and the pool when the page is free (N26).
 fn restore_reservation(k: &Cpu, vma: VmaId, address: u32, folio: Pfn) {
-    let restores =
-        k.s().w.hugetlb.surplus == 0 && vma_private_lock(k, vma) && !k.folio_mapped(folio) && k.folio(folio).anon();
-    if !restores {
+    let restores = k.s().w.hugetlb.surplus == 0 && vma_private_lock(k, vma) && k.folio(folio).anon();
+    let stays =
+        if k.folio_mapped(folio) { !k.has(Defect::H5) } else { k.folio_ref_count(folio) > 1 && !k.has(Defect::N26) };
+    if !restores || stays {
         return;
     }
     k.hpage_set(folio, HpageFlags::RESTORE_RESERVE);

@@ -90,7 +90,7 @@ fn repair_promise(map: &mut Map, config: &Config, promised: &mut [u32; 2]) {
     // Of the file the pages from its start are promised, whoever maps them.
     let [private, file] = *promised;
     let now = match map.backing {
-        Backing::Hugetlb => [private + pages, file],
+        Backing::Hugetlb | Backing::HugetlbfsPrivate => [private + pages, file],
         Backing::HugetlbfsShared => [private, pages.max(file)],
         _ => return,
     };
