@@ -1,7 +1,7 @@
 //! `mm/memory-failure.c: soft_offline_page()`: memory that is about to fail is emptied and taken out of use. Nobody
 //! may notice.
 
-use super::hugetlb::folio_test_hugetlb;
+use super::hugetlb::{dissolve_free_hugetlb_folio, folio_test_hugetlb, isolate_hugetlb, migrate_hugetlb};
 use super::memory_failure::{get_user_page_read, try_to_split_thp_page};
 use super::migrate::{Migrated, Reason, migrate_pages};
 use super::truncate::mapping_evict_folio;
@@ -33,12 +33,11 @@ async fn soft_offline_page(k: &Cpu, pfn: Pfn) -> Outcome {
     }
     k.lock(Lock::MemoryFailure).await;
     let folio = k.page_folio(pfn);
-    let outcome = if folio_test_hugetlb(k, folio) {
-        k.folio_put(folio);
-        Outcome::Busy
-    } else if k.folio_test(pfn, Flags::HWPOISON) {
+    let outcome = if k.folio_test(pfn, Flags::HWPOISON) {
         k.folio_put(folio);
         Outcome::Done
+    } else if folio_test_hugetlb(k, folio) {
+        soft_offline_hugetlb(k, pfn).await
     } else if !k.folio_test(folio, Flags::LRU) {
         // get_any_page(): not HWPoisonHandlable(), and shaking does not help.
         k.folio_put(folio);
@@ -74,6 +73,35 @@ async fn soft_offline_in_use_page(k: &Cpu, pfn: Pfn) -> Outcome {
         return Outcome::Busy;
     }
     page_handle_poison(k, pfn).await;
+    Outcome::Done
+}
+
+/// The same of a page of a hugetlb folio: all of it moves, and when the old one has left the pool the page leaves the allocator.
+async fn soft_offline_hugetlb(k: &Cpu, pfn: Pfn) -> Outcome {
+    let folio = k.page_folio(pfn);
+    k.lock(Lock::Folio(folio)).await;
+    k.folio_unlock(folio);
+    let isolated = isolate_hugetlb(k, folio);
+    k.folio_put(folio);
+    if !isolated {
+        k.note(Note::NotOnLru, Some(folio), 0, 0);
+        return Outcome::Busy;
+    }
+    if !migrate_hugetlb(k, folio).await {
+        return Outcome::Busy;
+    }
+    // __page_handle_poison(): somebody may have taken it meanwhile, as it is not marked.
+    if !dissolve_free_hugetlb_folio(k, pfn) {
+        return Outcome::Busy;
+    }
+    k.site(Site::PoisonFlag).await;
+    let s = &mut *k.s();
+    if !s.w.mem.take_off(pfn) {
+        return Outcome::Busy;
+    }
+    s.w.mem.hold(pfn);
+    s.w.mem.folios[pfn as usize].ghost.lost = true;
+    s.note(k.id, Note::SoftOfflined, Some(pfn), 0, 0);
     Outcome::Done
 }
 

@@ -160,7 +160,7 @@ impl Oracle {
         let all = self.huge_pages.max(1);
         let pages = flight.first / all * all..flight.end.next_multiple_of(all).min(self.region_pages);
         for page in pages {
-            self.may_be_copied(flight.proc, Spot { region: flight.region, page });
+            self.may_be_copied(flight.proc, Spot { region: flight.region, page }, flight.remote());
         }
     }
 

@@ -302,7 +302,24 @@ pub(super) fn readable_migration_pmd(k: &Cpu, pmd: Pmd, kind: MigrationKind) -> 
     Pmd(k.carry_from_swap(old, arch.swp_entry_to_pte(entry)).0)
 }
 
-/// `dissolve_free_hugetlb_folio()` of the free pages of a block, as far as they are promised to nobody.
+/// `dissolve_free_hugetlb_folio()`: gives the folio of a page back to the allocator, if it is free and promised to nobody. False
+/// when it stays in the pool.
+pub fn dissolve_free_hugetlb_folio(k: &Cpu, page: Pfn) -> bool {
+    let s = &mut *k.s();
+    let folio = s.w.mem.page_folio(page);
+    if !s.folio(folio).flags.has(Flags::HUGETLB) {
+        return true;
+    }
+    let h = &s.w.hugetlb;
+    if !HpageFlags(s.folio(folio).slot).has(HpageFlags::FREED) || h.available() <= 0 {
+        return false;
+    }
+    let surplus = h.surplus > 0;
+    s.remove_hugetlb_folio(folio, surplus);
+    true
+}
+
+/// The same of the free pages of a block.
 pub fn dissolve_free_hugetlb_folios(k: &Cpu, block: u32) {
     let s = &mut *k.s();
     loop {

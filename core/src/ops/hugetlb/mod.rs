@@ -21,7 +21,7 @@ mod zap;
 pub use fault::hugetlb_fault;
 pub use fork::copy_hugetlb_page_range;
 pub use inode::{hugetlb_vmtruncate, hugetlbfs_evict_inode, hugetlbfs_punch_hole};
-pub use migrate::{dissolve_free_hugetlb_folios, isolate_hugetlb, migrate_hugetlb};
+pub use migrate::{dissolve_free_hugetlb_folio, dissolve_free_hugetlb_folios, isolate_hugetlb, migrate_hugetlb};
 pub use mremap::move_hugetlb_page_tables;
 pub use protect::hugetlb_change_protection;
 pub use reserve::{clear_vma_resv_huge_pages, hugetlb_reserve_pages, hugetlb_vm_op_close, hugetlb_vm_op_open};
