@@ -51,7 +51,6 @@ pub fn ksm_might_need_to_copy(k: &Cpu, folio: Pfn, vma: VmaId, vpn: u32) -> Resu
     k.folio_lock_new(new);
     k.s().copy_page(folio, new);
     k.folio_mark_dirty(new);
-    k.folio_add_lru(new);
     k.note(Note::KsmSwapInCopy, Some(folio), new, 0);
     Ok(Some(new))
 }

@@ -20,8 +20,7 @@ use crate::sched::{Cpu, Lock, NotifyEvent, Site};
 
 /// `do_swap_page()`.
 ///
-/// Left out: KSM, large folios, writeback that is still under way (writes to the device end before `pageout()`
-/// returns).
+/// Left out: large folios, writeback that is still under way (writes to the device end before `pageout()` returns).
 pub async fn do_swap_page(k: &Cpu, vmf: &mut VmFault) -> FaultResult {
     let ec = k.entries();
     let entry = k.pte_to_swp_entry(vmf.orig_pte);
@@ -52,7 +51,7 @@ pub async fn do_swap_page(k: &Cpu, vmf: &mut VmFault) -> FaultResult {
     match swapin(k, vmf, slot).await {
         SwappedIn::Cached(folio) => map_cached(k, vmf, folio, slot).await,
         SwappedIn::Direct(folio) => {
-            let result = map_direct(k, vmf, folio, slot).await;
+            let result = map_locked(k, vmf, folio, slot, Source::Direct).await;
             swapcache_clear(k, slot);
             result
         }
@@ -69,6 +68,17 @@ pub async fn do_swap_page(k: &Cpu, vmf: &mut VmFault) -> FaultResult {
     }
 }
 
+/// Where the folio comes from that `do_swap_page()` maps (`folio` and `swapcache` there).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Source {
+    /// It is in the swap cache.
+    Cache,
+    /// It was read past it, and nobody else knows it.
+    Direct,
+    /// It is KSM's copy of this one, which is in the swap cache, and locked.
+    Copy(Pfn),
+}
+
 /// The rest of `do_swap_page()` for a page in the swap cache.
 async fn map_cached(k: &Cpu, vmf: &mut VmFault, folio: Pfn, slot: u32) -> FaultResult {
     // A dirty page that failed in the swap cache is kept there, to be found by whoever needs it.
@@ -78,42 +88,36 @@ async fn map_cached(k: &Cpu, vmf: &mut VmFault, folio: Pfn, slot: u32) -> FaultR
     }
     k.lock(Lock::Folio(folio)).await;
     if !k.folio_test(folio, Flags::SWAPCACHE) || k.folio(folio).slot != slot {
-        return out_page(k, folio);
+        return out_page(k, folio, Source::Cache);
     }
     match ksm_might_need_to_copy(k, folio, vmf.vma, vmf.vpn) {
-        Ok(None) => map_locked(k, vmf, folio, slot, false).await,
-        Ok(Some(copy)) => {
-            let result = map_locked(k, vmf, copy, slot, true).await;
-            out_page(k, folio);
-            result
-        }
+        Ok(None) => map_locked(k, vmf, folio, slot, Source::Cache).await,
+        Ok(Some(copy)) => map_locked(k, vmf, copy, slot, Source::Copy(folio)).await,
         Err(result) => {
-            out_page(k, folio);
+            out_page(k, folio, Source::Cache);
             result
         }
     }
-}
-
-/// The same for one that was read past it, and that nobody else knows.
-async fn map_direct(k: &Cpu, vmf: &mut VmFault, folio: Pfn, slot: u32) -> FaultResult {
-    map_locked(k, vmf, folio, slot, true).await
 }
 
 /// From the page-table lock on, with the folio locked.
-async fn map_locked(k: &Cpu, vmf: &mut VmFault, folio: Pfn, slot: u32, direct: bool) -> FaultResult {
+async fn map_locked(k: &Cpu, vmf: &mut VmFault, folio: Pfn, slot: u32, source: Source) -> FaultResult {
     let Some(p) = k.pte_offset_map_lock(vmf.mm, vmf.vpn).await else {
-        return out_page(k, folio);
+        return out_page(k, folio, source);
     };
     if k.ptep_get(p) != vmf.orig_pte && !k.has(Defect::S9) {
         k.pte_unmap_unlock(p);
-        return out_page(k, folio);
+        return out_page(k, folio, source);
     }
     if !k.folio_test(folio, Flags::UPTODATE) {
         k.pte_unmap_unlock(p);
-        out_page(k, folio);
+        out_page(k, folio, source);
         return FaultResult::SigBus;
     }
-    map_swapped_in(k, vmf, p, folio, slot, direct).await;
+    map_swapped_in(k, vmf, p, folio, slot, source).await;
+    k.folio_unlock(folio);
+    // Before the fault goes on: it may have to wait for userfaultfd.
+    put_swapcache(k, source);
     if vmf.write {
         return wp_fault(k, vmf, p).await;
     }
@@ -121,14 +125,24 @@ async fn map_locked(k: &Cpu, vmf: &mut VmFault, folio: Pfn, slot: u32, direct: b
     FaultResult::Done
 }
 
-fn out_page(k: &Cpu, folio: Pfn) -> FaultResult {
+/// `out_page` in `do_swap_page()`: nothing is mapped.
+fn out_page(k: &Cpu, folio: Pfn, source: Source) -> FaultResult {
     k.folio_unlock(folio);
     k.folio_put(folio);
+    put_swapcache(k, source);
     FaultResult::Done
 }
 
-/// The part of `do_swap_page()` from `check_folio` on: with the folio and the page-table locked. Unlocks the folio.
-async fn map_swapped_in(k: &Cpu, vmf: &mut VmFault, p: PtePtr, folio: Pfn, slot: u32, direct: bool) {
+/// Gives up the folio that KSM has copied.
+fn put_swapcache(k: &Cpu, source: Source) {
+    if let Source::Copy(swapcache) = source {
+        k.folio_unlock(swapcache);
+        k.folio_put(swapcache);
+    }
+}
+
+/// The part of `do_swap_page()` from `check_folio` to `set_ptes()`: with the folio and the page table locked.
+async fn map_swapped_in(k: &Cpu, vmf: &mut VmFault, p: PtePtr, folio: Pfn, slot: u32, source: Source) {
     let arch = k.arch();
     let evidence = Evidence { pfn: Some(folio), ..Evidence::default() };
     let f = k.folio(folio);
@@ -141,7 +155,7 @@ async fn map_swapped_in(k: &Cpu, vmf: &mut VmFault, p: PtePtr, folio: Pfn, slot:
         vmf.write && reuse_swap_page(k, folio)
     } else {
         // A page that is not exposed to the swap cache is certainly exclusive.
-        k.pte_swp_exclusive(vmf.orig_pte) || direct
+        k.pte_swp_exclusive(vmf.orig_pte) || source != Source::Cache
     };
     if !k.has(Defect::S16) {
         k.swap_free(slot);
@@ -177,18 +191,21 @@ async fn map_swapped_in(k: &Cpu, vmf: &mut VmFault, p: PtePtr, folio: Pfn, slot:
         }
     }
     vmf.orig_pte = pte;
-    if k.folio(folio).anon() {
-        k.folio_add_anon_rmap_pte(folio, alone);
-        k.mlock_vma_folio(folio, vmf.vma);
+    if let Source::Copy(_) = source {
+        k.folio_add_new_anon_rmap(folio, vmf.vma, vmf.vpn, true);
+        k.folio_add_lru_vma(folio, vmf.vma);
     } else {
-        k.folio_add_new_anon_rmap(folio, vmf.vma, vmf.vpn, alone);
+        if k.folio(folio).anon() {
+            k.folio_add_anon_rmap_pte(folio, alone);
+        } else {
+            k.folio_add_new_anon_rmap(folio, vmf.vma, vmf.vpn, alone);
+        }
         k.mlock_vma_folio(folio, vmf.vma);
     }
     let bug = k.pte_write(pte) && !k.page_anon_exclusive(folio) && !counted;
     k.bug_on(bug, Rule::BugSwapPageWritable, evidence);
     k.site(Site::SwapInSet).await;
     k.set_pte_at(p, pte).await;
-    k.folio_unlock(folio);
 }
 
 /// `mm/swapfile.c: reuse_swap_page()` of 5.14: entries and mappings together are no more than the one that is being

@@ -185,13 +185,18 @@ fn map_unused(k: &Cpu, vma: VmaId, p: PtePtr, folio: Pfn, old: Pte, copied: bool
     let arch = k.arch();
     k.s().w.mms[p.mm as usize].anon_pages += 1;
     k.folio_get(folio);
-    let exclusive = k.pte_swp_exclusive(old) || copied;
-    if k.folio(folio).anon() {
-        k.folio_add_anon_rmap_pte(folio, exclusive);
+    if copied {
+        k.folio_add_new_anon_rmap(folio, vma, p.vpn, true);
+        k.folio_add_lru_vma(folio, vma);
     } else {
-        k.folio_add_new_anon_rmap(folio, vma, p.vpn, exclusive);
+        let exclusive = k.pte_swp_exclusive(old);
+        if k.folio(folio).anon() {
+            k.folio_add_anon_rmap_pte(folio, exclusive);
+        } else {
+            k.folio_add_new_anon_rmap(folio, vma, p.vpn, exclusive);
+        }
+        k.mlock_vma_folio(folio, vma);
     }
-    k.mlock_vma_folio(folio, vma);
     let prot = k.s().w.page_prot(vma);
     let mut new = arch.pte_mkold(arch.pfn_pte(u64::from(folio), prot));
     if k.has(Defect::W3) {
