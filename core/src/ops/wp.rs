@@ -128,7 +128,8 @@ pub async fn wp_page_reuse(k: &Cpu, vmf: &VmFault, p: PtePtr, folio: Pfn) {
 
 /// `wp_can_reuse_anon_folio()`: is this mapping the only reference?
 pub async fn wp_can_reuse_anon_folio(k: &Cpu, folio: Pfn, vma: VmaId) -> bool {
-    if k.folio_test(folio, Flags::KSM) && !k.has(Defect::K2) {
+    let ksm = |k: &Cpu| k.folio_test(folio, Flags::KSM) && !k.has(Defect::K2);
+    if ksm(k) {
         return false;
     }
     if k.uses(Design::CowByCount) {
@@ -149,7 +150,8 @@ pub async fn wp_can_reuse_anon_folio(k: &Cpu, folio: Pfn, vma: VmaId) -> bool {
     if k.folio_test(folio, Flags::SWAPCACHE) {
         folio_free_swap(k, folio);
     }
-    if k.folio_ref_count(folio) != 1 && !unchecked {
+    // KSM makes a page its own with the folio lock, but not with that of the table.
+    if ksm(k) || k.folio_ref_count(folio) != 1 && !unchecked {
         k.folio_unlock(folio);
         return false;
     }
