@@ -11,6 +11,7 @@ use super::swap_cache::folio_free_swap;
 use super::uffd::handle_userfault;
 use super::vma_lock::vmf_anon_prepare;
 use super::vmf::{FaultResult, VmFault};
+use super::wp::userfaultfd_wp_async;
 use crate::arch::{Pmd, Pte};
 use crate::config::{Defect, Design};
 use crate::entry::{MigrationKind, PmdKind};
@@ -135,9 +136,9 @@ async fn huge_pmd_set_accessed(k: &Cpu, vmf: &VmFault, p: PmdPtr, orig_pmd: Pmd)
     k.pmd_unlock(p);
 }
 
-/// `wp_huge_pmd()`. Userfaultfd's asynchronous write protection is lifted from one page only, so the PMD is split. In a
-/// mapping of a file it is split too: copy-on-write and write-notify are dealt with at PTE level, or when the folio is mapped
-/// anew.
+/// `wp_huge_pmd()`. Userfaultfd is asked for the PMD as a whole; only its asynchronous write protection is lifted from one
+/// page, so that the PMD is split. In a mapping of a file it is split too: copy-on-write and write-notify are dealt with at
+/// PTE level, or when the folio is mapped anew.
 async fn wp_huge_pmd(k: &Cpu, vmf: &VmFault, p: PmdPtr, orig_pmd: Pmd) -> Option<FaultResult> {
     let anonymous = k.s().w.vmas[vmf.vma].anonymous();
     if !anonymous {
@@ -149,6 +150,9 @@ async fn wp_huge_pmd(k: &Cpu, vmf: &VmFault, p: PmdPtr, orig_pmd: Pmd) -> Option
         return None;
     }
     let uffd_wp = !vmf.unshare && k.s().w.vmas[vmf.vma].uffd_wp() && k.pte_uffd_wp(k.entries().pmd_as_pte(orig_pmd));
+    if uffd_wp && !userfaultfd_wp_async(k, vmf) {
+        return Some(handle_userfault(k, vmf, Userfault::Wp).await);
+    }
     if uffd_wp {
         split_huge_pmd(k, vmf.vma, p, None).await;
         return None;

@@ -11,6 +11,7 @@ use super::vma_lock::{release_fault_lock, vma_start_write};
 use super::vmf::{FaultResult, VmFault};
 use crate::arch::Pte;
 use crate::config::Defect;
+use crate::entry::PmdKind;
 use crate::mm::{UffdCtx, VmaId};
 use crate::observe::{Backing, Observation, Outcome, UffdFlags, Userfault};
 use crate::sched::{Cpu, Lock, Site};
@@ -55,6 +56,13 @@ fn released(k: &Cpu, mm: u8, ctx: UffdCtx) -> bool {
 /// `userfaultfd_must_wait()`: a look at the entry without its lock.
 async fn userfaultfd_must_wait(k: &Cpu, vmf: &VmFault, reason: Userfault) -> bool {
     k.site(Site::UserfaultMustWait).await;
+    if let Some(p) = k.pmd_leaf(vmf.mm, vmf.vpn) {
+        let pmd = k.pmdp_get(p);
+        // One that is invalid or being migrated will be there again (pmd_present(), pmd_trans_huge()).
+        return k.entries().pmd_kind(pmd) == PmdKind::Huge
+            && !k.pte_write(k.arch().pmd_leaf(pmd))
+            && reason == Userfault::Wp;
+    }
     let Some(p) = k.pte_offset(vmf.mm, vmf.vpn) else { return true };
     let ec = k.entries();
     let pte = k.ptep_get(p);

@@ -74,7 +74,7 @@ fn asks_userfaultfd(k: &Cpu, vmf: &VmFault, p: PtePtr) -> bool {
 }
 
 /// `userfaultfd_wp_async()`.
-fn userfaultfd_wp_async(k: &Cpu, vmf: &VmFault) -> bool {
+pub fn userfaultfd_wp_async(k: &Cpu, vmf: &VmFault) -> bool {
     k.s().w.vmas[vmf.vma].uffd.flags.has(UffdFlags::ASYNC)
 }
 
