@@ -192,9 +192,6 @@ pub async fn zap_range(k: &Cpu, tlb: &mut MmuGather, vma: VmaId, start: u32, end
         while at < next {
             let Some(reached) = zap_pte_range(k, tlb, at, next).await else { break };
             at = reached;
-            if at < next {
-                tlb.flush(k).await;
-            }
         }
         // The table has gone: if a huge page has come in its place, it goes as well.
         if at < next && k.pmd_leaf(tlb.mm, at).is_none() {
@@ -228,13 +225,17 @@ async fn zap_pte_range(k: &Cpu, tlb: &mut MmuGather, start: u32, end: u32) -> Op
     }
     k.site(Site::ZapCleared).await;
     k.arch_leave_lazy_mmu_mode();
-    let force_flush = tlb.pages.iter().any(|p| p.delay_rmap);
-    if vpn < end || force_flush {
-        // Forced to stop: the TLB is flushed before the lock is dropped; the pages are freed after.
+    // Out of room, or a dirty page of a file has gone: the TLB is flushed before the lock is dropped, and the pages are
+    // freed after.
+    let force_flush = vpn < end || tlb.pages.iter().any(|p| p.delay_rmap);
+    if force_flush {
         tlb.flush_tlb_only(k).await;
         tlb.flush_rmaps(k);
     }
     k.pte_unmap_unlock(first);
+    if force_flush {
+        tlb.flush(k).await;
+    }
     Some(vpn)
 }
 
@@ -370,27 +371,34 @@ pub async fn zap_page_range_single(k: &Cpu, vma: VmaId, start: u32, end: u32, de
 
 /// `unlink_anon_vmas()`.
 pub async fn unlink_anon_vmas(k: &Cpu, vma: VmaId) {
-    let mm = k.s().w.vmas[vma].mm;
-    let last = |k: &Cpu| k.s().w.vmas[vma].chain.last().copied();
-    while let Some(av) = last(k) {
-        let root = k.s().w.anon_vmas[av].root;
-        let wrongly_nested = k.has(Defect::S11);
-        if wrongly_nested {
-            k.lock(Lock::PageTable(mm)).await;
-        }
-        k.lock(Lock::AnonVmaWrite(root)).await;
-        {
-            let s = &mut *k.s();
-            s.w.vmas[vma].chain.pop();
-            s.w.anon_vmas[av].vmas.retain(|v| *v != vma);
-        }
-        k.unlock(Lock::AnonVmaWrite(root));
-        if wrongly_nested {
-            k.unlock(Lock::PageTable(mm));
-        }
-        k.s().w.anon_vmas.put(av, false);
+    let (mm, root) = {
+        let s = k.s();
+        let v = &s.w.vmas[vma];
+        // All of them belong to one family, with one lock.
+        (v.mm, v.chain.last().map(|av| s.w.anon_vmas[*av].root))
+    };
+    let Some(root) = root else { return };
+    let wrongly_nested = k.has(Defect::S11);
+    if wrongly_nested {
+        k.lock(Lock::PageTable(mm)).await;
     }
-    k.s().w.vmas[vma].anon_vma = None;
+    k.lock(Lock::AnonVmaWrite(root)).await;
+    {
+        let s = &mut *k.s();
+        s.w.vmas[vma].anon_vma = None;
+        for av in &s.w.vmas[vma].chain {
+            s.w.anon_vmas[*av].vmas.retain(|v| *v != vma);
+        }
+    }
+    k.unlock(Lock::AnonVmaWrite(root));
+    if wrongly_nested {
+        k.unlock(Lock::PageTable(mm));
+    }
+    // put_anon_vma() takes the lock itself: newest first, so that the root goes last.
+    let s = &mut *k.s();
+    while let Some(av) = s.w.vmas[vma].chain.pop() {
+        s.w.anon_vmas.put(av, false);
+    }
 }
 
 /// `unlink_file_vma()`.
