@@ -59,15 +59,12 @@ pub async fn fork(k: &Cpu, parent: u8, child: u8) -> Outcome {
 async fn dup_vma(k: &Cpu, parent: u8, child: u8, src: VmaId) -> Result<(), NoMem> {
     vma_start_write(k, src).await;
     let lazily = k.has(Defect::R2);
-    let (start, end, needs_copy, file) = {
+    let (start, end, needs_copy, cow, file) = {
         let s = k.s();
         let v = &s.w.vmas[src];
         let raw = v.backing.device().is_some() && !lazily;
-        (v.start, v.end, raw || v.anon_vma.is_some(), v.backing.mapping())
+        (v.start, v.end, raw || v.anon_vma.is_some(), !v.shared(), v.backing.mapping())
     };
-    if let Some(file) = file {
-        k.lock(Lock::IMmapWrite(file)).await;
-    }
     let dst = {
         let s = &mut *k.s();
         let like = NewVma { mm: child, ..s.w.vmas[src].like() };
@@ -75,19 +72,24 @@ async fn dup_vma(k: &Cpu, parent: u8, child: u8, src: VmaId) -> Result<(), NoMem
         s.w.vmas[dst].mergeable = s.w.vmas[src].mergeable;
         s.w.vmas[dst].thp = s.w.vmas[src].thp;
         dup_userfaultfd(s, k.id, src, dst);
-        s.w.mms[child as usize].vmas.push(dst);
-        s.w.i_mmap_insert(dst, Some(src));
         dst
     };
+    anon_vma_fork(k, src, dst).await;
     if let Some(file) = file {
+        k.lock(Lock::IMmapWrite(file)).await;
+        k.s().w.i_mmap_insert(dst, Some(src));
         k.unlock(Lock::IMmapWrite(file));
     }
+    k.s().w.mms[child as usize].vmas.push(dst);
     // vma_needs_copy(): without an anon_vma there is nothing that faults could not bring back, save for the marks of a child
     // that is write-protected itself, and for PFN maps.
     if !needs_copy && !k.s().w.vmas[dst].uffd_wp() {
         return Ok(());
     }
-    anon_vma_fork(k, src, dst).await;
+    // is_cow_mapping(): else nothing is taken away from the parent.
+    if !cow {
+        return copy_page_range(k, src, dst, start, end).await;
+    }
     k.mmu_notifier_invalidate_range_start(parent, start, end, NotifyEvent::Clear).await;
     // raw_write_seqcount_begin(&src_mm->write_protect_seq): a walk without locks must not pin what is being shared.
     k.s().w.mms[parent as usize].write_protect_seq += 1;
