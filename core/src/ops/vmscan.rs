@@ -104,11 +104,11 @@ async fn shrink_locked_folio(k: &Cpu, folio: Pfn, ignore_references: bool) -> bo
     if !k.folio_evictable(folio) {
         return activate_locked(k, folio);
     }
-    if !ignore_references && !folio_check_references(k, folio).await {
+    if k.folio_test(folio, Flags::WRITEBACK) {
         return activate_locked(k, folio);
     }
-    if k.folio_test(folio, Flags::WRITEBACK) {
-        return false;
+    if !ignore_references && !folio_check_references(k, folio).await {
+        return activate_locked(k, folio);
     }
     // A folio that is lazily freed needs no swap.
     let swapbacked = k.folio_test(folio, Flags::SWAPBACKED);
@@ -138,7 +138,7 @@ async fn shrink_locked_folio(k: &Cpu, folio: Pfn, ignore_references: bool) -> bo
         }
     }
     if k.folio(folio).maybe_dma_pinned() {
-        return false;
+        return activate_locked(k, folio);
     }
     if k.folio_test(folio, Flags::DIRTY) && !pageout(k, folio).await {
         return false;
@@ -148,9 +148,11 @@ async fn shrink_locked_folio(k: &Cpu, folio: Pfn, ignore_references: bool) -> bo
     if lazily { free_lazyfree(k, folio) } else { remove_mapping(k, folio) }
 }
 
-/// `activate_locked` in `shrink_folio_list()`: the folio stays. One that is locked into memory needs no swap.
+/// `activate_locked` in `shrink_folio_list()`: the folio stays. It gives up its slot if it is locked into memory, or where
+/// swap is scarce.
 fn activate_locked(k: &Cpu, folio: Pfn) -> bool {
-    if k.folio_test(folio, Flags::MLOCKED) && k.folio_test(folio, Flags::SWAPCACHE) {
+    let unwanted = k.folio_test(folio, Flags::MLOCKED) || k.s().w.swap.full();
+    if unwanted && k.folio_test(folio, Flags::SWAPCACHE) {
         folio_free_swap(k, folio);
     }
     false
@@ -159,10 +161,10 @@ fn activate_locked(k: &Cpu, folio: Pfn) -> bool {
 /// `folio_check_references()`: true when the folio may be reclaimed now.
 async fn folio_check_references(k: &Cpu, folio: Pfn) -> bool {
     let referenced = folio_referenced(k, folio).await;
-    k.folio_clear(folio, Flags::REFERENCED);
     if referenced.locked {
         return false;
     }
+    k.folio_clear(folio, Flags::REFERENCED);
     let referenced_ptes = referenced.ptes;
     if referenced_ptes != 0 {
         k.folio_set(folio, Flags::REFERENCED);
@@ -186,6 +188,10 @@ fn add_to_swap(k: &Cpu, folio: Pfn) -> bool {
 async fn pageout(k: &Cpu, folio: Pfn) -> bool {
     let file = k.folio(folio).file();
     if file == Some(REGULAR) || !is_page_cache_freeable(k, folio) {
+        return false;
+    }
+    // folio_mapping() is NULL: a lazily freed folio that somebody else still refers to.
+    if k.folio(folio).cached() == 0 {
         return false;
     }
     k.folio_clear(folio, Flags::DIRTY);
