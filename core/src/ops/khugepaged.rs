@@ -9,6 +9,7 @@ use super::process::{mmget, mmput};
 use super::retract::collapsible_file;
 use super::swap::do_swap_page;
 use super::swap_cache::free_swap_cache;
+use super::task_mmu::pte_uffd_wp_any;
 use super::vma_lock::vma_start_write;
 use super::vmf::{FaultResult, VmFault};
 use crate::config::Defect;
@@ -155,7 +156,7 @@ async fn scan_pmd(k: &Cpu, vma: VmaId, haddr: u32, by: By) -> Result<u32, Scan> 
         if ec.is_swap_pte(pte) {
             t.unmapped += 1;
             let many = by == By::Khugepaged && t.unmapped > max_ptes_swap(k);
-            if many || k.arch().pte_swp_uffd_wp(pte) {
+            if many || pte_uffd_wp_any(k, pte) {
                 result = Err(Scan::Fail);
             }
         } else if !arch.pte_present(pte) || arch.pte_pfn(pte) == u64::from(ZERO_PFN) {
