@@ -155,7 +155,7 @@ async fn isolate_page(k: &Cpu, folio: Pfn, index: u32) -> Scan {
         return Scan::Busy;
     }
     if k.folio_mapped(folio) {
-        try_to_unmap(k, folio, Ttu { ignore_mlock: true, hwpoison: false }).await;
+        try_to_unmap(k, folio, Ttu { ignore_mlock: true, ..Ttu::default() }).await;
     }
     // The caller's reference, the page cache's, and that of the isolation: whoever wants the folio now has to get it from
     // the page cache, and waits for its lock.

@@ -267,7 +267,7 @@ pub(super) async fn unmap_poisoned_folio(k: &Cpu, folio: Pfn) -> bool {
             hwpoison = false;
         }
     }
-    try_to_unmap(k, folio, Ttu { ignore_mlock: true, hwpoison }).await;
+    try_to_unmap(k, folio, Ttu { ignore_mlock: true, hwpoison, sync: true }).await;
     !k.folio_mapped(folio)
 }
 

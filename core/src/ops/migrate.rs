@@ -280,7 +280,7 @@ pub(super) async fn try_to_migrate(k: &Cpu, folio: Pfn) {
     try_to_migrate_flags(k, folio, AnonLock::IfMapped, false).await;
 }
 
-/// `try_to_migrate()` as `unmap_folio()` calls it, with `TTU_RMAP_LOCKED` and `TTU_SPLIT_HUGE_PMD`.
+/// `try_to_migrate()` as `unmap_folio()` calls it, with `TTU_RMAP_LOCKED`, `TTU_SPLIT_HUGE_PMD` and `TTU_SYNC`.
 pub(super) async fn try_to_split_and_migrate(k: &Cpu, folio: Pfn) {
     try_to_migrate_flags(k, folio, AnonLock::Held, true).await;
 }
@@ -291,7 +291,9 @@ async fn try_to_migrate_flags(k: &Cpu, folio: Pfn, lock: AnonLock, split_pmd: bo
         if split_pmd {
             split_huge_pmd_address(k, vma, vpn, Some(folio)).await;
         }
-        if !try_to_migrate_one(k, folio, vma, vpn).await || !k.folio_mapped(folio) {
+        // unmap_folio() passes TTU_SYNC: it must not miss an entry that is on its way out.
+        let which = if split_pmd { Pvmw::MappedSync } else { Pvmw::Mapped };
+        if !try_to_migrate_one(k, folio, vma, vpn, which).await || !k.folio_mapped(folio) {
             break;
         }
     }
@@ -299,9 +301,9 @@ async fn try_to_migrate_flags(k: &Cpu, folio: Pfn, lock: AnonLock, split_pmd: bo
 }
 
 /// `try_to_migrate_one()`.
-async fn try_to_migrate_one(k: &Cpu, folio: Pfn, vma: VmaId, vpn: u32) -> bool {
+async fn try_to_migrate_one(k: &Cpu, folio: Pfn, vma: VmaId, vpn: u32, which: Pvmw) -> bool {
     let mm = k.s().w.vmas[vma].mm;
-    let mut walk = PageVmaWalk::new(k, folio, vma, vpn, Pvmw::Mapped);
+    let mut walk = PageVmaWalk::new(k, folio, vma, vpn, which);
     let (start, end) = walk.range();
     k.mmu_notifier_invalidate_range_start(mm, start, end, NotifyEvent::Clear).await;
     let mut replaced = true;
@@ -320,7 +322,7 @@ async fn try_to_migrate_one(k: &Cpu, folio: Pfn, vma: VmaId, vpn: u32) -> bool {
     replaced
 }
 
-/// The body of the loop in `try_to_migrate_one()`, for an anonymous folio.
+/// The body of the loop in `try_to_migrate_one()`, for an entry at PTE level.
 pub(super) async fn replace_by_migration_entry(k: &Cpu, folio: Pfn, p: PtePtr) -> bool {
     let (arch, ec) = (k.arch(), k.entries());
     let mut pteval = k.ptep_get(p);

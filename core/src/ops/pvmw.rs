@@ -100,12 +100,20 @@ impl PageVmaWalk {
     }
 
     /// Looks at a page table for the first time: without its lock until an entry may be one of those wanted, as
-    /// `map_pte()` does. (`PVMW_SYNC`, which migration uses to find its entries, skips that look.)
+    /// `map_pte()` does; with `PVMW_SYNC`, as the walk for migration entries has it too, under the lock from the start.
     async fn first_pte(&mut self, k: &Cpu, vpn: u32) -> Option<Mapped> {
         self.vpn += 1;
         let Some(p) = k.pte_offset(self.mm, vpn) else {
             let ptrs = k.config().geometry.ptrs();
             self.vpn = ((vpn / ptrs + 1) * ptrs).min(self.end);
+            // PVMW_SYNC: whoever has cleared the PMD lets go of its lock when the mapping is off the folio's count.
+            if self.which != Pvmw::Mapped
+                && k.folio_nr_pages(self.folio) >= ptrs
+                && let Some(p) = k.pmd_offset(self.mm, vpn)
+            {
+                k.pmd_lock(p).await;
+                k.pmd_unlock(p);
+            }
             return None;
         };
         let kind = k.entries().kind(k.ptep_get(p));

@@ -20,6 +20,8 @@ pub struct Ttu {
     pub ignore_mlock: bool,
     /// `TTU_HWPOISON`: a page whose memory has failed gives way to hwpoison entries.
     pub hwpoison: bool,
+    /// `TTU_SYNC`: waits for who has cleared an entry and not yet taken the mapping off the folio's count.
+    pub sync: bool,
 }
 
 /// `try_to_unmap()`. The caller holds the folio lock and a reference, and has put the folio into the swap cache unless it
@@ -29,9 +31,11 @@ pub async fn try_to_unmap(k: &Cpu, folio: Pfn, flags: Ttu) {
     try_to_unmap_flags(k, folio, flags, AnonLock::IfMapped).await;
 }
 
-/// `try_to_unmap()` as `unmap_folio()` calls it, with `TTU_RMAP_LOCKED`, `TTU_SPLIT_HUGE_PMD` and `TTU_IGNORE_MLOCK`.
+/// `try_to_unmap()` as `unmap_folio()` calls it, with `TTU_RMAP_LOCKED`, `TTU_SPLIT_HUGE_PMD`, `TTU_SYNC` and
+/// `TTU_IGNORE_MLOCK`.
 pub async fn try_to_unmap_locked(k: &Cpu, folio: Pfn) {
-    try_to_unmap_flags(k, folio, Ttu { ignore_mlock: true, hwpoison: false }, AnonLock::Held).await;
+    let flags = Ttu { ignore_mlock: true, sync: true, ..Ttu::default() };
+    try_to_unmap_flags(k, folio, flags, AnonLock::Held).await;
 }
 
 async fn try_to_unmap_flags(k: &Cpu, folio: Pfn, flags: Ttu, lock: AnonLock) {
@@ -54,7 +58,8 @@ async fn try_to_unmap_flags(k: &Cpu, folio: Pfn, flags: Ttu, lock: AnonLock) {
 async fn try_to_unmap_one(k: &Cpu, folio: Pfn, vma: VmaId, vpn: u32, flags: Ttu) -> bool {
     let mm = k.s().w.vmas[vma].mm;
     let notify = !k.has(Defect::S10);
-    let mut walk = PageVmaWalk::new(k, folio, vma, vpn, Pvmw::Mapped);
+    let which = if flags.sync { Pvmw::MappedSync } else { Pvmw::Mapped };
+    let mut walk = PageVmaWalk::new(k, folio, vma, vpn, which);
     let (start, end) = walk.range();
     if notify {
         k.mmu_notifier_invalidate_range_start(mm, start, end, NotifyEvent::Clear).await;
