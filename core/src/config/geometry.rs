@@ -31,6 +31,12 @@ impl Geometry {
         Geometry::ALL.into_iter().find(|g| g.name() == name)
     }
 
+    /// `pmd_addr_end()`: where the part of `vpn..end` ends that one PMD serves. Page numbers.
+    #[inline]
+    pub fn pmd_addr_end(self, vpn: u32, end: u32) -> u32 {
+        ((vpn / self.ptrs() + 1) * self.ptrs()).min(end)
+    }
+
     /// log2 of the entries per table.
     #[inline]
     pub fn shift(self) -> u32 {

@@ -37,10 +37,9 @@ fn done(k: &Cpu, device: u8, mm: u8) {
 }
 
 async fn exclusive_range(k: &Cpu, device: u8, mm: u8, start: u32, end: u32) -> Outcome {
-    let ptrs = k.config().geometry.ptrs();
     let mut at = start;
     while at < end {
-        let next = ((at / ptrs + 1) * ptrs).min(end);
+        let next = k.pmd_addr_end(at, end);
         k.lock(Lock::MmapRead(mm)).await;
         let mut result = Ok(());
         for vpn in at..next {

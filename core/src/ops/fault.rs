@@ -10,7 +10,6 @@ use super::uffd::handle_userfault;
 use super::vma_lock::vmf_anon_prepare;
 use super::vmf::{FaultResult, VmFault, ptep_set_access_flags};
 use super::wp::wp_fault;
-use crate::arch::Pte;
 use crate::config::Defect;
 use crate::entry::{PTE_MARKER_GUARD, PTE_MARKER_POISONED, PTE_MARKER_UFFD_WP};
 use crate::mm::{PtePtr, Thp, VmaId};
@@ -20,22 +19,18 @@ use crate::sched::{Cpu, Lock, Site};
 
 /// `handle_mm_fault()`. The caller holds `mmap_lock` and has checked the VMA's permission.
 pub async fn handle_mm_fault(k: &Cpu, vma: VmaId, vpn: u32, write: bool) -> FaultResult {
-    let mm = k.s().w.vmas[vma].mm;
-    fault(k, VmFault { vma, mm, vpn, write, unshare: false, retry: false, vma_lock: false, orig_pte: Pte(0) }).await
+    fault(k, VmFault::new(k, vma, vpn, write)).await
 }
 
 /// The same with `FAULT_FLAG_ALLOW_RETRY`: the fault may drop `mmap_lock` and wait for a userfault.
 pub async fn handle_mm_fault_retry(k: &Cpu, vma: VmaId, vpn: u32, write: bool) -> FaultResult {
-    let mm = k.s().w.vmas[vma].mm;
-    fault(k, VmFault { vma, mm, vpn, write, unshare: false, retry: true, vma_lock: false, orig_pte: Pte(0) }).await
+    fault(k, VmFault { retry: true, ..VmFault::new(k, vma, vpn, write) }).await
 }
 
 /// The same under the lock of the VMA alone, which is gone when the answer is [`FaultResult::Retry`]: the fault waited for
 /// userfaultfd, or has to come again with `mmap_lock`.
 pub async fn handle_mm_fault_vma_lock(k: &Cpu, vma: VmaId, vpn: u32, write: bool) -> FaultResult {
-    let mm = k.s().w.vmas[vma].mm;
-    let vmf = VmFault { vma, mm, vpn, write, unshare: false, retry: true, vma_lock: true, orig_pte: Pte(0) };
-    fault(k, vmf).await
+    fault(k, VmFault { retry: true, vma_lock: true, ..VmFault::new(k, vma, vpn, write) }).await
 }
 
 /// `__handle_mm_fault()`.
@@ -55,9 +50,7 @@ async fn fault(k: &Cpu, mut vmf: VmFault) -> FaultResult {
 
 /// The same with `FAULT_FLAG_UNSHARE`, as `break_ksm()` and pins for reading ask for it.
 pub async fn handle_unshare_fault(k: &Cpu, vma: VmaId, vpn: u32) -> FaultResult {
-    let mm = k.s().w.vmas[vma].mm;
-    fault(k, VmFault { vma, mm, vpn, write: false, unshare: true, retry: false, vma_lock: false, orig_pte: Pte(0) })
-        .await
+    fault(k, VmFault { unshare: true, ..VmFault::new(k, vma, vpn, false) }).await
 }
 
 /// `handle_pte_fault()`.

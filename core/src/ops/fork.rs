@@ -2,6 +2,7 @@
 
 use super::huge::{Copied as CopiedPmd, copy_huge_pmd};
 use super::hugetlb::{copy_hugetlb_page_range, is_vm_hugetlb_page};
+use super::mmap::nth_vma;
 use super::pgtable::pte_alloc;
 use super::process::{exit_mmap, mm_alloc};
 use super::swap::restore_exclusive_pte;
@@ -32,8 +33,7 @@ pub async fn fork(k: &Cpu, parent: u8, child: u8) -> Outcome {
     k.lock(Lock::MmapWrite(parent)).await;
     let mut result = Ok(());
     let mut i = 0;
-    let vma_at = |k: &Cpu, i: usize| k.s().w.mms[parent as usize].vmas.get(i).copied();
-    while let Some(vma) = vma_at(k, i) {
+    while let Some(vma) = nth_vma(k, parent, i) {
         result = dup_vma(k, parent, child, vma).await;
         if result.is_err() {
             break;
@@ -162,10 +162,9 @@ async fn copy_tables(
     if is_vm_hugetlb_page(k, src) {
         return copy_hugetlb_page_range(k, src, dst, start, end).await.then_some(()).ok_or(NoMem);
     }
-    let ptrs = k.config().geometry.ptrs();
     let mut vpn = start;
     while vpn < end {
-        let next = ((vpn / ptrs + 1) * ptrs).min(end);
+        let next = k.pmd_addr_end(vpn, end);
         if let Some(p) = k.pmd_leaf(parent, vpn)
             && copy_huge_pmd(k, src, dst, p).await == CopiedPmd::Done
         {

@@ -38,10 +38,9 @@ pub async fn madvise_guard_install(k: &Cpu, vma: VmaId, start: u32, end: u32) {
 /// is neither none nor a guard.
 async fn install_markers(k: &Cpu, mm: u8, start: u32, end: u32) -> bool {
     let (arch, ec) = (k.arch(), k.entries());
-    let ptrs = k.config().geometry.ptrs();
     let mut at = start;
     while at < end {
-        let next = ((at / ptrs + 1) * ptrs).min(end);
+        let next = k.pmd_addr_end(at, end);
         if k.pmd_leaf(mm, at).is_some() {
             return false;
         }
@@ -69,10 +68,9 @@ async fn install_markers(k: &Cpu, mm: u8, start: u32, end: u32) -> bool {
 
 /// `madvise_guard_remove()`: only markers go.
 pub async fn madvise_guard_remove(k: &Cpu, mm: u8, start: u32, end: u32) {
-    let ptrs = k.config().geometry.ptrs();
     let mut at = start;
     while at < end {
-        let next = ((at / ptrs + 1) * ptrs).min(end);
+        let next = k.pmd_addr_end(at, end);
         if let Some(first) = k.pte_offset_map_lock(mm, at).await {
             for vpn in at..next {
                 let p = PtePtr { index: first.index + (vpn - at), vpn, ..first };

@@ -10,7 +10,6 @@ use super::huge_zero::pmdp_huge_clear_flush;
 use super::pgtable::{pmd_alloc, pte_alloc};
 use super::unmap::try_to_unmap_locked;
 use super::vmf::{VmFault, maybe_mkwrite};
-use crate::arch::Pte;
 use crate::config::Defect;
 use crate::entry::PmdKind;
 use crate::mm::{PmdPtr, Thp, VmaId};
@@ -60,16 +59,7 @@ async fn do_set_pmd(k: &Cpu, vmf: &VmFault, p: PmdPtr, folio: Pfn) -> bool {
 
 /// `set_huge_pmd()` of `mm/khugepaged.c`: maps a huge folio as a read fault would.
 pub async fn set_huge_pmd(k: &Cpu, vma: VmaId, p: PmdPtr, folio: Pfn) -> bool {
-    let vmf = VmFault {
-        vma,
-        mm: p.mm,
-        vpn: p.vpn,
-        write: false,
-        unshare: false,
-        retry: false,
-        vma_lock: false,
-        orig_pte: Pte(0),
-    };
+    let vmf = VmFault::new(k, vma, p.vpn, false);
     do_set_pmd(k, &vmf, p, folio).await
 }
 

@@ -259,8 +259,7 @@ async fn swapin(k: &Cpu, mm: u8, haddr: u32, by: By) -> bool {
         };
         let orig_pte = k.ptep_get(p);
         if k.entries().is_swap_pte(orig_pte) {
-            let mut vmf =
-                VmFault { vma, mm, vpn, write: false, unshare: false, retry: false, vma_lock: false, orig_pte };
+            let mut vmf = VmFault { orig_pte, ..VmFault::new(k, vma, vpn, false) };
             ok = do_swap_page(k, &mut vmf).await == FaultResult::Done;
         }
     }

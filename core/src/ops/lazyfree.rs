@@ -13,12 +13,11 @@ use crate::trace::Note;
 
 /// `madvise_free_single_vma()` of the part of a VMA.
 pub async fn madvise_free_single_vma(k: &Cpu, mm: u8, start: u32, end: u32) {
-    let ptrs = k.config().geometry.ptrs();
     let mut tlb = MmuGather::new(mm);
     k.mmu_notifier_invalidate_range_start(mm, start, end, NotifyEvent::Clear).await;
     let mut at = start;
     while at < end {
-        let next = ((at / ptrs + 1) * ptrs).min(end);
+        let next = k.pmd_addr_end(at, end);
         madvise_free_pte_range(k, &mut tlb, mm, at, next).await;
         at = next;
     }

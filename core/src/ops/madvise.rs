@@ -229,14 +229,13 @@ type Isolated = ArrayVec<Pfn, BATCH>;
 
 /// `madvise_pageout_page_range()`.
 async fn madvise_pageout(k: &Cpu, mm: u8, start: u32, end: u32) {
-    let ptrs = k.config().geometry.ptrs();
     let mut tlb = MmuGather::new(mm);
     let mut at = start;
     while at < end {
-        let next = ((at / ptrs + 1) * ptrs).min(end).min(at + BATCH as u32);
+        let next = k.pmd_addr_end(at, end).min(at + BATCH as u32);
         let mut folios = Isolated::new();
         if k.pmd_leaf(mm, at).is_some() {
-            let next = ((at / ptrs + 1) * ptrs).min(end);
+            let next = k.pmd_addr_end(at, end);
             if !pageout_huge(k, mm, at, next, &mut folios).await {
                 // reclaim_pages()
                 for folio in folios {
@@ -293,11 +292,10 @@ async fn pageout_huge(k: &Cpu, mm: u8, start: u32, end: u32, folios: &mut ArrayV
 
 /// `madvise_cold_page_range()`. Huge pages are left as they are.
 async fn madvise_cold(k: &Cpu, mm: u8, start: u32, end: u32) {
-    let ptrs = k.config().geometry.ptrs();
     let mut tlb = MmuGather::new(mm);
     let mut at = start;
     while at < end {
-        let next = ((at / ptrs + 1) * ptrs).min(end);
+        let next = k.pmd_addr_end(at, end);
         madvise_cold_or_pageout_pte_range(k, &mut tlb, mm, at, next, None).await;
         at = next;
     }

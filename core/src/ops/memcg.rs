@@ -6,6 +6,7 @@
 
 use super::huge::pmd_folio;
 use super::huge_zero::is_huge_zero_pmd;
+use super::mmap::nth_vma;
 use crate::config::{Defect, Design};
 use crate::entry::{EntryKind, PmdKind};
 use crate::mm::{PmdPtr, PtePtr, VmaId};
@@ -66,16 +67,14 @@ pub async fn attach(k: &Cpu, mm: u8, to: u8) -> Outcome {
 /// `mem_cgroup_move_charge()`. The trylock of `mmap_lock` and its retries are a lock here.
 async fn mem_cgroup_move_charge(k: &Cpu, mm: u8, from: Charge, to: Charge) {
     k.lock(Lock::MmapRead(mm)).await;
-    let vma_at = |k: &Cpu, i: usize| k.s().w.mms[mm as usize].vmas.get(i).copied();
-    let ptrs = k.config().geometry.ptrs();
     let mut i = 0;
-    while let Some(vma) = vma_at(k, i) {
+    while let Some(vma) = nth_vma(k, mm, i) {
         let (mut at, end) = {
             let s = k.s();
             (s.w.vmas[vma].start, s.w.vmas[vma].end)
         };
         while at < end {
-            let next = ((at / ptrs + 1) * ptrs).min(end);
+            let next = k.pmd_addr_end(at, end);
             mem_cgroup_move_charge_pte_range(k, vma, at, next, from, to).await;
             at = next;
         }

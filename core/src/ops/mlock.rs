@@ -6,7 +6,7 @@
 use super::gup::faultin_page;
 use super::huge::pmd_folio;
 use super::huge_zero::is_huge_zero_pmd;
-use super::mmap::{find_vma_intersection, split_at_bounds, vmas_in};
+use super::mmap::{find_vma_intersection, nth_vma, split_at_bounds, vmas_in};
 use super::vma_lock::vma_start_write;
 use crate::config::Defect;
 use crate::entry::{EntryKind, PmdKind};
@@ -43,9 +43,8 @@ pub async fn munlock(k: &Cpu, mm: u8, start: u32, end: u32) -> Outcome {
 pub async fn mlockall(k: &Cpu, mm: u8, locked: Locked) -> Outcome {
     k.lock(Lock::MmapWrite(mm)).await;
     k.s().w.mms[mm as usize].def_locked = locked == Locked::Yes;
-    let next = |k: &Cpu, i: usize| k.s().w.mms[mm as usize].vmas.get(i).copied();
     let mut i = 0;
-    while let Some(vma) = next(k, i) {
+    while let Some(vma) = nth_vma(k, mm, i) {
         mlock_fixup(k, vma, locked).await;
         i += 1;
     }
@@ -97,10 +96,9 @@ async fn mlock_vma_pages_range(k: &Cpu, vma: VmaId, locked: Locked) {
         (v.locked, v.mlocking) = (locked, locked != Locked::No);
         (v.mm, v.start, v.end)
     };
-    let ptrs = k.config().geometry.ptrs();
     let mut at = start;
     while at < end {
-        let next = ((at / ptrs + 1) * ptrs).min(end);
+        let next = k.pmd_addr_end(at, end);
         mlock_pte_range(k, mm, at, next, locked != Locked::No).await;
         at = next;
     }

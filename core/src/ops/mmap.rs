@@ -157,6 +157,11 @@ pub fn find_vma_intersection(k: &Cpu, mm: u8, start: u32, end: u32) -> Option<(V
     Some((vma, v.start.max(start), v.end.min(end)))
 }
 
+/// The VMA at this place of the list of an address space, for a walk (`for_each_vma()`) that lets others in between.
+pub fn nth_vma(k: &Cpu, mm: u8, i: usize) -> Option<VmaId> {
+    k.s().w.mms[mm as usize].vmas.get(i).copied()
+}
+
 /// Splits VMAs at the ends of a range, so that every VMA is inside it or outside. `__split_vma()`.
 pub async fn split_at_bounds(k: &Cpu, mm: u8, start: u32, end: u32) {
     for at in [start, end] {

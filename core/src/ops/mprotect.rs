@@ -101,12 +101,11 @@ pub async fn change_protection(k: &Cpu, vma: VmaId, start: u32, end: u32, change
         return hugetlb_change_protection(k, vma, start, end).await;
     }
     let mm = k.s().w.vmas[vma].mm;
-    let ptrs = k.config().geometry.ptrs();
     let mut flush = false;
     k.mmu_notifier_invalidate_range_start(mm, start, end, NotifyEvent::Clear).await;
     let mut at = start;
     while at < end {
-        let next = ((at / ptrs + 1) * ptrs).min(end);
+        let next = k.pmd_addr_end(at, end);
         flush |= change_pmd_range(k, vma, at, next, change).await;
         at = next;
     }

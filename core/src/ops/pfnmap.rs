@@ -74,10 +74,9 @@ pub async fn remap_pfn_range(k: &Cpu, vma: VmaId, pfn: Pfn) {
         let s = k.s();
         (s.w.vmas[vma].mm, s.w.vmas[vma].start, s.w.vmas[vma].end)
     };
-    let ptrs = k.config().geometry.ptrs();
     let mut at = start;
     while at < end {
-        let next = ((at / ptrs + 1) * ptrs).min(end);
+        let next = k.pmd_addr_end(at, end);
         pte_alloc(k, mm, at).await;
         remap_pte_range(k, vma, at, next, pfn + (at - start)).await;
         at = next;

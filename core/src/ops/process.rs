@@ -4,6 +4,7 @@ use super::gup::unpin_all;
 use super::huge_zero::mm_put_huge_zero_folio;
 use super::hugetlb::hugetlb_vm_op_close;
 use super::ksm::ksm_exit;
+use super::mmap::nth_vma;
 use super::zap::{MmuGather, unlink_anon_vmas, unlink_file_vma, unmap_single_vma};
 use crate::config::{Defect, MAX_CPUS, MAX_DEVICES};
 use crate::mm::{Life, PT_PFN_BASE, TableId, VmaId};
@@ -82,9 +83,8 @@ pub async fn exit_mmap(k: &Cpu, mm: u8) {
     }
     k.lock(Lock::MmapRead(mm)).await;
     let mut tlb = MmuGather::unmapping(mm);
-    let vma_at = |k: &Cpu, i: usize| k.s().w.mms[mm as usize].vmas.get(i).copied();
     let mut i = 0;
-    while let Some(vma) = vma_at(k, i) {
+    while let Some(vma) = nth_vma(k, mm, i) {
         let (start, end) = {
             let s = k.s();
             (s.w.vmas[vma].start, s.w.vmas[vma].end)
@@ -95,7 +95,7 @@ pub async fn exit_mmap(k: &Cpu, mm: u8) {
     tlb.flush(k).await;
     k.unlock(Lock::MmapRead(mm));
     k.lock(Lock::MmapWrite(mm)).await;
-    while let Some(vma) = vma_at(k, 0) {
+    while let Some(vma) = nth_vma(k, mm, 0) {
         remove_vma(k, mm, vma).await;
     }
     free_pgtables(k, mm).await;

@@ -105,7 +105,7 @@ impl PageVmaWalk {
         self.vpn += 1;
         let Some(p) = k.pte_offset(self.mm, vpn) else {
             let ptrs = k.config().geometry.ptrs();
-            self.vpn = ((vpn / ptrs + 1) * ptrs).min(self.end);
+            self.vpn = k.pmd_addr_end(vpn, self.end);
             // PVMW_SYNC: whoever has cleared the PMD lets go of its lock when the mapping is off the folio's count.
             if self.which != Pvmw::Mapped
                 && k.folio_nr_pages(self.folio) >= ptrs

@@ -5,6 +5,7 @@
 
 use super::huge_zero::is_huge_zero_pmd;
 use super::hugetlb::is_vm_hugetlb_page;
+use super::mmap::nth_vma;
 use crate::arch::Pte;
 use crate::config::Defect;
 use crate::entry::{EntryKind, PmdKind};
@@ -17,9 +18,8 @@ use crate::sched::{Cpu, Lock};
 pub async fn smaps(k: &Cpu, mm: u8) -> Outcome {
     let mut sums = Smaps::default();
     k.lock(Lock::MmapRead(mm)).await;
-    let vma_at = |k: &Cpu, i: usize| k.s().w.mms[mm as usize].vmas.get(i).copied();
     let mut i = 0;
-    while let Some(vma) = vma_at(k, i) {
+    while let Some(vma) = nth_vma(k, mm, i) {
         smap_gather_stats(k, vma, &mut sums).await;
         i += 1;
     }
@@ -45,10 +45,9 @@ async fn smap_gather_stats(k: &Cpu, vma: VmaId, sums: &mut Smaps) {
         sums.swap += (start..end).filter(|vpn| swapped_out(k, vma, *vpn)).count() as u32;
     }
     let walk = Walk { vma, locked: k.s().w.vmas[vma].locked(), holes: shmem && !all };
-    let ptrs = k.config().geometry.ptrs();
     let mut at = start;
     while at < end {
-        let next = ((at / ptrs + 1) * ptrs).min(end);
+        let next = k.pmd_addr_end(at, end);
         smaps_pte_range(k, mm, at, next, walk, sums).await;
         at = next;
     }

@@ -4,6 +4,7 @@
 //! here the table of slots stays, and who comes late finds his slot unused.
 
 use super::ksm_page::ksm_might_need_to_copy;
+use super::mmap::nth_vma;
 use super::process::{mmget, mmput};
 use super::shmem::shmem_unuse;
 use super::swap_cache::folio_free_swap;
@@ -91,9 +92,8 @@ async fn free_cached(k: &Cpu, ty: u8) {
 /// `unuse_mm()`.
 async fn unuse_mm(k: &Cpu, mm: u8, ty: u8) -> Result<(), Outcome> {
     k.lock(Lock::MmapRead(mm)).await;
-    let vma_at = |k: &Cpu, i: usize| k.s().w.mms[mm as usize].vmas.get(i).copied();
     let (mut i, mut result) = (0, Ok(()));
-    while let Some(vma) = vma_at(k, i) {
+    while let Some(vma) = nth_vma(k, mm, i) {
         if k.s().w.vmas[vma].anon_vma.is_some() {
             result = unuse_vma(k, vma, ty).await;
             if result.is_err() {

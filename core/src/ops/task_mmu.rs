@@ -3,6 +3,7 @@
 use super::huge::pmd_folio;
 use super::huge_protect::clear_soft_dirty_pmd;
 use super::hugetlb::is_vm_hugetlb_page;
+use super::mmap::nth_vma;
 use super::vma_lock::vma_start_write;
 use crate::arch::Pte;
 use crate::config::Defect;
@@ -16,16 +17,15 @@ use crate::sched::{Cpu, Lock, NotifyEvent, Site};
 /// all the same, but changes no entry.
 pub async fn clear_refs(k: &Cpu, mm: u8) -> Outcome {
     k.lock(Lock::MmapWrite(mm)).await;
-    let vma_at = |k: &Cpu, i: usize| k.s().w.mms[mm as usize].vmas.get(i).copied();
     let mut i = 0;
-    while let Some(vma) = vma_at(k, i) {
+    while let Some(vma) = nth_vma(k, mm, i) {
         vma_start_write(k, vma).await;
         k.s().w.vmas[vma].soft_dirty = false;
         i += 1;
     }
     k.mmu_notifier_invalidate_range_start(mm, 0, u32::MAX, NotifyEvent::Clear).await;
     i = 0;
-    while let Some(vma) = vma_at(k, i) {
+    while let Some(vma) = nth_vma(k, mm, i) {
         clear_vma(k, mm, vma).await;
         i += 1;
     }
@@ -43,14 +43,13 @@ pub async fn clear_young(k: &Cpu, mm: u8) -> Outcome {
         let v = &s.w.vmas[*s.w.mms[mm as usize].vmas.get(i)?];
         Some((v.start, v.end, v.backing.hugetlb() || v.backing.pfnmap()))
     };
-    let ptrs = k.config().geometry.ptrs();
     let mut i = 0;
     while let Some((start, end, skipped)) = vma_at(k, i) {
         i += 1;
         // clear_refs_walk_ops has no hugetlb_entry(), and clear_refs_test_walk() passes over VM_PFNMAP.
         let mut at = if skipped { end } else { start };
         while at < end {
-            let next = ((at / ptrs + 1) * ptrs).min(end);
+            let next = k.pmd_addr_end(at, end);
             clear_young_range(k, mm, at, next).await;
             at = next;
         }
@@ -94,10 +93,9 @@ async fn clear_vma(k: &Cpu, mm: u8, vma: VmaId) {
         let s = k.s();
         (s.w.vmas[vma].start, s.w.vmas[vma].end)
     };
-    let ptrs = k.config().geometry.ptrs();
     let mut at = start;
     while at < end {
-        let next = ((at / ptrs + 1) * ptrs).min(end);
+        let next = k.pmd_addr_end(at, end);
         if k.pmd_leaf(mm, at).is_some() && clear_soft_dirty_pmd(k, mm, at).await {
             at = next;
             continue;

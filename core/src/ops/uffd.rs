@@ -4,7 +4,7 @@
 //! at once; of what else it hears is in [`super::uffd_events`]. Left out: `UFFDIO_API`, `poll()`, `UFFD_USER_MODE_ONLY`, and
 //! moves and copies between address spaces.
 
-use super::mmap::{split_at_bounds, vmas_in};
+use super::mmap::{nth_vma, split_at_bounds, vmas_in};
 use super::mprotect::uffd_wp_range;
 use super::uffd_events::mmap_changing;
 use super::vma_lock::{release_fault_lock, vma_start_write};
@@ -193,9 +193,8 @@ pub async fn userfaultfd_release(k: &Cpu, mm: u8) -> Outcome {
     };
     // userfaultfd_release_all()
     k.lock(Lock::MmapWrite(mm)).await;
-    let vma_at = |k: &Cpu, i: usize| k.s().w.mms[mm as usize].vmas.get(i).copied();
     let mut i = 0;
-    while let Some(vma) = vma_at(k, i) {
+    while let Some(vma) = nth_vma(k, mm, i) {
         let (start, end, ctx) = bounds(k, vma, 0, u32::MAX);
         if ctx.armed() && ctx.generation == old {
             clear_vma(k, mm, vma, start, end).await;

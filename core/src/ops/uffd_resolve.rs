@@ -54,8 +54,7 @@ pub async fn break_cow(k: &Cpu, vma: VmaId, p: PtePtr) -> Resolved {
         k.folio_get(folio);
     }
     k.arch_leave_lazy_mmu_mode();
-    let mut vmf =
-        VmFault { vma, mm: p.mm, vpn: p.vpn, write: true, unshare: false, retry: true, vma_lock: false, orig_pte };
+    let mut vmf = VmFault { retry: true, orig_pte, ..VmFault::new(k, vma, p.vpn, true) };
     let copied = if k.has(Defect::B5) {
         do_wp_page(k, &mut vmf, p).await;
         Some(true)

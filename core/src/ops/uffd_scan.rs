@@ -18,7 +18,6 @@ pub async fn pagemap_scan(k: &Cpu, mm: u8, start: u32, end: u32) -> Outcome {
     }
     k.mmu_notifier_invalidate_range_start(mm, start, end, NotifyEvent::Clear).await;
     k.lock(Lock::MmapRead(mm)).await;
-    let ptrs = k.config().geometry.ptrs();
     for vma in vmas_in(k, mm, start, end) {
         let (from, to, wp_allowed) = {
             let s = k.s();
@@ -32,7 +31,7 @@ pub async fn pagemap_scan(k: &Cpu, mm: u8, start: u32, end: u32) -> Outcome {
         }
         let mut at = from;
         while at < to {
-            let next = ((at / ptrs + 1) * ptrs).min(to);
+            let next = k.pmd_addr_end(at, to);
             pagemap_scan_pmd_entry(k, vma, at, next).await;
             at = next;
         }

@@ -42,6 +42,14 @@ pub struct VmFault {
     pub orig_pte: Pte,
 }
 
+impl VmFault {
+    /// A fault at a page of a VMA, with `mmap_lock` held and without any of the other flags.
+    pub fn new(k: &Cpu, vma: VmaId, vpn: u32, write: bool) -> VmFault {
+        let mm = k.s().w.vmas[vma].mm;
+        VmFault { vma, mm, vpn, write, unshare: false, retry: false, vma_lock: false, orig_pte: Pte(0) }
+    }
+}
+
 /// `ptep_set_access_flags()`: only a write fault writes, so a dirty bit that the hardware sets meanwhile stays.
 /// True when the entry changed.
 pub async fn ptep_set_access_flags(k: &Cpu, p: PtePtr, entry: Pte, dirty: bool) -> bool {

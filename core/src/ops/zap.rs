@@ -179,7 +179,7 @@ pub async fn zap_range(k: &Cpu, tlb: &mut MmuGather, vma: VmaId, start: u32, end
     let ptrs = k.config().geometry.ptrs();
     let mut at = start;
     while at < end {
-        let next = ((at / ptrs + 1) * ptrs).min(end);
+        let next = k.pmd_addr_end(at, end);
         if let Some(p) = k.pmd_leaf(tlb.mm, at)
             && zap_pmd(k, tlb, vma, p, next - at).await
         {

@@ -57,6 +57,14 @@ impl Cpu {
         self.facts.get().config
     }
 
+    /// `pmd_addr_end()`: see [`Geometry::pmd_addr_end`].
+    ///
+    /// [`Geometry::pmd_addr_end`]: crate::config::Geometry::pmd_addr_end
+    #[inline]
+    pub fn pmd_addr_end(&self, vpn: u32, end: u32) -> u32 {
+        self.facts.get().config.geometry.pmd_addr_end(vpn, end)
+    }
+
     /// Entry layout.
     #[inline]
     pub fn arch(&self) -> Arch {

@@ -161,17 +161,16 @@ impl Sim {
         }
         let first = PtePtr { table: p.table, index: p.index, mm: p.mm, vpn: p.vpn };
         self.check_writable(cpu, ec.arch, first, leaf);
-        if matches!(self.pmd_target(ec, new), Target::Zero(_)) {
-            let e = Evidence { proc: Some(p.mm), vpn: Some(p.vpn), ..Evidence::default() };
+        let e = Evidence { proc: Some(p.mm), vpn: Some(p.vpn), ..Evidence::default() };
+        let target = self.pmd_target(ec, new);
+        if matches!(target, Target::Zero(_)) {
             self.violate(cpu, Rule::BugWritableZero, e);
         }
-        let e = Evidence { proc: Some(p.mm), vpn: Some(p.vpn), ..Evidence::default() };
         if ec.arch.pte_uffd_wp(leaf) {
             self.violate(cpu, Rule::BugPageTableCheck, Evidence { what: Some("uffd-wp and writable"), ..e });
-        } else if let Target::Folio { folio, .. } = self.pmd_target(ec, new)
+        } else if let Target::Folio { folio, .. } = target
             && self.folio(folio).anon()
             && self.w.mem.mappings(folio) > 1
-            && self.folio(folio).anon()
         {
             let what = Some("mapped writable and not alone");
             self.violate(cpu, Rule::BugPageTableCheck, Evidence { what, pfn: Some(folio), ..e });
