@@ -233,7 +233,7 @@ async fn remove_pte_mapped(k: &Cpu, vma: VmaId, p: PmdPtr, folio: Pfn) -> bool {
         k.pmd_lock(p).await;
     }
     k.lock(Lock::Pte(first.table)).await;
-    let removed = clear_pte_mapped(k, first, folio).await;
+    let removed = clear_pte_mapped(k, vma, first, folio).await;
     let right = removed == Ok(());
     if !private {
         k.pte_unmap_unlock(first);
@@ -272,7 +272,7 @@ fn is_page_of(k: &Cpu, first: PtePtr, i: u32, folio: Pfn) -> Option<bool> {
 }
 
 /// Steps 2 and 3: clears the entries, with the table locked. An error when something else has come between.
-async fn clear_pte_mapped(k: &Cpu, first: PtePtr, folio: Pfn) -> Result<(), ()> {
+async fn clear_pte_mapped(k: &Cpu, vma: VmaId, first: PtePtr, folio: Pfn) -> Result<(), ()> {
     let mut nr_ptes = 0;
     let mut result = Ok(());
     for i in 0..k.config().geometry.ptrs() {
@@ -287,6 +287,7 @@ async fn clear_pte_mapped(k: &Cpu, first: PtePtr, folio: Pfn) -> Result<(), ()> 
         // The flush is left to pmdp_collapse_flush().
         k.ptep_get_and_clear(PtePtr { index: first.index + i, vpn: first.vpn + i, ..first }).await;
         k.folio_remove_rmap_pte(folio + i);
+        k.munlock_vma_folio(folio, vma);
         nr_ptes += 1;
     }
     if nr_ptes != 0 {
