@@ -3,7 +3,7 @@
 use super::access::find_vma;
 use super::fault::{handle_mm_fault, handle_mm_fault_retry};
 use super::gup_longterm::writable_file_mapping_allowed;
-use super::huge::follow_huge_pmd;
+use super::huge::{follow_huge_pmd, touch_pmd};
 use super::hugetlb::is_vm_hugetlb_page;
 use super::pgtable::pte_alloc;
 use super::split::split_huge_pmd;
@@ -105,9 +105,10 @@ async fn follow_page(k: &Cpu, vma: VmaId, vpn: u32, grab: Grab) -> Option<Pfn> {
             let found = follow_huge_pmd(k, p, vpn, true);
             if let Some(page) = found {
                 try_grab_folio(k, page, grab);
-                // touch_pmd()
-                let arch = k.arch();
-                k.pmdp_update(p, |pte| arch.pte_mkdirty(arch.pte_mkyoung(pte))).await;
+                // FOLL_TOUCH
+                if matches!(grab, Grab::Get | Grab::GetSplitPmd) {
+                    touch_pmd(k, p, true).await;
+                }
             }
             let huge = k.pmd_kind(p).is_leaf();
             k.pmd_unlock(p);
@@ -157,6 +158,9 @@ pub async fn faultin_page(k: &Cpu, vma: VmaId, vpn: u32, write: bool) -> Outcome
 async fn follow_and_touch(k: &Cpu, mm: u8, vpn: u32, write: bool) -> bool {
     if let Some(p) = k.pmd_trans_huge_lock(mm, vpn).await {
         let found = follow_huge_pmd(k, p, vpn, write);
+        if found.is_some() {
+            touch_pmd(k, p, write).await;
+        }
         k.pmd_unlock(p);
         return found.is_some();
     }

@@ -123,14 +123,18 @@ pub(super) async fn map_anon_folio_pmd(k: &Cpu, vma: VmaId, p: PmdPtr, folio: Pf
     k.set_pmd_at(p, arch.pte_mkhuge(entry)).await;
 }
 
-/// `huge_pmd_set_accessed()` and `touch_pmd()`.
+/// `touch_pmd()`, with the PMD locked.
+pub async fn touch_pmd(k: &Cpu, p: PmdPtr, write: bool) {
+    let arch = k.arch();
+    let touch = |pte: Pte| if write { arch.pte_mkdirty(arch.pte_mkyoung(pte)) } else { arch.pte_mkyoung(pte) };
+    k.pmdp_update(p, touch).await;
+}
+
+/// `huge_pmd_set_accessed()`.
 async fn huge_pmd_set_accessed(k: &Cpu, vmf: &VmFault, p: PmdPtr, orig_pmd: Pmd) {
     k.pmd_lock(p).await;
     if k.pmdp_get(p) == orig_pmd && k.pmd_kind(p) == PmdKind::Huge {
-        let arch = k.arch();
-        let write = vmf.write;
-        let touch = |pte: Pte| if write { arch.pte_mkdirty(arch.pte_mkyoung(pte)) } else { arch.pte_mkyoung(pte) };
-        k.pmdp_update(p, touch).await;
+        touch_pmd(k, p, vmf.write).await;
         k.flush_tlb_fix_spurious_fault(vmf.vpn);
     }
     k.pmd_unlock(p);
