@@ -78,15 +78,31 @@ impl Error {
     }
 }
 
-/// The error without Rust's "(os error 2)".
+/// The error without Rust's "(os error 2)" and what follows that.
 fn plain(e: &io::Error) -> String {
     match e.kind() {
         io::ErrorKind::NotFound => "no such file or directory".into(),
         io::ErrorKind::PermissionDenied => "permission denied".into(),
         io::ErrorKind::IsADirectory => "is a directory".into(),
-        _ => e.to_string(),
+        _ => {
+            let text = e.to_string();
+            text.split_once(" (os error ").map_or(text.clone(), |(words, _)| words.to_lowercase())
+        }
     }
 }
 
 /// What a verb returns: its exit status, or the reason why there is none.
 pub type Outcome = Result<u8, Error>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_the_system_is_told_in_its_words_alone() {
+        let full = io::Error::from_raw_os_error(28);
+        assert_eq!(Error::io("x", full).to_string(), "x: no space left on device");
+        let other = io::Error::new(io::ErrorKind::InvalidData, "stream did not contain valid UTF-8");
+        assert_eq!(Error::io("x", other).to_string(), "x: stream did not contain valid UTF-8");
+    }
+}

@@ -113,15 +113,23 @@ pub fn load(path: &Path) -> Result<Input, Error> {
         }
         read_bounded(File::open(path).map_err(|e| Error::io(path, e))?, &name)?
     };
+    of_bytes(name, path, &bytes)
+}
+
+/// The case in these bytes, which the file `path` holds or should hold.
+///
+/// # Errors
+/// [`Error::Input`] or [`Error::Parse`], each one line that begins with `name`.
+pub fn of_bytes(name: String, path: &Path, bytes: &[u8]) -> Result<Input, Error> {
     // What a full disk or a broken copy leaves is no case, although any bytes can be read as one.
     if bytes.is_empty() {
         return Err(Error::input(name, "the file is empty"));
     }
-    if bytes.len() < codec::MAGIC.len() && codec::MAGIC.starts_with(&bytes) {
+    if bytes.len() < codec::MAGIC.len() && codec::MAGIC.starts_with(bytes) {
         return Err(Error::input(name, "the file is cut off within its first bytes"));
     }
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-    decode(name, extension, &bytes)
+    decode(name, extension, bytes)
 }
 
 /// Reads at most [`MAX_BYTES`].

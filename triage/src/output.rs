@@ -98,6 +98,18 @@ pub fn complain(message: &str) {
     let _closed = writeln!(err, "ptefuzz: {clean}");
 }
 
+/// Prints on standard error, whole, what should have become the file `path`: text as it is, anything else in hexadecimal,
+/// which `xxd -r -p` turns back.
+pub fn rescue(path: &Path, contents: &[u8]) {
+    let (how, text) = match std::str::from_utf8(contents) {
+        Ok(text) if !text.contains(|c: char| c.is_control() && c != '\n') => ("", text.trim_end().to_owned()),
+        _ => (" in hexadecimal", contents.iter().map(|b| format!("{b:02x}")).collect()),
+    };
+    complain(&format!("{} is not saved; this is all of it{how}:", path.display()));
+    let mut err = io::stderr().lock();
+    let _closed = writeln!(err, "{text}");
+}
+
 /// Writes a file so that a reader sees the old contents or the new, never a part: a temporary file in the same
 /// folder, then a rename.
 ///

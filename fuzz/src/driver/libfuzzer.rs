@@ -109,6 +109,6 @@ extern "C" fn one_input(data: *const u8, size: usize) -> c_int {
         Some(Next::Keep) => 0,
         Some(Next::Reject) => -1,
         Some(Next::Stop) => _exit(0),
-        Some(Next::Fail) | None => _exit(FAILED),
+        None => _exit(FAILED),
     }
 }

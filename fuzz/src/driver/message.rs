@@ -36,13 +36,22 @@ pub enum StopReason {
     HarnessPanic,
 }
 
+/// What a worker could not write to its file, and who reads its messages must keep.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Unsaved {
+    /// Why not, in one line.
+    pub error: String,
+    /// What the file should have held.
+    pub contents: Vec<u8>,
+}
+
 /// One line of a worker's output.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "message", rename_all = "kebab-case")]
 pub enum WorkerMessage {
     /// About every 200 ms.
     Stats(Stats),
-    /// Something was found and saved.
+    /// Something was found.
     Find {
         /// Id of the broken rule or promise.
         id: String,
@@ -52,15 +61,19 @@ pub enum WorkerMessage {
         summary: String,
         /// Where it was saved.
         path: PathBuf,
+        /// Given when it could not be saved there.
+        unsaved: Option<Unsaved>,
         /// How far the worker was.
         stats: Stats,
     },
-    /// The harness itself panicked, which is no find. The input is saved and the worker stops.
+    /// The harness itself panicked, which is no find. The worker stops.
     HarnessPanic {
         /// Message and place of the panic, in one line.
         summary: String,
         /// Where the input was saved.
         path: PathBuf,
+        /// Given when it could not be saved there.
+        unsaved: Option<Unsaved>,
         /// How far the worker was.
         stats: Stats,
     },
@@ -71,7 +84,7 @@ pub enum WorkerMessage {
         /// What it has done.
         stats: Stats,
     },
-    /// The worker could not start, or could not save what it found.
+    /// The worker could not start.
     Failed {
         /// Why, in one line.
         error: String,
@@ -106,6 +119,13 @@ mod tests {
                 sites: vec!["a:b".into()],
                 summary: "two\nlines".into(),
                 path: "x/y.case".into(),
+                unsaved: None,
+                stats,
+            },
+            WorkerMessage::HarnessPanic {
+                summary: "no".into(),
+                path: "x/y.bin".into(),
+                unsaved: Some(Unsaved { error: "disk full".into(), contents: vec![0, 10, 255] }),
                 stats,
             },
             WorkerMessage::Done { reason: StopReason::HarnessPanic, stats },

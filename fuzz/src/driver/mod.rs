@@ -25,7 +25,7 @@ use ptefuzz_core::program::Case;
 
 pub use campaign::{Campaign, DEFAULT_MAX_LEN, DEFAULT_RSS_LIMIT_MB, DEFAULT_SAVED_PER_KEY};
 pub use libfuzzer::run_worker;
-pub use message::{Report, Stats, StopReason, WorkerMessage, report_to_stdout};
+pub use message::{Report, Stats, StopReason, Unsaved, WorkerMessage, report_to_stdout};
 
 use crate::targets;
 

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -11,7 +10,7 @@ use std::time::{Duration, Instant};
 use ptefuzz_core::program::Case;
 
 use super::campaign::Campaign;
-use super::message::{Report, Stats, StopReason, WorkerMessage};
+use super::message::{Report, Stats, StopReason, Unsaved, WorkerMessage};
 use crate::coverage::{self, Seen};
 use crate::hash::fnv1a;
 use crate::mutator;
@@ -49,8 +48,6 @@ pub(super) enum Next {
     Reject,
     /// Enough, and said so.
     Stop,
-    /// It cannot go on, and said so.
-    Fail,
 }
 
 /// A campaign under way.
@@ -104,7 +101,7 @@ impl Worker {
         self.report
     }
 
-    /// Runs one input. After [`Next::Stop`] and [`Next::Fail`] the last message has been sent.
+    /// Runs one input. After [`Next::Stop`] the last message has been sent.
     pub(super) fn input(&mut self, bytes: &[u8]) -> Next {
         if mutator::take_panic() {
             return self.panicked(bytes);
@@ -165,16 +162,11 @@ impl Worker {
         if *of_this_key < self.campaign.saved_per_key {
             *of_this_key += 1;
             let (id, sites) = key;
-            let saved = save(&self.campaign.finds, &id, failure.extension(), &failure.artifact());
-            self.stats.saved += 1;
+            let (path, unsaved) = save(&self.campaign.finds, &id, failure.extension(), failure.artifact());
+            self.stats.saved += u64::from(unsaved.is_none());
             let stats = self.stats_now();
-            match saved {
-                Ok(path) => {
-                    let summary = failure.summary();
-                    (self.report)(&WorkerMessage::Find { id, sites, summary, path, stats });
-                }
-                Err(error) => return self.failed(error),
-            }
+            let summary = failure.summary();
+            (self.report)(&WorkerMessage::Find { id, sites, summary, path, unsaved, stats });
         }
         if self.campaign.keep_going { Next::Reject } else { self.done(StopReason::Find) }
     }
@@ -183,10 +175,8 @@ impl Worker {
         let summary = PANIC.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
         let stats = self.stats_now();
         let (extension, contents) = self.reproducer(bytes);
-        match save(&self.campaign.finds, "harness-panic", extension, &contents) {
-            Ok(path) => (self.report)(&WorkerMessage::HarnessPanic { summary, path, stats }),
-            Err(error) => return self.failed(error),
-        }
+        let (path, unsaved) = save(&self.campaign.finds, "harness-panic", extension, contents);
+        (self.report)(&WorkerMessage::HarnessPanic { summary, path, unsaved, stats });
         self.done(StopReason::HarnessPanic)
     }
 
@@ -202,19 +192,22 @@ impl Worker {
             _ => ("bin", bytes.to_vec()),
         }
     }
-
-    fn failed(&mut self, error: String) -> Next {
-        (self.report)(&WorkerMessage::Failed { error });
-        Next::Fail
-    }
 }
 
-/// Saves a file under a name made of its contents, so that it is there as a whole or not at all, and once.
-fn save(dir: &Path, stem: &str, extension: &str, contents: &[u8]) -> Result<PathBuf, String> {
-    let path = dir.join(format!("{stem}-{:016x}.{extension}", fnv1a(contents)));
-    let unfinished = dir.join(format!(".{stem}-{:016x}.{}", fnv1a(contents), std::process::id()));
-    let written: io::Result<()> = fs::write(&unfinished, contents).and_then(|()| fs::rename(&unfinished, &path));
-    written.map(|()| path.clone()).map_err(|e| format!("{}: {e}", path.display()))
+/// Saves a file under a name made of its contents, so that it is there as a whole or not at all, and once. What cannot
+/// be saved is given back.
+fn save(dir: &Path, stem: &str, extension: &str, contents: Vec<u8>) -> (PathBuf, Option<Unsaved>) {
+    let hash = fnv1a(&contents);
+    let path = dir.join(format!("{stem}-{hash:016x}.{extension}"));
+    let unfinished = dir.join(format!(".{stem}-{hash:016x}.{}", std::process::id()));
+    match fs::write(&unfinished, &contents).and_then(|()| fs::rename(&unfinished, &path)) {
+        Ok(()) => (path, None),
+        Err(e) => {
+            // Half a file is worth nothing; that it cannot be removed either changes nothing.
+            let _left_behind = fs::remove_file(&unfinished);
+            (path, Some(Unsaved { error: e.to_string(), contents }))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -230,6 +223,16 @@ mod tests {
         input: Input::Bytes(|bytes| panic!("no {} bytes, please", bytes.len())),
         planted: None,
         family: None,
+    };
+
+    /// Fails on everything.
+    static FAILING: Target = Target {
+        name: "failing",
+        doc: "a promise that is never kept",
+        input: Input::Bytes(|bytes| {
+            Err(Failure::Property { id: "a.promise", message: "not kept".into(), input: bytes.into() })
+        }),
+        ..BROKEN
     };
 
     #[test]
@@ -252,18 +255,40 @@ mod tests {
     #[test]
     fn a_file_is_named_by_its_contents_and_leaves_nothing_half_done() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let first = save(dir.path(), "rule", "case", b"same").expect("it can be written");
-        let second = save(dir.path(), "rule", "case", b"same").expect("it can be written");
-        let other = save(dir.path(), "rule", "case", b"other").expect("it can be written");
+        let first = save(dir.path(), "rule", "case", b"same".into());
+        let second = save(dir.path(), "rule", "case", b"same".into());
+        let other = save(dir.path(), "rule", "case", b"other".into());
         assert_eq!(first, second);
-        assert_ne!(first, other);
-        assert_eq!(fs::read(&first).expect("it is there"), b"same");
+        assert_ne!(first.0, other.0);
+        assert_eq!((first.1, other.1), (None, None));
+        assert_eq!(fs::read(&first.0).expect("it is there"), b"same");
         assert_eq!(fs::read_dir(dir.path()).expect("it is a directory").count(), 2);
     }
 
     #[test]
-    fn a_directory_that_cannot_be_written_is_an_error_in_one_line() {
-        let error = save(Path::new("/nonexistent"), "rule", "case", b"x").expect_err("there is no such directory");
-        assert!(error.starts_with("/nonexistent/rule-") && !error.contains('\n'), "{error}");
+    fn what_cannot_be_saved_is_given_back_whole_with_the_reason_in_one_line() {
+        let (path, unsaved) = save(Path::new("/nonexistent"), "rule", "case", b"x\n".into());
+        let unsaved = unsaved.expect("there is no such directory");
+        assert!(path.starts_with("/nonexistent") && !unsaved.error.contains('\n'), "{unsaved:?}");
+        assert_eq!(unsaved.contents, b"x\n");
+    }
+
+    #[test]
+    fn a_find_that_cannot_be_saved_travels_in_its_message() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (sender, receiver) = mpsc::channel();
+        let report: Report = Box::new(move |message| sender.send(message.clone()).expect("somebody listens"));
+        let campaign = Campaign::new("failing", Pin::FIXED, dir.path().join("finds"));
+        let made = Worker::with_target(&FAILING, campaign, report);
+        let mut worker = made.map_err(|(error, _)| error).expect("the directory is there");
+        fs::remove_dir(dir.path().join("finds")).expect("it was made, and is gone now");
+        assert_eq!(worker.input(b"abc"), Next::Stop);
+        let messages: Vec<_> = receiver.try_iter().collect();
+        let [WorkerMessage::Find { unsaved: Some(unsaved), .. }, WorkerMessage::Done { stats, .. }] = &messages[..]
+        else {
+            panic!("{messages:?}");
+        };
+        assert_eq!(unsaved.contents, b"abc");
+        assert_eq!((stats.finds, stats.saved), (1, 0));
     }
 }

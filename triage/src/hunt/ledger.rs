@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ptefuzz_fuzz::driver::{Stats, WorkerMessage};
+use ptefuzz_fuzz::driver::{Stats, Unsaved, WorkerMessage};
 use serde::Serialize;
 
 use super::pool::{Event, What};
@@ -16,6 +16,8 @@ pub(super) struct Find {
     pub(super) id: String,
     pub(super) summary: String,
     pub(super) path: PathBuf,
+    /// What it is, when the worker could not save it.
+    pub(super) unsaved: Option<Unsaved>,
 }
 
 /// The account of a hunt.
@@ -24,6 +26,8 @@ pub(super) struct Ledger {
     stats: BTreeMap<usize, Stats>,
     finds: Vec<Find>,
     failures: Vec<Error>,
+    /// Inputs of failures that no worker could save.
+    unsaved: Vec<(PathBuf, Unsaved)>,
     /// Workers that have said their last word.
     finished: Vec<usize>,
 }
@@ -75,12 +79,13 @@ impl Ledger {
     fn message(&mut self, worker: usize, message: WorkerMessage) {
         match message {
             WorkerMessage::Stats(stats) => self.count(worker, stats),
-            WorkerMessage::Find { id, summary, path, stats, .. } => {
-                self.finds.push(Find { id, summary, path });
+            WorkerMessage::Find { id, summary, path, unsaved, stats, .. } => {
+                self.finds.push(Find { id, summary, path, unsaved });
                 self.count(worker, stats);
             }
-            WorkerMessage::HarnessPanic { summary, path, stats } => {
+            WorkerMessage::HarnessPanic { summary, path, unsaved, stats } => {
                 self.failures.push(Error::Harness { file: path.display().to_string(), message: summary });
+                self.unsaved.extend(unsaved.map(|u| (path, u)));
                 self.count(worker, stats);
             }
             WorkerMessage::Done { stats, .. } => {
@@ -123,11 +128,19 @@ impl Ledger {
         &self.failures
     }
 
+    /// Inputs of failures that no worker could save, in order.
+    pub(super) fn unsaved(&self) -> &[(PathBuf, Unsaved)] {
+        &self.unsaved
+    }
+
     /// For each rule, the find whose file is smallest; rules in the order in which they were first seen.
     pub(super) fn smallest_of_each_rule(&self) -> Vec<&Find> {
         let mut best: Vec<(u64, &Find)> = Vec::new();
         for find in &self.finds {
-            let size = std::fs::metadata(&find.path).map_or(u64::MAX, |m| m.len());
+            let size = match &find.unsaved {
+                Some(unsaved) => unsaved.contents.len() as u64,
+                None => std::fs::metadata(&find.path).map_or(u64::MAX, |m| m.len()),
+            };
             match best.iter_mut().find(|(_, other)| other.id == find.id) {
                 None => best.push((size, find)),
                 Some(entry) if size < entry.0 => *entry = (size, find),
@@ -202,7 +215,8 @@ mod tests {
     }
 
     fn find(id: &str, path: PathBuf) -> WorkerMessage {
-        WorkerMessage::Find { id: id.into(), sites: Vec::new(), summary: "s".into(), path, stats: stats(10) }
+        let sites = Vec::new();
+        WorkerMessage::Find { id: id.into(), sites, summary: "s".into(), path, unsaved: None, stats: stats(10) }
     }
 
     #[test]
@@ -245,8 +259,10 @@ mod tests {
     #[test]
     fn a_panic_of_the_harness_is_a_failure_with_its_input_and_never_a_find() {
         let mut ledger = Ledger::default();
-        let message = WorkerMessage::HarnessPanic { summary: "boom".into(), path: "in.bin".into(), stats: stats(5) };
-        ledger.take(said(0, message));
+        let unsaved = Some(Unsaved { error: "disk full".into(), contents: vec![1, 2] });
+        let (summary, path) = ("boom".into(), "in.bin".into());
+        ledger.take(said(0, WorkerMessage::HarnessPanic { summary, path, unsaved, stats: stats(5) }));
+        assert_eq!(ledger.unsaved()[0].1.contents, [1, 2], "an input that could not be saved is kept here");
         assert!(ledger.harness_failed() && !ledger.has_finds());
         assert!(ledger.failures()[0].to_string().starts_with("in.bin: harness bug, not a finding: boom"));
         let ended = What::Ended { how: Some("killed by signal 11".into()), left: vec!["harness-crash-1".into()] };

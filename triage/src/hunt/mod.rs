@@ -23,7 +23,7 @@ use crate::cli::{Choice, Hunt};
 use crate::equivalent;
 use crate::error::{EXIT_CLEAN, EXIT_ERROR, EXIT_VIOLATION, Error, Outcome};
 use crate::judge::Judge;
-use crate::output::{Format, Out, complain};
+use crate::output::{Format, Out, complain, rescue};
 use ledger::{Ledger, Summary};
 use pool::Pool;
 use progress::Progress;
@@ -123,17 +123,22 @@ fn report(options: &Hunt, ledger: &Ledger, summary: &Summary) -> Outcome {
     let finds = ledger.smallest_of_each_rule();
     let settled: Vec<_> =
         finds.iter().map(|find| finds::settle(&mut judge, find, pin(options).equivalent, &options.out)).collect();
+    // Standard output may fail; what is on no disk is printed on standard error all the same.
+    let mut printed = Ok(());
     for (i, (find, settled)) in finds.into_iter().zip(settled).enumerate() {
         match settled {
             Ok(settled) => {
                 let whole = i == 0 || options.keep_going;
-                settled.print(&mut out, options.format, whole)?;
-                out.flush()?;
-                code = code.max(EXIT_VIOLATION);
+                let print = |()| settled.print(&mut out, options.format, whole).and_then(|()| out.flush());
+                printed = printed.and_then(print);
+                code = code.max(if settled.rescue() { EXIT_ERROR } else { EXIT_VIOLATION });
             }
             Err(e) => {
                 complain(&e.to_string());
-                complain(&format!("what was found ({}) is still in {}", find.summary, find.path.display()));
+                match &find.unsaved {
+                    None => complain(&format!("what was found ({}) is still in {}", find.summary, find.path.display())),
+                    Some(unsaved) => rescue(&find.path, &unsaved.contents),
+                }
                 code = EXIT_ERROR;
             }
         }
@@ -146,6 +151,11 @@ fn report(options: &Hunt, ledger: &Ledger, summary: &Summary) -> Outcome {
             code = EXIT_ERROR;
         }
     }
+    for (path, unsaved) in ledger.unsaved() {
+        complain(&format!("{}: {}", path.display(), unsaved.error));
+        rescue(path, &unsaved.contents);
+    }
+    printed?;
     match options.format {
         Format::Json => out.json(summary)?,
         Format::Text => out.line(&summary.line())?,

@@ -10,7 +10,7 @@ use crate::error::{EXIT_CLEAN, Error, Outcome};
 use crate::input;
 use crate::judge::{Judge, Key};
 use crate::minimize::{self, Limits, Minimised};
-use crate::output::{Format, Out, complain, write_atomic};
+use crate::output::{Format, Out, complain, rescue, write_atomic};
 use crate::verdict::Record;
 
 /// What `--format json` prints.
@@ -52,7 +52,7 @@ pub(super) fn run(options: &Minimize) -> Outcome {
     let (doc, small) = shrink(&mut judge, &input.name, &input.doc.case, &violation, limits)?;
     let text = print(&doc);
     if let Some(path) = &options.out {
-        write_atomic(path, text.as_bytes())?;
+        write_atomic(path, text.as_bytes()).inspect_err(|_| rescue(path, text.as_bytes()))?;
     }
     let (before, after) = (Size::of(&input.doc.case), Size::of(&doc.case));
     let mut out = Out::stdout();
