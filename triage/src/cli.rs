@@ -25,7 +25,7 @@ pub struct Cli {
 /// What the command can do.
 #[derive(Subcommand, Debug)]
 pub enum Verb {
-    /// Fuzz from here until something is found; minimise, explain and save it.
+    /// Fuzz until something is found; minimize, explain and save it.
     Hunt(Hunt),
     /// Run cases and print their verdicts.
     Replay(Replay),
@@ -36,7 +36,7 @@ pub enum Verb {
     Minimize(Minimize),
     /// Turn a case into normalised text, or into binary.
     Fmt(Fmt),
-    /// Say what exists: ops, rules, defects, designs, kernels, targets, sites.
+    /// Say what exists: ops, rules, defects, designs, kernels, targets, sites; and which states a corpus reaches.
     List(List),
     /// Measure how fast cases run.
     Bench(Bench),
@@ -55,7 +55,8 @@ pub enum Verb {
     ptefuzz hunt --equivalent exclusive-by-rmap exclusive-by-walk\n  \
     ptefuzz hunt --time 600 --jobs 2           ten minutes on the newest kernel, which must find nothing\n  \
     ptefuzz hunt --kernel any --design any     the same for everything that is modelled\n\n\
-    Ends at the first find, after --time, after --runs, or at Ctrl-C with what it has.")]
+    Ends at the first find, after --time, after --runs, or at Ctrl-C with what it has. A find that cannot\n\
+    be saved (a full disk) is printed whole on standard error, and the exit status is 2.")]
 pub struct Hunt {
     /// Release to fuzz, with the defects it had; or `any`: each case has a release of its own, and no known defect.
     #[arg(long, value_name = "RELEASE", default_value_t = Choice::One(Kernel::NEWEST), value_parser = any_or(kernel))]
@@ -156,7 +157,8 @@ pub struct Explain {
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  ptefuzz minimize crash-1 -o small.case\n  ptefuzz minimize - < crash-1\n\n\
     The same violation means the same rule at the same sites. The result is text with an `expect` line;\n\
-    without -o it goes to standard output. The exit status is 0, or 2 when the case violates nothing.")]
+    without -o it goes to standard output. The exit status is 0, or 2 when the case violates nothing. When -o cannot be written, the\n\
+    result is printed on standard error.")]
 pub struct Minimize {
     /// The case; `-` is standard input.
     pub file: PathBuf,
@@ -297,8 +299,12 @@ fn any_or<T>(
     move |name| if name == "any" { Ok(Choice::Any) } else { parse(name).map(Choice::One) }
 }
 
+/// What was found; else what is known, or where it is listed when it is more than a line.
 fn known<T>(found: Option<T>, what: &str, names: impl Iterator<Item = &'static str>) -> Result<T, String> {
-    found.ok_or_else(|| format!("unknown {what}; known are {}", names.collect::<Vec<_>>().join(", ")))
+    found.ok_or_else(|| match names.collect::<Vec<_>>() {
+        names if names.len() <= 12 => format!("unknown {what}; known are {}", names.join(", ")),
+        _ => format!("unknown {what}; `ptefuzz list {what}s` prints the known ones"),
+    })
 }
 
 fn kernel(name: &str) -> Result<Kernel, String> {
@@ -358,6 +364,7 @@ mod tests {
             kernel("2.4").expect_err("unknown"),
             "unknown release; known are 5.14, 5.19, 6.1, 6.6, 6.12, 6.15, 6.18, 7.3"
         );
+        assert_eq!(defect("X1").expect_err("unknown"), "unknown defect; `ptefuzz list defects` prints the known ones");
         for text in ["0", "-1", "nan", "inf", "1e300", "x"] {
             assert!(seconds(text).is_err(), "{text}");
         }

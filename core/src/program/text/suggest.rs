@@ -1,7 +1,10 @@
-//! Words for an unknown word: the nearest known one, or all of them when they are few.
+//! Words for an unknown word: the nearest known one, or all of them when they are few, or the command that lists them.
 
 /// Longest list of known words that is shown whole.
-const FEW: usize = 6;
+const FEW: usize = 8;
+/// Words that `ptefuzz list` lists, and under which topic.
+const LISTED: [(&str, &str); 5] =
+    [("op", "ops"), ("verdict", "rules"), ("defect", "defects"), ("design", "designs"), ("site", "sites")];
 /// Longest part of a found word that a message repeats, in characters.
 const SHOWN: usize = 40;
 
@@ -21,6 +24,8 @@ pub(super) fn unknown(what: &str, found: &str, known: &[&str]) -> String {
         message.push_str(&format!("; did you mean `{near}`?"));
     } else if known.len() <= FEW && !known.is_empty() {
         message.push_str(&format!("; expected {}", list(known)));
+    } else if let Some((_, topic)) = LISTED.iter().find(|(listed, _)| *listed == what) {
+        message.push_str(&format!("; `ptefuzz list {topic}` prints the known ones"));
     }
     message
 }
@@ -78,8 +83,10 @@ mod tests {
     }
 
     #[test]
-    fn a_far_word_gets_the_list_when_it_is_short() {
+    fn a_far_word_gets_the_list_when_it_is_short_and_else_the_way_to_it() {
         assert_eq!(unknown("page", "zzz", &["a1", "b1"]), "unknown page `zzz`; expected `a1` or `b1`");
         assert_eq!(unknown("op", "wirte", &["read", "write"]), "unknown op `wirte`; did you mean `write`?");
+        let many = ["a1"; 20];
+        assert_eq!(unknown("site", "zzz", &many), "unknown site `zzz`; `ptefuzz list sites` prints the known ones");
     }
 }
