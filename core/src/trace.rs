@@ -10,7 +10,7 @@ use crate::site::Site;
 macro_rules! notes {
     ($($name:ident = $text:literal;)*) => {
         /// A decision of the modelled kernel that no entry shows. The text may hold `{a}` and `{b}`, the two
-        /// numbers of [`Event::Note`].
+        /// numbers of [`Event::Note`]; `{b?none|one|more}` stands for the `b`th of these words, from 0.
         #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
         pub enum Note { $(#[doc = $text] $name),* }
 
@@ -48,7 +48,7 @@ notes! {
     NotifierRetry = "the interval notifier's sequence has changed: tried again";
     OutOfMemory = "no free frame";
     Poisoned = "PG_hwpoison set: the memory has failed";
-    PoisonResult = "memory failure: ignored (0), failed (1), delayed (2) or recovered (3): {a}";
+    PoisonResult = "memory failure: {a?ignored|failed|delayed|recovered}";
     PoisonUnmapFailed = "still mapped after try_to_unmap(): mapcount is {a}";
     SoftOfflined = "soft offline: the frame is out of use";
     Unpoisoned = "PG_hwpoison cleared";
@@ -60,8 +60,8 @@ notes! {
     SwapOffRetry = "round {a}: {b} slots still in use";
     OnlinePoison = "stays offline: {a} poisoned frames in the block";
     FolioSplit = "the large folio is split";
-    Collapsed = "collapsed: page {a} and those after it are a huge page";
-    NotCollapsed = "not collapsed: page {a} and those after it ({b}: a huge page already 1, unsuitable 2, busy 3, no frames 4)";
+    Collapsed = "collapsed into a huge page";
+    NotCollapsed = "not collapsed: {b?collapsed|a huge page already|unsuitable|busy|no free frames|the file has a huge folio there}";
     NotSplit = "the large folio is not split: refcount {a}, mapcount {b}";
     Discarded = "lazily freed: the entry stays empty";
     GupFastUndone = "the entry has changed meanwhile: the pin is given up";

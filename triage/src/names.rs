@@ -1,7 +1,7 @@
 //! How processes, devices, pages and ops of a case are spelled: as its text form spells them.
 
-use ptefuzz_core::program::Op;
-use ptefuzz_core::program::text::{DEVICES, Document, PROCS, op_text};
+use ptefuzz_core::program::text::{DEVICES, Document, PROCS, map_text, op_text};
+use ptefuzz_core::program::{Map, Op};
 
 /// Name of a process.
 pub fn process(proc: u8) -> String {
@@ -24,6 +24,11 @@ pub fn page((proc, vpn): (u8, u32), doc: &Document) -> String {
 /// Number of an op in messages: its index in the case, counted from 1.
 pub fn number(op: u32) -> u32 {
     op.saturating_add(1)
+}
+
+/// A mapping, for example `A heap = mmap anon private rw 4`.
+pub fn map(map: &Map, doc: &Document) -> String {
+    format!("{} {}", process(map.proc), map_text(map, &doc.names))
 }
 
 /// An op.

@@ -76,13 +76,14 @@ pub fn describe(v: &Violation) -> String {
     }
     let [cause, seen] = v.sites;
     if let Some(s) = cause {
-        parts.push(format!("lost at {}", s.name()));
+        parts.push(format!("went wrong at {}", s.name()));
     }
     if let Some(s) = seen {
         parts.push(format!("at {}", s.name()));
     }
     if let Some(op) = v.op {
-        parts.push(format!("op {op}"));
+        // Counted from 1, as everywhere where people read it.
+        parts.push(format!("op {}", op.saturating_add(1)));
     }
     parts.join(", ")
 }

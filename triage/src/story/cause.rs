@@ -96,7 +96,7 @@ impl Causes {
             out.push("each of these alone is enough:".to_owned());
         }
         out.extend(self.defects.iter().map(|d| match d.fixed_in() {
-            Some(kernel) => format!("known as {}; fixed in {kernel} ({})", d.id(), d.source()),
+            Some(kernel) => format!("known as {}, fixed in {kernel}: {} ({})", d.id(), d.summary(), d.source()),
             None if d.historical() => format!("known as {}: {} ({})", d.id(), d.summary(), d.source()),
             None => format!("injected by {} ({}): {}", d.id(), d.source(), d.summary()),
         }));
@@ -122,7 +122,7 @@ mod tests {
     fn the_defects_whose_removal_makes_the_case_clean_are_the_causes() {
         let causes = find(|c| c.config.has(Defect::D12) && c.config.has(Defect::D9));
         assert_eq!(causes, Causes { defects: vec![Defect::D9, Defect::D12], any_of: false });
-        assert!(causes.sentences(&old())[1].starts_with("known as D12; fixed in 6.15 (\"mm/rmap: keep mapcount"));
+        assert!(causes.sentences(&old())[1].starts_with("known as D12, fixed in 6.15: "));
     }
 
     #[test]

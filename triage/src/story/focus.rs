@@ -70,7 +70,8 @@ impl Focus {
         }
     }
 
-    fn pages(&self) -> impl Iterator<Item = &Page> {
+    /// Every page of the story.
+    pub(super) fn pages(&self) -> impl Iterator<Item = &Page> {
         self.columns.iter().chain(&self.others)
     }
 }

@@ -15,6 +15,7 @@ mod rows;
 mod tests;
 mod words;
 
+use ptefuzz_core::program::Map;
 use ptefuzz_core::program::text::Document;
 use ptefuzz_core::rule::{Rule, Violation};
 use ptefuzz_core::trace::Trace;
@@ -45,6 +46,8 @@ pub struct Story {
     pub id: Option<&'static str>,
     /// What is wrong, in one sentence.
     pub headline: String,
+    /// Release, architecture and number of CPUs, and what is mapped at the pages of the story.
+    pub setting: String,
     /// Step at which it was noticed.
     pub step: Option<u32>,
     /// Op during which it was noticed, from 1 in the order of the case.
@@ -94,6 +97,7 @@ pub fn tell(file: &str, doc: &Document, trace: &Trace, violation: Option<&Violat
         verdict: if violation.is_some() { "violation" } else { "clean" },
         id: rule.map(Rule::id),
         headline,
+        setting: setting(doc, &focus),
         step: violation.map(|v| v.step),
         op: violation.and_then(|v| v.op).map(case_names::number),
         sites: violation.map_or_else(Vec::new, |v| v.sites.iter().flatten().map(|s| s.name()).collect()),
@@ -103,6 +107,23 @@ pub fn tell(file: &str, doc: &Document, trace: &Trace, violation: Option<&Violat
         wrong,
         causes: causes.defects.iter().map(|d| Known::from(*d)).collect(),
     }
+}
+
+/// What the case runs on and what its first mappings are, as far as the story is about them.
+fn setting(doc: &Document, focus: &Focus) -> String {
+    let case = &doc.case;
+    let config = &case.config;
+    let cpus = if config.cpus == 1 { "1 CPU".to_owned() } else { format!("{} CPUs", config.cpus) };
+    let mut out = format!("kernel {}, {}, {cpus}", config.kernel, config.arch.name());
+    let told = |map: &&Map| {
+        let region = |vpn: u32| config.geometry.region_of(vpn).map(|(region, _)| region);
+        focus.pages().any(|(proc, vpn)| *proc == map.proc && region(*vpn) == Some(map.region))
+    };
+    for (i, map) in case.maps.iter().filter(told).enumerate() {
+        out.push_str(if i == 0 { "; " } else { ", " });
+        out.push_str(&case_names::map(map, doc));
+    }
+    out
 }
 
 /// Young and soft-dirty bits are told where the rule is about them.
@@ -193,8 +214,7 @@ fn parted(doc: &Document, table: &rows::Table, terms: &Terms) -> String {
         1 => "one entry maps".to_owned(),
         n => format!("{n} entries map"),
     };
-    let says = if mapcount == 0 { "none".to_owned() } else { mapcount.to_string() };
-    format!("{entries} {folio}{pages}, its mapcount says {says}")
+    format!("{entries} {folio}{pages}, but its mapcount is {mapcount}")
 }
 
 /// Where the state went wrong: the row with the causal site, or else the one in which mapcount and entries part.
@@ -205,13 +225,13 @@ fn place(v: &Violation, table: &rows::Table, causes: &Causes) -> Option<String> 
     let function = causes.function().or_else(|| site.and_then(|s| s.name().split(':').next()));
     let noticed = match v.op {
         Some(op) if row.and_then(|r| r.op) == Some(case_names::number(op)) => String::new(),
-        Some(op) => format!("; noticed at {}", case_names::number(op)),
+        Some(op) => format!("; noticed at op {}", case_names::number(op)),
         None => "; noticed at the end".to_owned(),
     };
     match (row.and_then(|r| r.op), function) {
-        (Some(op), Some(function)) => Some(format!("lost at {op}, in {function}{noticed}")),
-        (Some(op), None) => Some(format!("lost at {op}{noticed}")),
+        (Some(op), Some(function)) => Some(format!("went wrong at op {op}, in {function}{noticed}")),
+        (Some(op), None) => Some(format!("went wrong at op {op}{noticed}")),
         (None, Some(function)) => Some(format!("went wrong in {function}{noticed}")),
-        (None, None) => v.op.map(|op| format!("noticed at {}", case_names::number(op))),
+        (None, None) => v.op.map(|op| format!("noticed at op {}", case_names::number(op))),
     }
 }

@@ -45,7 +45,7 @@ pub(super) fn of(
             Some((None, format!("{} at {page}: {}", agent(by), signal.name())))
         }
         Event::Userfault { cpu, reason, .. } => {
-            Some((Some(cpu), format!("cpu{cpu} waits for userfaultfd: {}", reason.name())))
+            Some((Some(cpu), format!("cpu{cpu} waits in a userfault ({})", reason.name())))
         }
         Event::UffdChange { cpu, proc, change } => {
             let page = |vpn| case_names::page((proc, vpn), doc);
@@ -80,7 +80,7 @@ pub(super) fn agent(by: Agent) -> String {
 fn verb(what: CacheEvent) -> &'static str {
     match what {
         CacheEvent::Fill => "loads",
-        CacheEvent::Evict => "drops, by itself,",
+        CacheEvent::Evict => "evicts",
         CacheEvent::Flush => "flushes",
     }
 }
@@ -102,10 +102,22 @@ fn words(note: Note, pfn: Option<u32>, a: u32, b: u32, names: &mut Names) -> Str
             let name = names.frame(number);
             text = text.replace(&frame, &name);
         }
+        text = choose(text, hole, number);
         // Counts are signed; a note carries their bits.
         text = text.replace(hole, &number.cast_signed().to_string());
     }
     text
+}
+
+/// Puts the word with this number in the place of `{a?zero|one|two}`, or the number when there are not so many.
+fn choose(text: String, hole: &str, number: u32) -> String {
+    let open = hole.replace('}', "?");
+    let Some((before, rest)) = text.split_once(&open) else { return text };
+    let Some((words, after)) = rest.split_once('}') else { return text };
+    match words.split('|').nth(number as usize) {
+        Some(word) => format!("{before}{word}{after}"),
+        None => format!("{before}{number}{after}"),
+    }
 }
 
 /// Longest block of notes whose repetitions are counted.
@@ -159,6 +171,8 @@ mod tests {
             words(Note::MigrateFailed, None, 2, u32::MAX, &mut names),
             "migration failed: refcount 2, mapcount -1"
         );
+        assert_eq!(words(Note::PoisonResult, None, 3, 0, &mut names), "memory failure: recovered");
+        assert_eq!(words(Note::PoisonResult, None, 9, 0, &mut names), "memory failure: 9");
     }
 
     #[test]

@@ -40,6 +40,9 @@ impl Story {
         for (i, line) in wrap(&self.title(), WIDTH, "  ").iter().enumerate() {
             let _infallible = if i == 0 { writeln!(out, "{bold}{line}{off}") } else { writeln!(out, "{line}") };
         }
+        for line in wrap(&format!("   {}", self.setting), WIDTH, "     ") {
+            let _infallible = writeln!(out, "{dim}{line}{off}");
+        }
         let wrong: Vec<String> = self
             .wrong
             .iter()
@@ -63,6 +66,7 @@ impl Story {
     /// The story as Markdown: a heading, a table and a list.
     pub fn to_markdown(&self) -> String {
         let mut out = format!("## {}\n\n", escape(&self.title()));
+        let _infallible = write!(out, "On {}.\n\n", escape(&self.setting));
         let mut columns = vec!["#".to_owned(), "cpu".to_owned(), "op".to_owned()];
         columns.extend(self.pages.iter().cloned());
         if let Some(folio) = &self.folio {

@@ -83,6 +83,7 @@ pub(super) fn build(
         names,
         rows: Vec::new(),
         active: BTreeMap::new(),
+        begun: false,
         open: None,
         pending: BTreeMap::new(),
         mapped_by: BTreeSet::new(),
@@ -106,6 +107,8 @@ struct Builder<'a> {
     rows: Vec<Row>,
     /// Op in flight on each CPU.
     active: BTreeMap<u8, u32>,
+    /// True from the first op on.
+    begun: bool,
     /// CPU of the row that is being filled; `None`: no row is.
     open: Option<Option<u8>>,
     /// Changes of the row being filled: entry before and after, per page.
@@ -140,6 +143,7 @@ impl Builder<'_> {
 
     fn start(&mut self, op: u32, cpu: u8) {
         self.close();
+        self.begun = true;
         self.active.insert(cpu, op);
         self.push(Some(cpu), Some(op), false);
     }
@@ -202,9 +206,10 @@ impl Builder<'_> {
 
     fn push(&mut self, cpu: Option<u8>, index: Option<u32>, resumed: bool) {
         let op: Option<&Op> = index.and_then(|i| self.doc.case.ops.get(i as usize));
-        // An index that is none of the case's: the machine takes down what is left.
+        // No op, or an index that is none of the case's: the machine is being set up, or takes down what is left.
         let number = index.filter(|_| op.is_some()).map(case_names::number);
-        let text = op.map_or_else(|| "(everything exits)".to_owned(), |op| case_names::op(op, self.doc));
+        let outside = if self.begun { "(everything exits)" } else { "(before the first op)" };
+        let text = op.map_or_else(|| outside.to_owned(), |op| case_names::op(op, self.doc));
         let dull = op.is_some_and(|op| !self.focus.touched_by(&self.doc.case, op));
         self.at_row_start = (self.counts, self.mapped_by.len());
         self.open = Some(cpu);

@@ -153,11 +153,11 @@ fn held(rule: Rule) -> (&'static str, &'static str) {
     match rule {
         Rule::OracleMincore => (
             "mincore says that {page} is not in memory, and it is locked",
-            "who has locked it for speed waits for a disk, and who has locked a secret may find it on one",
+            "an access to the locked page waits for I/O, and a secret that was locked into memory may be written to swap",
         ),
         Rule::OracleSmaps => (
-            "smaps says {found} where {expected} is right[: {on}]",
-            "who decides by these numbers whom to kill, or how much fits on a machine, decides wrongly",
+            "smaps reports {found}; right is {expected}[: {on}]",
+            "tools that read smaps (an OOM killer in user space, memory accounting) get wrong numbers",
         ),
         Rule::OracleHmm => (
             "the driver is told of {what} at {page}, which is not so",
@@ -169,15 +169,15 @@ fn held(rule: Rule) -> (&'static str, &'static str) {
         ),
         Rule::MlockReclaimed => (
             "reclaim takes {folio} out of {page}, which is locked into memory",
-            "a secret gets to the swap device, and a real-time thread waits for the disk",
+            "a page that mlock() keeps in memory is swapped out: a secret is written to disk, a real-time thread takes a major fault",
         ),
         Rule::MlockStranded => (
-            "{folio} counts as locked into memory although no mapping that maps it is locked",
-            "reclaim never looks at it again: the memory is lost to everybody else until its owner gives it up",
+            "{folio} is still mlocked (PG_mlocked), but no VM_LOCKED mapping maps it",
+            "it stays unevictable: reclaim passes over it until its owner frees it",
         ),
         _ => (
-            "{folio} is given back while it still counts as locked into memory",
-            "the count of locked memory stays too high, and the next owner of the page may inherit the lock",
+            "{folio} is freed while it is still mlocked (PG_mlocked)",
+            "NR_MLOCK stays too high, and the next owner of the page may inherit the flag",
         ),
     }
 }
@@ -185,28 +185,28 @@ fn held(rule: Rule) -> (&'static str, &'static str) {
 fn userfaults(rule: Rule) -> (&'static str, &'static str) {
     match rule {
         Rule::OracleUffdMissed => (
-            "{who} goes on at {page} although userfaultfd is to stop it there",
-            "the monitor never hears of the access: it misses a write, or the thread sees memory that was not filled",
+            "{who} accesses {page} without the userfault that it should have caused",
+            "the monitor never sees the access: it misses a write, or the thread reads memory that nobody has filled",
         ),
         Rule::OracleUffdEvent => (
-            "{who} waits for userfaultfd at {page}, where nothing is to stop it[: {on}]",
-            "the monitor gets an event that it cannot explain, and may resolve what needs no resolving",
+            "{who} waits in a userfault at {page}, where there should be none[: {on}]",
+            "the monitor gets an event that it does not expect, and may resolve a fault that needs no resolving",
         ),
         Rule::OracleUffdWakeup => (
-            "{who} still waits for userfaultfd at {page} after it was woken",
+            "{who} still waits in a userfault at {page} after it was woken",
             "the thread hangs until the userfaultfd is closed",
         ),
         Rule::OracleUffdPagemap => (
-            "pagemap says {found} where {expected} is right for the write protection of {page}",
-            "whoever tracks writes through pagemap copies too little, or everything",
+            "pagemap reports the uffd-wp bit of {page} as {found}; right is {expected}",
+            "a program that tracks writes through pagemap misses a change, or copies too much",
         ),
         Rule::OracleUffdChange => (
             "what the monitor hears of {what} is not what happens[: {on}]",
             "the monitor's picture of the memory is wrong: it throws away pages that are still there, or fills ones that are not",
         ),
         _ => (
-            "{who} resolves a userfault and waits for one itself",
-            "the monitor waits for the monitor: nothing goes on",
+            "{who} takes a userfault itself while it resolves one for the monitor",
+            "the monitor waits for itself: a deadlock",
         ),
     }
 }
@@ -215,14 +215,14 @@ fn visible(rule: Rule) -> (&'static str, &'static str) {
     match rule {
         Rule::OracleValue => (
             "{who} loads {found} from {page}[, where {expected} was stored last]",
-            "data is lost or seen by the wrong mapping; a program notices",
+            "user space sees it: data is lost, or shows up in the wrong mapping",
         ),
         Rule::OracleAccess => (
-            "the access of {who} to {page} goes through although the mapping forbids it, or the other way round[ ({what})]",
+            "the access of {who} to {page} succeeds where the mapping forbids it, or fails where the mapping allows it[ ({what})]",
             "the protection that a program asked for is not the one it has",
         ),
         Rule::OracleSignal => (
-            "{who} gets a signal at {page} that its mapping does not call for[ ({what})]",
+            "{who} gets a signal at {page} that is wrong for its mapping, or gets none where it must[ ({what})]",
             "a correct program is killed, or an access that must fail does not",
         ),
         Rule::OraclePoison => (
@@ -230,12 +230,12 @@ fn visible(rule: Rule) -> (&'static str, &'static str) {
             "a program goes on with data that the hardware has lost",
         ),
         Rule::OracleResult => (
-            "a system call on {page} ends in a way that its manual page rules out[: {what}][, although {on}]",
-            "a program acts on a promise that was not kept",
+            "a system call on {page} returns what its manual page does not allow[: {what}][, although {on}]",
+            "a program relies on a result that is wrong",
         ),
         _ => (
             "{page} was written since clear_refs, and pagemap says that it was not",
-            "whoever copies only soft-dirty pages (checkpoint/restore, live migration) loses this write",
+            "tools that copy only soft-dirty pages (CRIU, live migration) lose this write",
         ),
     }
 }
@@ -243,16 +243,16 @@ fn visible(rule: Rule) -> (&'static str, &'static str) {
 fn pfnmap(rule: Rule) -> (&'static str, &'static str) {
     match rule {
         Rule::BugRemap => (
-            "a driver maps its device where {what} still stands[ at {page}]",
-            "remap_pfn_range() expects empty entries and ends in a BUG; what stood there would be lost",
+            "remap_pfn_range() finds an entry that is not empty[ at {page}]: {what}",
+            "its BUG_ON() triggers; without it, the old entry would be overwritten and its page lost",
         ),
         Rule::BugSpecialPte => (
-            "who fills an entry finds the note of userfaultfd there[ at {page}], which he does not know",
-            "he takes it for empty: the page that was write-protected is written to and nobody is told",
+            "a function that fills an empty entry finds the special entry of userfaultfd there[, at {page}], and does not know it",
+            "it takes the entry for empty: the write protection is lost, and the monitor misses the next write",
         ),
         _ => (
-            "frame {found} belongs to a device and is taken for a page",
-            "there is no struct page: whatever is counted, locked or freed there is somebody else's memory",
+            "frame {found} belongs to a device, and its struct page is used",
+            "there is no struct page for it: the count, lock or free goes to unrelated memory",
         ),
     }
 }
@@ -260,20 +260,20 @@ fn pfnmap(rule: Rule) -> (&'static str, &'static str) {
 fn large(rule: Rule) -> (&'static str, &'static str) {
     match rule {
         Rule::DeferredSplit => (
-            "{folio} is a large folio of which {found} of {expected} pages are mapped, and nobody has queued it to be split",
+            "{folio} is a large folio with {found} of {expected} pages mapped, and is not on the deferred split queue",
             "the pages that nothing maps stay in use for as long as one of the others is mapped",
         ),
         Rule::BugHugetlbSplit => (
             "the PMD of a hugetlb page is split[ at {page}]",
-            "hugetlb keeps no page table for that, and nothing in it knows of PTEs: the kernel's own checks end in a BUG",
+            "hugetlb deposits no page table and has no code for PTEs: the kernel hits a BUG",
         ),
         Rule::BugHugetlbPte => (
-            "a hugetlb page is given an entry that is meant for a PTE[ at {page}]",
+            "the entry of a hugetlb page is replaced by one that belongs into a PTE[ at {page}]",
             "hugetlb maps its pages whole, and would misread the entry at the next fault, fork or unmap",
         ),
         _ => (
-            "{folio} is unpinned and is not exclusive to the mapping through which it was pinned",
-            "the device may have worked on a page that the process does not see any more",
+            "{folio} is unpinned, and its page is no longer exclusive (PageAnonExclusive)",
+            "the device may have used a page that is no longer the one the process maps",
         ),
     }
 }
@@ -281,16 +281,16 @@ fn large(rule: Rule) -> (&'static str, &'static str) {
 fn hugetlb(rule: Rule) -> (&'static str, &'static str) {
     match rule {
         Rule::SharedTable => (
-            "a page table of hugetlb is shared by a mapping that it does not fit[ at {page}][ ({what})]",
-            "what one process changes there for itself, or gives back, another one still walks through",
+            "a hugetlb page table is shared with a mapping that must not share it[ at {page}][ ({what})]",
+            "a change or an unmap by one process also takes effect in the other",
         ),
         Rule::HugetlbCounts => (
-            "the pool of huge pages says {what} {found}, and it is {expected}",
-            "promises of mmap cannot be kept, or pages stay out of everybody's reach",
+            "{what} of the hugetlb pool is {found}; right is {expected}",
+            "a reservation that mmap() made fails at the fault, or huge pages can no longer be used",
         ),
         _ => (
-            "{found} is left of {what} when every process and every file is gone",
-            "huge pages are kept back for mappings that are no more",
+            "{what} is still {found} when every process has exited and every file is gone",
+            "huge pages stay reserved for mappings that no longer exist",
         ),
     }
 }
@@ -298,11 +298,11 @@ fn hugetlb(rule: Rule) -> (&'static str, &'static str) {
 fn counts(rule: Rule) -> (&'static str, &'static str) {
     match rule {
         Rule::Mapcount => (
-            "{folio} has a mapcount of {found}[; the entries that map it are {expected}]",
+            "{folio} has a mapcount of {found}[; entries that map it: {expected}]",
             "reclaim, migration and reuse decide by the mapcount: too low and they stop early, too high and they never end",
         ),
         Rule::Refcount => (
-            "{folio} has a refcount of {found}[; its entries, swap cache slot and pins make {expected}]",
+            "{folio} has a refcount of {found}[; its entries, page or swap cache, and pins account for {expected}]",
             "too low and it is freed in use, too high and it can be neither migrated nor freed",
         ),
         Rule::FreedInUse => (
@@ -310,16 +310,16 @@ fn counts(rule: Rule) -> (&'static str, &'static str) {
             "the next owner of the frame shares it with the old one: use after free",
         ),
         Rule::AnonExclusive => (
-            "{folio} counts as exclusive to one mapping and is not[, or is mapped writable without being so, at {page}]",
+            "{folio} is marked PageAnonExclusive but is shared[, or is mapped writable without that mark, at {page}]",
             "a write through one mapping shows up in the other: copy-on-write is broken",
         ),
         Rule::SwapMap => (
-            "a swap slot has a count of {found}[; the entries that name it are {expected}]",
+            "a swap slot has a count of {found}[; entries that name it: {expected}]",
             "too low and the slot is reused under an entry that still names it, too high and it is lost",
         ),
         _ => (
-            "a process has {found} pages in a counter[; its entries make {expected}][ ({what})]",
-            "the OOM killer and limits decide by numbers that are wrong; exit complains about the rest",
+            "an RSS counter of a process[ ({what})] is {found}[; its entries account for {expected}]",
+            "the OOM killer and memory limits use a wrong number; exit reports \"Bad rss-counter state\"",
         ),
     }
 }
@@ -327,12 +327,12 @@ fn counts(rule: Rule) -> (&'static str, &'static str) {
 fn entries(rule: Rule) -> (&'static str, &'static str) {
     match rule {
         Rule::Accessor => (
-            "[{what}() is asked of ][a {on} entry][ at {page}] although it is meant for another kind",
-            "the bits mean something else there: the answer is part of a frame number or of a swap offset",
+            "[{what}() is applied to ][a {on} entry][ at {page}], which it is not made for",
+            "the bits mean something else there: the result is part of a frame number or of a swap offset",
         ),
         Rule::Transition => (
             "the entry of {page} turns[ from {on}][ into {what}], which no kernel function does",
-            "what the old entry stood for is forgotten without being given back",
+            "the page, swap slot or note that the old entry stood for is lost",
         ),
         Rule::BadPfn => (
             "the frame number {found} is read from the entry of {page}, and there is no such frame",
@@ -344,65 +344,65 @@ fn entries(rule: Rule) -> (&'static str, &'static str) {
         ),
         Rule::WritableSoftDirty => (
             "{page} waits for its first write, and its entry is writable",
-            "the write goes through without a fault: soft-dirty tracking never hears of it",
+            "the write takes no fault, so soft-dirty tracking misses it",
         ),
         Rule::NoteVma => (
-            "{page} is anonymous memory, and its entry becomes a note that it is write-protected",
-            "no page of a file is behind the note: who meets it looks for one",
+            "{page} is anonymous memory, and its entry becomes a note of write protection (a uffd-wp marker)",
+            "such notes are for pages of files: code that meets this one looks for a page of a file, and there is none",
         ),
         Rule::WritablePageCache => (
-            "{page} is a private mapping, and its entry lets stores through to {folio} of the page cache",
-            "the store lands in the file: everybody who maps or reads it sees it",
+            "{page} is a private mapping, and its entry maps {folio} of the page cache writable",
+            "a store changes the file: everybody who maps or reads it sees that",
         ),
         Rule::WritableUffdWp => (
             "{page} is write-protected by userfaultfd, and its entry is writable",
-            "the write goes through without a fault: userfaultfd never hears of it",
+            "the write takes no fault, so userfaultfd misses it",
         ),
-        _ => (
-            "the entry of {page} is writable in a mapping that may not be written",
-            "a store goes through that must end in a signal",
-        ),
+        _ => ("the entry of {page} is writable, and its VMA is not", "a store succeeds that must end in SIGSEGV"),
     }
 }
 
 fn cached(rule: Rule) -> (&'static str, &'static str) {
     match rule {
         Rule::StaleTlb => (
-            "{who} can still use a translation of {page}[ to {folio}] that its entry no longer grants",
-            "an access goes to the old page or past the new protection, with no fault and no trace",
+            "{who} can still use a translation of {page}[ to {folio}] that its entry no longer allows",
+            "an access reaches the old page, or bypasses the new protection, without a fault",
         ),
         Rule::TlbFreedFrame => (
-            "{folio} is given back while a CPU can still reach it[ through its translation of {page}]",
+            "{folio} is freed while a CPU can still reach it[ through its translation of {page}]",
             "the next owner of the frame can be read and overwritten: use after free by hardware",
         ),
         Rule::StaleDevice => (
-            "{who} can still use a translation of {page}[ to {folio}] that the CPU's entry no longer grants",
-            "the device reads or overwrites what it no longer has a right to",
+            "{who} can still use a translation of {page}[ to {folio}] that the CPU's entry no longer allows",
+            "the device reads or overwrites memory that it may no longer use",
         ),
         Rule::DeviceFreedFrame => (
-            "{folio} is given back while a device can still reach it[ through its translation of {page}]",
+            "{folio} is freed while a device can still reach it[ through its translation of {page}]",
             "the next owner of the frame can be read and overwritten by the device",
         ),
         Rule::TwoExclusive => (
             "{page} is exclusive to a device and somebody else can still reach it[ ({who})]",
             "an atomic operation of the device is not atomic: a concurrent access gets in between",
         ),
-        _ => ("an invalidation of {page} was begun and never ended", "devices that mirror this range wait for ever"),
+        _ => (
+            "an MMU notifier invalidation of {page} was started and never ended",
+            "devices that mirror this range wait for ever",
+        ),
     }
 }
 
 fn locks(rule: Rule) -> (&'static str, &'static str) {
     match rule {
         Rule::LazyMmu => (
-            "{who} does not keep lazy MMU mode in order: {what}",
-            "changes of entries stay queued where nobody expects it, or are queued while the thread sleeps",
+            "{who} uses lazy MMU mode wrongly: {what}",
+            "updates of entries may stay queued where they must be visible at once, or while the thread sleeps",
         ),
         Rule::EntryUnlocked => (
             "{who} changes the entry of {page} without the lock of its page table",
             "another CPU that holds the lock overwrites the change, or has its own overwritten",
         ),
         Rule::LockOrder => (
-            "{who} takes[ {what}] while it holds[ {on}] a lock that must come later",
+            "wrong lock order: {who} takes {what} while it holds {on}",
             "two CPUs that do this in opposite order wait for each other for ever",
         ),
         Rule::SleepInAtomic => (
@@ -410,12 +410,12 @@ fn locks(rule: Rule) -> (&'static str, &'static str) {
             "whoever spins on the lock meanwhile may never stop",
         ),
         Rule::FreedTable => (
-            "{who} locks a page table that was given back before",
-            "the lock is in memory that belongs to somebody else by now: whoever it is, is overwritten",
+            "{who} locks a page table that has been freed",
+            "the memory of the lock may have a new owner by now: use after free",
         ),
-        Rule::Deadlock => ("nobody can go on[: {who} waits][ for {what}]", "the machine hangs"),
+        Rule::Deadlock => ("deadlock: no CPU can go on[; {who} waits][ for {what}]", "the machine hangs"),
         Rule::NotOwner => {
-            ("{who} releases a lock that it does not hold[: {what}]", "what the lock protects is open to whoever comes")
+            ("{who} releases a lock that it does not hold[: {what}]", "what the lock protects is no longer protected")
         }
         _ => ("an operation returns and still holds a lock[: {what}]", "the next one to take it waits for ever"),
     }
@@ -432,14 +432,17 @@ fn progress(rule: Rule) -> (&'static str, &'static str) {
             "compaction, NUMA balancing and memory offlining fail on it",
         ),
         Rule::ProgressOffline => (
-            "a memory block cannot be offlined because of {folio}, which is held by nothing but its mappings",
+            "a memory block cannot be offlined: {folio} is held by nothing but its mappings and still cannot be migrated",
             "offline_pages() tries again for ever",
         ),
         Rule::ProgressSwapoff => (
             "a swap device cannot be taken out of use[: {found} slots stay in use] although there is memory for them",
             "swapoff tries again for ever",
         ),
-        _ => ("{who} does not come to the end of an operation[ ({what})]", "it retries for ever: a hang"),
+        _ => (
+            "{who} does not finish an operation within its budget of steps[ ({what})]",
+            "it retries for ever: a livelock",
+        ),
     }
 }
 
@@ -464,15 +467,15 @@ fn leaks(rule: Rule) -> (&'static str, &'static str) {
 }
 
 fn assertions(rule: Rule) -> (&'static str, &'static str) {
-    const TRIPPED: &str = "the kernel's own assertion fails: a warning, or a crash with CONFIG_DEBUG_VM";
+    const TRIPPED: &str = "an assertion of the kernel fails: a warning, or a BUG with CONFIG_DEBUG_VM";
     match rule {
         Rule::KsmWritable => (
-            "{folio}, which KSM has merged, is mapped writable[ at {page}]",
-            "a write through one mapping shows up in all others, and KSM takes the page for what it held before",
+            "the KSM page {folio} is mapped writable[ at {page}]",
+            "a write through one mapping shows up in all others, and KSM goes on merging by the old contents",
         ),
         Rule::Memcg => (
-            "a control group's counter ({what}) stands at {found}[; what is charged to it makes {expected}]",
-            "limits hit too early or too late, and the group can never be removed",
+            "a control group's counter ({what}) is {found}[; what is charged to it adds up to {expected}]",
+            "limits apply too early or too late, and the group can never be freed",
         ),
         Rule::MemcgLeftBehind => (
             "{folio}, which {page} maps, stays charged to the group that its process has left",
@@ -480,30 +483,32 @@ fn assertions(rule: Rule) -> (&'static str, &'static str) {
         ),
         Rule::LeakMemcg => (
             "[{folio} ]stays charged to a control group after every process has exited",
-            "the group can never be removed",
+            "the group can never be freed",
         ),
         Rule::PoisonMapped => (
             "{folio}, whose memory has failed, is mapped again[ at {page}]",
-            "whoever uses the page works on memory that loses its contents, or crashes the machine",
+            "an access to the page reads wrong data, or causes another machine check",
         ),
-        Rule::BugUnmapSwapcache => {
-            ("try_to_unmap_one() is to replace {folio} by a swap entry, and it is in no swap cache", TRIPPED)
-        }
+        Rule::BugUnmapSwapcache => (
+            "try_to_unmap_one() is about to replace {folio} by a swap entry, but the folio is not in the swap cache",
+            TRIPPED,
+        ),
         Rule::BugRestoreExclusive => {
-            ("restore_exclusive_pte() makes {folio} writable, which is no exclusive anonymous page", TRIPPED)
+            ("restore_exclusive_pte() makes {folio} writable, which is not PageAnonExclusive", TRIPPED)
         }
         Rule::BugSwapPageExclusive => {
-            ("do_swap_page() finds {folio} in the swap cache for {page} already marked exclusive", TRIPPED)
+            ("do_swap_page() finds {folio} in the swap cache for {page} already PageAnonExclusive", TRIPPED)
         }
         Rule::BugSwapPageWritable => {
             ("do_swap_page() maps {folio} writable at {page} although it is not exclusive", TRIPPED)
         }
-        Rule::BugMigrateExclusive => {
-            ("try_to_migrate_one() meets a writable entry of {page} whose page {folio} is not exclusive", TRIPPED)
-        }
-        Rule::BugDupRmap => ("fork shares {folio} at {page} and leaves it marked exclusive", TRIPPED),
+        Rule::BugMigrateExclusive => (
+            "try_to_migrate_one() finds a writable entry at {page}, and its page {folio} is not PageAnonExclusive",
+            TRIPPED,
+        ),
+        Rule::BugDupRmap => ("fork shares {folio} at {page} and leaves it PageAnonExclusive", TRIPPED),
         Rule::BugCacheMapped => ("{folio} leaves the page cache although {page} may still map it", TRIPPED),
-        Rule::BugSwapCount => ("a swap slot is given back that nobody uses[ ({page})]", TRIPPED),
+        Rule::BugSwapCount => ("a swap slot is freed that is not in use[ ({page})]", TRIPPED),
         Rule::BugRmapUnderflow => {
             ("the mapcount of {folio} is lowered below zero: more mappings are removed than there were", TRIPPED)
         }

@@ -57,7 +57,7 @@ mod words;
 
 pub use names::{DEFAULT_NAMES, Names};
 pub use parse::{parse, parse_bytes};
-pub use print::{interrupt_text, op_text, print};
+pub use print::{interrupt_text, map_text, op_text, print};
 
 use crate::config::{Defect, Design};
 use crate::program::case::Case;

@@ -219,7 +219,8 @@ fn device(index: u8) -> &'static str {
     DEVICES[usize::from(index) % DEVICES.len()]
 }
 
-fn map_text(map: &Map, names: &Names) -> String {
+/// One mapping as its line, without the process.
+pub fn map_text(map: &Map, names: &Names) -> String {
     let (name, backing) = (names.get(map.region), map.backing);
     format!("{name} = mmap {} {} {} {}", backing.name(), backing.sharing(), map.perm.name(), map.pages)
 }
