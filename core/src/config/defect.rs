@@ -79,13 +79,13 @@ defects! {
         "fork leaves a device-private entry writable in parent and child",
         "what copy_nonpresent_pte() has had to do since \"mm: device private memory\"";
     N1 = "N1", fixed None, "clear_soft_dirty",
-        "clear_refs leaves a writable migration entry writable: the page comes back without waiting for its write",
+        "clear_refs leaves a writable migration entry writable: after the migration the page is writable and soft-clean",
         "found here; seen on real 6.12.117 and 7.3.4 kernels: docs/found/N1-soft-dirty-lost-in-migration.md";
     N2 = "N2", fixed None, "clear_soft_dirty",
-        "clear_refs leaves a writable device-private entry writable: the page comes back without waiting for its write",
+        "clear_refs leaves a writable device-private entry writable: back in memory the page is writable and soft-clean",
         "seen on real 6.12.117 and 7.3.4 kernels: docs/found/N1-soft-dirty-lost-in-migration.md";
     N3 = "N3", fixed None, "clear_soft_dirty",
-        "clear_refs passes over a pinned page as soft-dirty although its entry is not",
+        "clear_refs skips a pinned page, which is to stay soft-dirty, although its entry is not soft-dirty",
         "found here; fs/proc/task_mmu.c: clear_soft_dirty() of 6.12 returns early for pte_is_pinned(); not tried";
     S1 = "S1", fixed None, "zap_pte_range", "pages are freed before the TLB is flushed", "seeded";
     S2 = "S2", fixed None, "change_protection", "mprotect takes write permission away without a TLB flush", "seeded";
@@ -106,16 +106,16 @@ defects! {
     S17 = "S17", fixed None, "free_pgtables", "a PTE table is not given back when a process exits", "seeded";
     S18 = "S18", fixed None, "do_wp_page", "copy-on-write maps the copy without a TLB flush of the old page", "seeded";
     D16 = "D16", fixed Some(Kernel::V6_6), "memory_block_online",
-        "a block with failed memory in it is put back into use, and its pages are taken for good ones",
+        "a block with failed memory in it is put back into use, with the failed pages",
         "5033091de814 (\"mm/hwpoison: introduce per-memory_block hwpoison counter\", 6.2) refuses that";
     P1 = "P1", fixed SERIES, "do_migrate_range",
         "offlining unmaps a poisoned folio without its lock",
         "af288a426c3e (\"hwpoison, memory_hotplug: lock folio before unmap hwpoisoned folio\", CVE-2025-21931)";
     P2 = "P2", fixed None, "soft_offline_page",
-        "soft offline gives the old page back to the allocator before it is marked",
+        "soft offline frees the old page before it is marked",
         "before 79f5f8fab482 (\"mm,hwpoison: rework soft offline for in-use pages\", 5.10)";
     W1 = "W1", fixed Some(Kernel::V6_12), "do_swap_page",
-        "a swap-in past the swap cache does not claim the slot: the page may be swapped in, changed and out again meanwhile",
+        "a swap-in that skips the swap cache does not claim the slot: another thread may swap the page in, change it and swap it out again meanwhile",
         "CVE-2024-26759; 13ddaf26be32 (\"mm/swap: fix race when skipping swapcache\", 6.8)";
     W2 = "W2", fixed Some(Kernel::V5_19), "unuse_pte",
         "swapoff maps a page that could not be read",
@@ -130,7 +130,7 @@ defects! {
         "a KSM page with one mapping is reused for writing",
         "what wp_can_reuse_anon_folio() must not leave out: folio_test_ksm()";
     K3 = "K3", fixed None, "do_swap_page",
-        "a page that was merged before it was swapped out is mapped at an address where the reverse map does not find it",
+        "a KSM page that was swapped out is mapped where the reverse map does not find it, instead of being copied",
         "what do_swap_page() must not leave out: ksm_might_need_to_copy()";
     S40 = "S40", fixed None, "write_protect_page", "KSM write-protects the page without a TLB flush", "seeded";
     S41 = "S41", fixed None, "replace_page", "KSM does not compare the PTE again under its lock", "seeded";
@@ -138,10 +138,10 @@ defects! {
         "KSM drops soft-dirty and uffd-wp of the entry that it replaces",
         "found here; mm/ksm.c: replace_page() of 6.12 makes the new entry of mk_pte() alone; not tried";
     N8 = "N8", fixed None, "madvise_free_pte_range",
-        "MADV_FREE of a KSM page that one process maps makes it lazily freed; a page that is merged into it later goes with it",
+        "MADV_FREE marks a KSM page that one process maps as lazily freed: pages that KSM merges into it later are lost with it",
         "found here; seen on real 6.12.117, 6.18 and 7.3.4 kernels: docs/found/N8-madv-free-of-a-ksm-page.md";
     F1 = "F1", fixed None, "zap_pte_range",
-        "a dirty page of a shared file leaves the reverse map before the TLB is flushed: writeback does not find who still writes",
+        "a dirty page of a shared file leaves the reverse map before the TLB is flushed: writeback misses stores through the stale translation",
         "\"mm: delay page_remove_rmap() until after the TLB has been flushed\" (5df397dec7c4, in 6.2)";
     F2 = "F2", fixed None, "truncate_pagecache",
         "truncation unmaps once, before it empties the page cache: a private copy that is made in between stays", "seeded";
@@ -150,13 +150,13 @@ defects! {
     F4 = "F4", fixed None, "do_page_mkwrite",
         "a page that was truncated while the file system was told of the store is made writable all the same", "seeded";
     F5 = "F5", fixed None, "zap_pte_range",
-        "punching a hole into a file takes the private copies of its pages away as well", "seeded";
+        "punching a hole into a file unmaps the private copies of its pages, too", "seeded";
     M1 = "M1", fixed None, "delete_from_lru_cache",
         "a page that has failed stays charged for ever",
         "before 18365225f044 (\"hwpoison, memcg: forcibly uncharge LRU pages\", 4.12)";
     S42 = "S42", fixed None, "mem_cgroup_move_account", "the old group stays charged for a page that has moved", "seeded";
     D4 = "D4", fixed None, "make_device_exclusive",
-        "the second walk does not look whether the PTE still maps the page that GUP has found",
+        "the second walk does not check that the PTE still maps the page that GUP has found",
         "what \"mm/memory: rework make_device_exclusive()\" of 6.15 has to do on one PTE of a large folio";
     T1 = "T1", fixed None, "__split_huge_pmd_locked",
         "the split of a huge migration entry loses soft-dirty and uffd-wp",
@@ -165,7 +165,7 @@ defects! {
         "fork shares a huge page that may be pinned",
         "d042035eaf5f (\"mm/thp: Split huge pmds/puds if they're pinned when fork()\", 5.10)";
     T3 = "T3", fixed None, "change_huge_pmd",
-        "the PMD is none for a moment under mmap_lock for reading, and MADV_DONTNEED passes over it",
+        "the PMD is none for a moment under mmap_lock for reading, and MADV_DONTNEED skips it",
         "ced108037c2a (\"thp: fix MADV_DONTNEED vs. numa balancing race\", 4.11)";
     T4 = "T4", fixed None, "__split_huge_pmd_locked",
         "only the first page of a huge page stays PageAnonExclusive when its PMD is split", "seeded";
@@ -174,7 +174,7 @@ defects! {
     T6 = "T6", fixed None, "__folio_remove_rmap",
         "a large folio that loses its last PMD and stays mapped in part is not queued for a split", "seeded";
     T7 = "T7", fixed None, "collapse_huge_page",
-        "a collapse takes the page table away without a TLB flush", "seeded";
+        "a collapse removes the page table without a TLB flush", "seeded";
     V2 = "V2", fixed None, "madvise_free_pte_range", "MADV_FREE cleans a dirty folio that others map too", "seeded";
     V3 = "V3", fixed None, "madvise_guard_install", "guard pages in a VMA without an anon_vma: fork does not copy them",
         "seeded";
@@ -186,22 +186,22 @@ defects! {
     V6 = "V6", fixed Some(Kernel::V5_14), "move_normal_pmd", "a page table is moved without the locks of the reverse map",
         "commit 97113eb39fa7 \"mm/mremap: hold the rmap lock in write mode when moving page table entries\" (5.14)";
     V1 = "V1", fixed Some(Kernel::V5_19), "try_to_unmap_one",
-        "a lazily freed page is discarded while somebody else holds a reference and may write",
+        "a lazily freed page is discarded although somebody holds a reference and may write to it",
         "commit 6c8e2a256915 \"mm: fix race between MADV_FREE reclaim and blkdev direct IO read\" (5.18)";
-    V7 = "V7", fixed Some(Kernel::V5_19), "gup_must_unshare", "a page that may be shared is pinned for reading as it is",
+    V7 = "V7", fixed Some(Kernel::V5_19), "gup_must_unshare", "a page that may be shared is pinned for reading without unsharing it",
         "commit a7f226604170 \"mm/gup: trigger FAULT_FLAG_UNSHARE when R/O-pinning a possibly shared anonymous page\" (5.19)";
     V8 = "V8", fixed Some(Kernel::V5_14), "gup_fast", "a walk without locks pins a page that fork is about to share",
         "commit 57efa1fe5957 \"mm/gup: prevent gup_fast from racing with COW during fork\" (5.11)";
-    U1 = "U1", fixed None, "handle_userfault", "the entry is looked at before the thread is in the queue", "seeded";
+    U1 = "U1", fixed None, "handle_userfault", "the entry is checked before the thread is in the wait queue", "seeded";
     U2 = "U2", fixed None, "userfaultfd_copy", "UFFDIO_COPY wakes nobody", "seeded";
     A9 = "A9", fixed None, "migrate_vma_insert_page",
-        "a device page is put where a hole was seen, without a second look: a uffd-wp marker is overwritten",
+        "a device page is put into a hole without checking again that it still is one: a uffd-wp marker is overwritten",
         "what \"mm/uffd: PTE_MARKER_UFFD_WP\" had to take care of";
     N4 = "N4", fixed None, "userfaultfd_register_range",
-        "UFFDIO_REGISTER without WP leaves the write protection of the mode before in the entries: they become writable with it",
+        "UFFDIO_REGISTER without WP leaves the uffd-wp bits of the earlier mode in the entries: they become writable with the bit set",
         "found here; mm/userfaultfd.c of 6.12 only changes the VMA";
     N5 = "N5", fixed None, "migrate_vma_insert_page",
-        "a zero page that userfaultfd has write-protected is replaced by a device page that is not",
+        "a zero page that is write-protected by userfaultfd is replaced by a device page without the bit",
         "found here; mm/migrate_device.c of 6.12 takes no notice of pte_uffd_wp()";
     B3 = "B3", fixed None, "change_pte_range",
         "when somebody else has changed the entry during the copy, the loop goes on without the page-table lock",
@@ -210,26 +210,26 @@ defects! {
         "a page that is mapped once is made writable, although a swap entry of another process names it",
         "\"userfaultfd: wp: handle COW properly for uffd-wp\", v3 of 2019; needs the design uffd-resolve-copies";
     B5 = "B5", fixed None, "change_pte_range",
-        "resolving calls the do_wp_page() that asks userfaultfd: the resolver waits for itself",
+        "the resolver calls do_wp_page(), which raises a userfault again: the resolver waits for itself",
         "the review of \"userfaultfd: wp: handle COW properly for uffd-wp\", 2019; needs the design uffd-resolve-copies";
     U3 = "U3", fixed None, "copy_nonpresent_pte", "fork copies a uffd-wp marker into a child that is not registered", "seeded";
     U4 = "U4", fixed None, "do_swap_page", "a page that is swapped in loses its uffd-wp bit", "seeded";
     N6 = "N6", fixed None, "make_uffd_wp_pte",
-        "PAGEMAP_SCAN leaves a writable migration entry writable: the page comes back without its write protection",
+        "PAGEMAP_SCAN leaves a writable migration entry writable: after the migration the page is not write-protected",
         "found here; fs/proc/task_mmu.c of 6.12 only sets the bit";
     A6 = "A6", fixed None, "get_mctgt_type",
-        "charge moving takes an entry that notes a protected page for one with nothing behind it: the file's page stays charged",
+        "charge moving treats the note of a protected page like an empty entry: the page of the file stays charged to the old group",
         "uffd-wp series of 2021: a special entry is to be handled like none";
     A7 = "A7", fixed None, "do_swap_page",
-        "a fault on a swap-special entry goes on as if there were a swap entry in it",
+        "a fault on a swap-special entry decodes it as a swap entry",
         "uffd-wp series of 2021: do_swap_page() must warn and bail out";
     A8 = "A8", fixed None, "__migration_entry_wait",
-        "who waits for a migration decodes whatever has taken the migration entry's place",
+        "the wait for a migration decodes the entry without checking that it still is a migration entry",
         "uffd-wp series of 2021: pte_has_swap_entry() instead of is_swap_pte()";
     A12 = "A12", fixed None, "zap_pte_range",
         "MADV_DONTNEED and truncation forget that a page of a file was write-protected", "seeded";
     A10 = "A10", fixed None, "change_pte_range",
-        "a hole of anonymous memory that is write-protected gets a note, though nobody asked for notes there", "seeded";
+        "write protection of a hole in anonymous memory leaves a note there, without being asked to", "seeded";
     D1 = "D1", fixed SERIES, "check_vma_flags",
         "a device-exclusive request splits the PMD of a hugetlb page, as FOLL_SPLIT_PMD is not refused there",
         "\"mm/gup: reject FOLL_SPLIT_PMD with hugetlb VMAs\"; the generic walk of 6.10 made it a mistake";
@@ -239,33 +239,33 @@ defects! {
     T8 = "T8", fixed None, "copy_huge_pmd",
         "fork takes no reference to the huge zero page for the child: the shrinker frees it while the child maps it", "seeded";
     V20 = "V20", fixed None, "numa_rebuild_large_mapping",
-        "a NUMA hinting fault makes every page of a large folio accessible, those of the mapping beside it too",
+        "a NUMA hinting fault makes every page of a large folio accessible, also those in the neighbouring mapping",
         "seeded";
     V21 = "V21", fixed None, "do_numa_page",
         "a NUMA hinting fault makes the entry writable because its VMA is, without can_change_pte_writable()",
         "seeded; what 6a56ccbcf6c6 (6.2) must not leave out: a page that fork has shared is written in place";
     P3 = "P3", fixed Some(Kernel::V5_19), "me_pagecache_clean",
-        "a failed page of tmpfs is truncated: whoever comes by next reads zeroes, and nobody is told",
+        "a failed page of tmpfs is truncated: the next access reads zeroes instead of getting SIGBUS",
         "a76054266661 (\"mm: shmem: don't truncate page if memory failure happens\", 5.16)";
     P4 = "P4", fixed None, "me_pagecache_dirty",
-        "the file is not told that data were lost which were not written yet", "seeded";
+        "the loss of dirty data is not recorded in the mapping of the file: msync reports no EIO", "seeded";
     R1 = "R1", fixed None, "zap_present_ptes",
-        "what a PFN map shows is given up as if it were a page: pte_special() is not asked", "seeded";
+        "an entry of a PFN map is zapped like that of a normal page: pte_special() is not checked", "seeded";
     R2 = "R2", fixed None, "vma_needs_copy",
-        "fork leaves the entries of a PFN map to the child's faults, which cannot bring them back", "seeded";
+        "fork does not copy the entries of a PFN map, and faults of the child cannot make them again", "seeded";
     R3 = "R3", fixed None, "ttm_bo_handle_move_mem",
-        "a driver moves a page on its board without taking its mappings away first", "seeded";
+        "a driver moves a page on its board without unmapping it first", "seeded";
     R4 = "R4", fixed None, "follow_page_pte",
-        "GUP takes hold of what a PFN map shows: neither the mapping's flags nor pte_special() are asked", "seeded";
+        "GUP takes a reference to a frame of a PFN map: neither VM_PFNMAP nor pte_special() is checked", "seeded";
     R5 = "R5", fixed None, "__wp_page_copy_user",
         "the private copy of a page of a PFN map is filled with zeroes, as there is no page to copy from", "seeded";
     R6 = "R6", fixed None, "hmm_vma_handle_pte",
-        "a device that mirrors the process is given what a PFN map shows, without a page to hold it by", "seeded";
+        "a device that mirrors the process gets a frame of a PFN map, which has no struct page", "seeded";
     N9 = "N9", fixed None, "call_mmap",
-        "->mmap() maps a device before the VMA is in i_mmap: who takes all mappings away just then does not find it",
+        "->mmap() maps a device before the VMA is in i_mmap: an unmap_mapping_range() at that moment misses it",
         "found by reading: mm/mmap.c of 6.12, mmap_region(): call_mmap() comes before vma_link_file()";
     V30 = "V30", fixed None, "copy_vma",
-        "the mapping that a file's mapping moves to comes before it in the reverse map: a walk passes by both",
+        "mremap puts the new VMA of a file before the old one in i_mmap: a walk can miss the page in both",
         "the order that 948f017b0985 (\"mremap: enforce rmap src/dst vma ordering in case of vma_merge() succeeding in copy_vma()\", 3.2) has to enforce for anonymous memory";
     N20 = "N20", fixed None, "remove_inode_hugepages",
         "a page of hugetlbfs that is faulted in while the file is truncated stays, behind the end of the file",
@@ -275,13 +275,13 @@ defects! {
     T10 = "T10", fixed None, "truncate_inode_partial_folio",
         "a hole in a huge folio that cannot be split is not zeroed", "seeded";
     T11 = "T11", fixed Some(Kernel::V5_14), "zap_pmd_range",
-        "truncation passes over a PMD that munmap has cleared while the folio still counts as mapped by it",
+        "truncation skips a PMD that munmap has cleared while the folio still counts as mapped by it",
         "22061a1ffabd (\"mm/thp: unmap_mapping_page() to fix THP truncate_cleanup_page()\", 5.13)";
     C2 = "C2", fixed None, "retract_page_tables",
-        "a page table is taken away without a look at what is in it: UFFDIO_COPY has put an anonymous page there",
+        "a page table is removed without checking that it is empty: UFFDIO_COPY may have put an anonymous page there",
         "\"mm/khugepaged: retract_page_tables() without mmap or vma lock\", v1, May 2023";
     C4 = "C4", fixed None, "retract_page_tables",
-        "the VMA is asked for anonymous pages and notes of userfaultfd before the table is locked, and not again",
+        "the VMA is checked for anonymous pages and userfaultfd before the table is locked, and not again",
         "the review of \"mm/khugepaged: retract_page_tables() without mmap or vma lock\", May 2023";
     C8 = "C8", fixed None, "retract_page_tables",
         "a page table that a fault is about to lock is freed at once",
@@ -290,48 +290,48 @@ defects! {
         "UFFDIO_CONTINUE maps the file's page writable into a private mapping: its stores go to the file", "seeded";
     U5 = "U5", fixed None, "move_present_pte", "UFFDIO_MOVE moves a page that is shared with another process", "seeded";
     N30 = "N30", fixed None, "move_swap_pte",
-        "UFFDIO_MOVE takes the uffd-wp bit of a swapped page to a place that is not registered for it",
+        "UFFDIO_MOVE carries the uffd-wp bit of a swapped page into memory that is not registered for it",
         "found here; mm/userfaultfd.c of 6.12 and 6.19 copies the entry as it is";
     S43 = "S43", fixed None, "split_page_memcg", "only the first page of a split folio stays charged", "seeded";
     A4a = "A4a", fixed None, "vma_can_userfault",
-        "a PFN map can be registered for asynchronous write protection; insert_pfn() takes the note for somebody's entry and the fault comes again for ever",
+        "a PFN map can be registered for asynchronous write protection; insert_pfn() takes the uffd-wp marker for a mapped entry, and the fault repeats for ever",
         "since 6.7; VM_SPECIAL is refused in 6.12.117 and not yet in 6.19. uffd-wp threads of 2021: \"insert_pfn() -> checks for !pte_none\"";
     A4b = "A4b", fixed None, "unmap_region",
-        "a note survives the mapping that it was for, and remap_pte_range() meets it when a device is mapped there",
+        "a uffd-wp marker survives its mapping, and remap_pte_range() finds it when a device is mapped there",
         "seeded; uffd-wp threads of 2021: \"remap_pte_range() -> BUG_ON(!pte_none)\"";
     A4c = "A4c", fixed None, "apply_to_pte_range",
-        "a driver maps a page with apply_to_page_range(), which does not look at what is there: a note of write protection is lost",
+        "a driver maps a page with apply_to_page_range(), which does not check that the entry is empty: a uffd-wp marker is lost",
         "seeded; uffd-wp threads of 2021: \"apply_to_pte_range()\"";
     V40 = "V40", fixed None, "vma_start_write",
-        "who changes a mapping does not lock its VMA, and faults that hold only that lock go on meanwhile", "seeded";
+        "a change of a mapping does not lock its VMA: faults under the VMA lock run at the same time", "seeded";
     H2 = "H2", fixed SERIES, "__split_vma",
-        "a shared PMD table is given up before the split's locks are taken: others share it meanwhile, and the parts keep it",
+        "a VMA split unshares its PMD table before it takes its locks: the table may be shared again, and both parts keep it",
         "CVE-2025-38084; 081056dc00a2 (\"mm/hugetlb: unshare page tables during VMA split, not before\", 6.16 and stable)";
     H3 = "H3", fixed Some(Kernel::V5_19), "__unmap_hugepage_range",
-        "the share of a PMD table is given up without a TLB flush",
+        "a PMD table is unshared without a TLB flush",
         "CVE-2021-4002; a4a118f2eead (\"hugetlbfs: flush TLBs correctly after huge_pmd_unshare\", 5.16)";
     H4 = "H4", fixed SERIES, "huge_pmd_unshare",
-        "a PMD table that is shared no longer is used anew while a walk without locks is still in it",
+        "a PMD table is used again after unsharing while gup_fast() is still in it",
         "CVE-2025-38085; 1013af4f585f (\"mm/hugetlb: fix huge_pmd_unshare() vs GUP-fast race\", 6.16 and stable)";
     N21 = "N21", fixed None, "move_vma",
-        "mremap of a part of a private hugetlb mapping forgets what was reserved for the rest: it is never given back",
+        "mremap of a part of a private hugetlb mapping forgets the reservation of the rest: it is never returned to the pool",
         "found here; mm/mremap.c of 6.12 and 6.18: clear_vma_resv_huge_pages() of the whole VMA; not tried";
     N22 = "N22", fixed None, "move_hugetlb_page_tables",
-        "a hugetlb table is shared at the new address, for which i_mmap_rwsem is taken that is held already",
+        "a hugetlb table is shared at the new address, which takes i_mmap_rwsem a second time",
         "found here; mm/hugetlb.c of 6.12: huge_pte_alloc() of a whole PUD under i_mmap_lock_write(); not tried";
     H1 = "H1", fixed None, "remove_inode_single_folio",
-        "a page of hugetlbfs is found not to be mapped before it is locked: a migration that fails maps it again",
+        "truncation checks that a page of hugetlbfs is unmapped before it locks it: a migration that fails maps it again",
         "7b7387650dcf (\"mm/hugetlb: fix folio is still mapped when deleted\", 6.18); in no release's set, as 6.15 stands for a repaired one";
-    V22 = "V22", fixed None, "try_to_unmap_one", "reclaim takes pages out of mappings that are locked into memory", "seeded";
+    V22 = "V22", fixed None, "try_to_unmap_one", "reclaim unmaps pages of VM_LOCKED mappings", "seeded";
     V23 = "V23", fixed Some(Kernel::V5_19), "smaps_pte_entry",
         "smaps reads young and dirty out of migration and device-private entries, and their mapcount",
         "24d7275ce279 (\"fs/proc: task_mmu.c: don't read mapcount for migration entry\", CVE-2023-1582, 5.17)";
-    V24 = "V24", fixed None, "smaps_pte_entry", "smaps does not count what is lent to a device", "seeded";
+    V24 = "V24", fixed None, "smaps_pte_entry", "smaps does not count device-exclusive pages", "seeded";
     N40 = "N40", fixed None, "mlock_pte_range",
-        "munlock passes over a page that is lent to a device: it stays unevictable for as long as it is mapped (since 6.15)",
+        "munlock skips device-exclusive entries: the page stays unevictable for as long as it is mapped (since 6.15)",
         "found here; seen on a real 7.3.4 kernel: docs/found/N40-munlock-of-a-device-page.md";
     N41 = "N41", fixed None, "mlock_pte_range",
-        "munlock passes over a page in device memory: it is given back as locked, and the count of locked pages stays wrong",
+        "munlock skips device-private entries: the page is freed with PG_mlocked set, and NR_MLOCK stays too high",
         "found here; seen on real 6.12.117 and 7.3.4 kernels: docs/found/N40-munlock-of-a-device-page.md";
     N23 = "N23", fixed None, "move_hugetlb_page_tables",
         "mremap moves hugetlb pages and flushes the old addresses when all have moved: a page may be freed and used anew by then",
