@@ -4,14 +4,13 @@
 //! [`run::Machine`] executes it and gives a [`run::Verdict`]: clean, or the first broken [`rule::Rule`] with its
 //! evidence. One case, one result, always: no clock, no addresses, no iteration in hash order.
 //!
-//! # The floors
+//! # The layers
 //!
 //! Each module imports only what stands above it in this list.
 //!
-//! 1. [`config`], [`observe`], [`site`], [`rule`]: facts and words that everybody shares
-//! 2. [`arch`]: entry layouts of x86-64 and arm64, bit for bit
-//! 3. [`entry`]: what an entry means; which accessor and which change is legal on it; [`trace`]: what happened, [`change`]: what
-//!    became of entries
+//! 1. [`arch`]: entry layouts of x86-64 and arm64, bit for bit
+//! 2. [`config`], [`observe`], [`site`], [`rule`]: facts and words that everybody shares
+//! 3. [`entry`]: what an entry means; which accessor and which change is legal on it; [`trace`]: what happened
 //! 4. [`phys`]: frames, folios, zones and memory blocks, the page cache, swap devices, memory control groups
 //! 5. [`mm`]: address spaces, VMAs, page tables, the reverse maps, KSM, userfaultfd contexts
 //! 6. [`hw`]: TLBs and devices' own tables; [`world`]: all of it as one value
@@ -19,8 +18,8 @@
 //! 8. [`sched`]: CPUs, sites, locks, and the primitives that others can observe
 //! 9. [`ops`]: the modelled kernel, one file for each area of `mm/`
 //! 10. [`program`]: cases as data
-//! 11. [`oracle`]: what user space and devices should have seen; knows nothing of 2 to 9
-//! 12. [`run`]: the executor, and the verdict
+//! 11. [`oracle`]: what user space and devices should have seen; knows nothing of 1 and 3 to 9
+//! 12. [`run`]: the executor, and the verdict; [`change`]: what became of entries, read from a trace
 
 pub mod arch;
 pub mod change;

@@ -1,7 +1,7 @@
 //! What the modelled kernel stands on: CPUs, sites, locks, and the primitives that other CPUs can observe.
 //!
 //! Kernel ops are `async fn`s that take a [`Cpu`]. Whatever another CPU or a device can observe goes through a
-//! primitive of this floor, and each of them comes to a [`Site`] *before* it acts; what stands between two awaits
+//! primitive of this layer, and each of them comes to a [`Site`] *before* it acts; what stands between two awaits
 //! is atomic. At a site the case may preempt the CPU or let the hardware do something. Without an interruption a
 //! site returns at once, so an op that nobody disturbs runs like a plain function.
 
