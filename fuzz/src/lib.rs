@@ -23,5 +23,6 @@ pub mod smoke;
 pub mod targets;
 
 pub use engine::CaseInput;
+pub use hash::fnv1a;
 pub use pin::Pin;
 pub use session::{Failure, Session};

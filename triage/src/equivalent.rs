@@ -4,7 +4,7 @@
 //! record for scripts, and a report with the story of each run.
 
 use ptefuzz_core::config::Design;
-use ptefuzz_core::observe::{Agent, Observation};
+use ptefuzz_core::observe::Observation;
 use ptefuzz_core::program::text::{Comment, Document, Place};
 use ptefuzz_core::run::equivalent::{Difference, configs};
 use serde::Serialize;
@@ -85,12 +85,6 @@ impl Comparison {
 
 /// What was noticed, in words.
 fn words(seen: &Observation, doc: &Document) -> String {
-    let who = |by: Agent| match by {
-        Agent::Cpu(n) => format!("cpu{n}"),
-        Agent::Device(n) => names::device(n),
-        Agent::Dma => "DMA".to_string(),
-        Agent::Debugger => "a debugger".to_string(),
-    };
     let op = |op: u32| {
         let text = doc.case.ops.get(op as usize).map(|o| format!(" ({})", names::op(o, doc)));
         format!("op {}{}", names::number(op), text.unwrap_or_default())
@@ -99,13 +93,13 @@ fn words(seen: &Observation, doc: &Document) -> String {
         Observation::Start { op: n } => format!("{} begins", op(n)),
         Observation::End { op: n, outcome } => format!("{} ends with {}", op(n), outcome.name()),
         Observation::Load { proc, vpn, by, value, .. } => {
-            format!("{} loads {value} from {}", who(by), names::page((proc, vpn), doc))
+            format!("{} loads {value} from {}", names::agent(by), names::page((proc, vpn), doc))
         }
         Observation::Store { proc, vpn, by, value, .. } => {
-            format!("{} stores {value} to {}", who(by), names::page((proc, vpn), doc))
+            format!("{} stores {value} to {}", names::agent(by), names::page((proc, vpn), doc))
         }
         Observation::Signal { proc, vpn, by, signal, .. } => {
-            format!("{} gets {} at {}", who(by), signal.name(), names::page((proc, vpn), doc))
+            format!("{} gets {} at {}", names::agent(by), signal.name(), names::page((proc, vpn), doc))
         }
         other => format!("{other:?}"),
     }

@@ -1,5 +1,6 @@
 //! How processes, devices, pages and ops of a case are spelled: as its text form spells them.
 
+use ptefuzz_core::observe::Agent;
 use ptefuzz_core::program::text::{DEVICES, Document, PROCS, map_text, op_text};
 use ptefuzz_core::program::{Map, Op};
 
@@ -11,6 +12,16 @@ pub fn process(proc: u8) -> String {
 /// Name of a device.
 pub fn device(device: u8) -> String {
     DEVICES.get(usize::from(device)).map_or_else(|| format!("gpu{device}"), |name| (*name).to_owned())
+}
+
+/// Who made an access.
+pub fn agent(by: Agent) -> String {
+    match by {
+        Agent::Cpu(cpu) => format!("cpu{cpu}"),
+        Agent::Device(device) => self::device(device),
+        Agent::Dma => "DMA".to_string(),
+        Agent::Debugger => "a debugger".to_string(),
+    }
 }
 
 /// A page, given as process and virtual page number, for example `A heap[0]`.

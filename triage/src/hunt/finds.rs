@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use ptefuzz_core::config::Design;
 use ptefuzz_core::program::text::{Document, print};
+use ptefuzz_fuzz::fnv1a;
 use serde::Serialize;
 
 use super::ledger::Find;
@@ -163,11 +164,6 @@ impl Settled {
     }
 }
 
-/// The 64-bit FNV-1a hash: short names that stay the same from release to release.
-fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
 #[cfg(test)]
 mod tests {
     use ptefuzz_fuzz::driver::Unsaved;
@@ -175,19 +171,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_hash_is_fnv_1a() {
-        assert_eq!(fnv1a(b""), 0xcbf2_9ce4_8422_2325);
-        assert_eq!(fnv1a(b"a"), 0xaf63_dc4c_8601_ec8c);
-        assert_eq!(fnv1a(b"foobar"), 0x8594_4171_f739_67e8);
-    }
-
-    #[test]
     fn a_case_that_does_not_show_again_what_the_worker_saw_is_a_harness_bug() {
         let dir = tempfile::tempdir().expect("temporary folder");
         let path = dir.path().join("clean.case");
         fs::write(&path, "kernel 7.3\n").expect("written");
         let find = Find { id: "oracle.value".into(), summary: String::new(), path, unsaved: None };
-        let e = settle(&mut Judge::new(), &find, None, dir.path()).map(|s| s.path).expect_err("it is clean");
+        let e = settle(&mut Judge::new(), &find, None, dir.path()).map(|s| s.saved.path).expect_err("it is clean");
         assert!(e.to_string().contains("harness bug") && e.to_string().contains("a second run is clean"), "{e}");
     }
 

@@ -1,6 +1,6 @@
 //! Events that no table column shows, as notes under their row.
 
-use ptefuzz_core::observe::{Agent, UffdChange};
+use ptefuzz_core::observe::UffdChange;
 use ptefuzz_core::program::text::Document;
 use ptefuzz_core::trace::{CacheEvent, Event, Note};
 
@@ -31,7 +31,7 @@ pub(super) fn of(
             Some((None, format!("table of {} {} {target}", case_names::device(device), verb(what))))
         }
         Event::Access { by, proc, vpn, pfn, write, value } if accesses && ours(proc, vpn, pfn) => {
-            let (who, page) = (agent(by), case_names::page((proc, vpn), doc));
+            let (who, page) = (case_names::agent(by), case_names::page((proc, vpn), doc));
             let (value, frame) = (names.value(value), names.frame(pfn));
             let text = if write {
                 format!("{who} stores {value} to {page} ({frame})")
@@ -42,7 +42,7 @@ pub(super) fn of(
         }
         Event::Signal { by, proc, vpn, signal } => {
             let page = case_names::page((proc, vpn), doc);
-            Some((None, format!("{} at {page}: {}", agent(by), signal.name())))
+            Some((None, format!("{} at {page}: {}", case_names::agent(by), signal.name())))
         }
         Event::Userfault { cpu, reason, .. } => {
             Some((Some(cpu), format!("cpu{cpu} waits in a userfault ({})", reason.name())))
@@ -64,16 +64,6 @@ pub(super) fn of(
             Some((Some(cpu), words(note, pfn, a, b, names)))
         }
         _ => None,
-    }
-}
-
-/// Who made an access.
-pub(super) fn agent(by: Agent) -> String {
-    match by {
-        Agent::Cpu(cpu) => format!("cpu{cpu}"),
-        Agent::Device(device) => case_names::device(device),
-        Agent::Dma => "DMA".to_string(),
-        Agent::Debugger => "a debugger".to_string(),
     }
 }
 
