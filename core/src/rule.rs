@@ -124,22 +124,22 @@ rules! {
         "an entry of a private file mapping that maps a page of the page cache is not writable",
         "mm/memory.c: do_cow_fault(), do_wp_page()";
     WritableVma = "entry.writable-vma", Always,
-        "an entry is writable only in a VMA that may be written", "mm/memory.c: maybe_mkwrite()";
+        "an entry is writable only in a VMA with VM_WRITE", "mm/memory.c: maybe_mkwrite()";
     NoteVma = "entry.note-vma", Always,
-        "an entry that only notes uffd-wp stands where a page of a file may be behind it, or where it was asked for",
+        "a note of uffd-wp (marker or special entry) stands only in mappings of files, or where it was asked for",
         "mm/userfaultfd.c, include/linux/userfaultfd_k.h: userfaultfd_wp_use_markers()";
 
     // Cached translations.
     StaleTlb = "tlb.stale-after-flush", AfterFlush,
-        "no CPU can use a translation that grants more than the entry does", "Documentation/core-api/cachetlb.rst";
+        "no CPU can use a translation that allows more than the entry does", "Documentation/core-api/cachetlb.rst";
     TlbFreedFrame = "tlb.freed-frame", AtFree,
-        "no CPU can use a translation to a frame that is given back", "Documentation/core-api/cachetlb.rst";
+        "no CPU can use a translation to a frame that is freed", "Documentation/core-api/cachetlb.rst";
     StaleDevice = "device.stale-after-invalidate", AfterFlush,
-        "no device can use a translation that grants more than the entry does", "Documentation/mm/hmm.rst";
+        "no device can use a translation that allows more than the entry does", "Documentation/mm/hmm.rst";
     DeviceFreedFrame = "device.freed-frame", AtFree,
-        "no device can use a translation to a frame that is given back", "Documentation/mm/mmu_notifier.rst";
+        "no device can use a translation to a frame that is freed", "Documentation/mm/mmu_notifier.rst";
     TwoExclusive = "device.two-exclusive", Quiescent,
-        "one device alone has access to a device-exclusive page", "Documentation/mm/hmm.rst";
+        "only one device has access to a device-exclusive page", "Documentation/mm/hmm.rst";
     NotifierUnbalanced = "device.notifier-unbalanced", AtReturn,
         "every invalidate_range_start has its invalidate_range_end", "include/linux/mmu_notifier.h";
 
@@ -151,7 +151,7 @@ rules! {
     SleepInAtomic = "lock.sleep-in-atomic", Always,
         "nothing sleeps while it holds a spinlock", "include/linux/kernel.h: might_sleep()";
     Deadlock = "lock.deadlock", Always,
-        "somebody can always go on", "Documentation/locking/lockdep-design.rst";
+        "some CPU can always go on", "Documentation/locking/lockdep-design.rst";
     NotOwner = "lock.not-owner", Always,
         "a lock is released by the CPU that holds it", "Documentation/locking/lockdep-design.rst";
     HeldAtReturn = "lock.held-at-return", AtReturn,
@@ -166,13 +166,13 @@ rules! {
         "a memory block whose folios are held by nothing but their mappings can be offlined",
         "mm/memory_hotplug.c: offline_pages()";
     ProgressSteps = "progress.steps", Always,
-        "an operation ends within its budget of steps", "DESIGN: every unbounded loop has a budget";
+        "an operation ends within its budget of steps", "docs/ARCHITECTURE.md: every loop has a budget";
 
     // Leaks.
-    LeakFolio = "leak.folio", AtExit, "every folio is given back", "mm/page_alloc.c";
-    LeakSwap = "leak.swap", AtExit, "every swap slot is given back", "mm/swapfile.c";
-    LeakTable = "leak.table", AtExit, "every page-table page is given back", "mm/memory.c: free_pgtables()";
-    LeakAnonVma = "leak.anon-vma", AtExit, "every anon_vma is given back", "mm/rmap.c: unlink_anon_vmas()";
+    LeakFolio = "leak.folio", AtExit, "every folio is freed", "mm/page_alloc.c";
+    LeakSwap = "leak.swap", AtExit, "every swap slot is freed", "mm/swapfile.c";
+    LeakTable = "leak.table", AtExit, "every page-table page is freed", "mm/memory.c: free_pgtables()";
+    LeakAnonVma = "leak.anon-vma", AtExit, "every anon_vma is freed", "mm/rmap.c: unlink_anon_vmas()";
 
     // The modelled kernel's own assertions.
     BugRestoreExclusive = "bug.restore_exclusive_pte", Always,
@@ -189,7 +189,7 @@ rules! {
     BugCacheMapped = "bug.page-cache-mapped", Always,
         "a folio that leaves the page cache is not mapped", "mm/filemap.c: VM_BUG_ON_FOLIO in filemap_unaccount_folio()";
     BugSwapCount = "bug.swap_free", Always,
-        "a slot that is given back is in use", "mm/swapfile.c: __swap_entry_free_locked()";
+        "a swap slot that is freed is in use", "mm/swapfile.c: __swap_entry_free_locked()";
     BugRmapUnderflow = "bug.folio_remove_rmap", Always,
         "a mapcount never falls below zero", "mm/memory.c: the bad-page check in zap_present_folio_ptes()";
     BugRefUnderflow = "bug.folio_put", Always,
@@ -218,67 +218,67 @@ rules! {
         "a control group's counters are the numbers of folios and swap slots that are charged to it",
         "mm/memcontrol.c: charge_memcg(), uncharge_folio(), mem_cgroup_swapout()";
     MemcgLeftBehind = "memcg.left-behind", AtReturn,
-        "where charges move with a process, every page that it maps goes along",
+        "where charges move with a process, those of all its pages move",
         "Documentation/admin-guide/cgroup-v1/memory.rst: move charges at task migration";
-    LeakMemcg = "leak.memcg", AtExit, "every charge is given back", "mm/memcontrol.c: uncharge_folio()";
+    LeakMemcg = "leak.memcg", AtExit, "every charge is uncharged", "mm/memcontrol.c: uncharge_folio()";
     // Large folios.
     DeferredSplit = "accounting.deferred-split", Quiescent,
-        "a large folio of which only some pages are mapped waits to be split",
+        "a large folio with only some pages mapped is on the deferred split queue",
         "mm/rmap.c: __folio_remove_rmap(); mm/huge_memory.c: deferred_split_folio()";
     BugUnpin = "bug.unpin_user_page", Always,
         "an anonymous page that is unpinned is PageAnonExclusive", "mm/gup.c: VM_BUG_ON_PAGE in sanity_check_pinned_pages()";
     ProgressUserfault = "progress.userfault", Always,
-        "whoever resolves userfaults does not wait for one", "fs/userfaultfd.c: handle_userfault()";
+        "a monitor that resolves a userfault does not wait in one", "fs/userfaultfd.c: handle_userfault()";
     OracleUffdMissed = "oracle.uffd-missed", Always,
-        "an access that userfaultfd is to stop does not go on before it is resolved",
+        "an access to a missing or protected page of userfaultfd waits until it is resolved",
         "Documentation/admin-guide/mm/userfaultfd.rst";
     OracleUffdEvent = "oracle.uffd-event", Always,
-        "an access is stopped only where userfaultfd is to stop it, and once for each time",
+        "an access raises a userfault only where the page is missing or protected, and only once",
         "Documentation/admin-guide/mm/userfaultfd.rst";
     OracleUffdWakeup = "oracle.uffd-lost-wakeup", AtReturn,
-        "a thread that waits for userfaultfd goes on when it is woken", "fs/userfaultfd.c: handle_userfault(), wake_userfault()";
+        "a thread that waits in a userfault goes on when it is woken", "fs/userfaultfd.c: handle_userfault(), wake_userfault()";
     OracleUffdPagemap = "oracle.uffd-wp", AtReturn,
-        "pagemap says of exactly the protected pages that userfaultfd write-protects them",
+        "pagemap reports exactly the pages as uffd-wp that userfaultfd write-protects",
         "Documentation/admin-guide/mm/pagemap.rst";
     LazyMmu = "lock.lazy-mmu", Always,
-        "lazy MMU mode is entered and left in turns, and left before anything sleeps", "include/linux/pgtable.h: arch_enter_lazy_mmu_mode()";
+        "lazy MMU mode is not nested, and is left before anything sleeps", "include/linux/pgtable.h: arch_enter_lazy_mmu_mode()";
     BugHugetlbSplit = "bug.hugetlb-split", Always,
         "the PMD of a hugetlb page is never split",
         "mm/gup.c: check_vma_flags() since 6.15; the split ends in mm/page_table_check.c: BUG_ON in page_table_check_set()";
     BugHugetlbPte = "bug.hugetlb-pte", Always,
-        "a hugetlb page is never mapped by PTEs, nor by what is meant for one",
+        "the entry of a hugetlb page is never one that is made for a PTE",
         "mm/rmap.c: make_device_exclusive() since 6.15; mm/hugetlb.c: BUG_ON in huge_pte_alloc()";
     RawFrame = "pfnmap.taken-for-page", Always,
-        "nobody takes what a PFN map shows for a page, to count, lock or free it",
+        "a frame of a PFN map is never treated as a struct page: counted, locked or freed",
         "mm/memory.c: vm_normal_page(); include/linux/mm.h: VM_PFNMAP";
     BugRemap = "bug.remap_pte_range", Always,
-        "whoever maps a device as a whole finds only empty entries", "mm/memory.c: BUG_ON in remap_pte_range()";
+        "remap_pfn_range() finds only empty entries", "mm/memory.c: BUG_ON in remap_pte_range()";
     HugetlbCounts = "accounting.hugetlb", Quiescent,
-        "the pool of huge pages has as many pages, free ones, surplus ones and promised ones as there are",
+        "the counters of the hugetlb pool (all, free, surplus, reserved pages) are right",
         "Documentation/mm/hugetlbfs_reserv.rst; mm/hugetlb.c: struct hstate";
     SharedTable = "accounting.shared-table", Quiescent,
-        "a PMD table is shared only by hugetlb mappings of one protection that cover all that it maps, and by as many as it says",
+        "a PMD table is shared only by hugetlb mappings of one protection that cover all of it, and its count of sharers is right",
         "mm/hugetlb.c: page_table_shareable(); include/linux/mm_types.h: ptdesc_pmd_pts_inc()";
     LeakHugetlb = "leak.hugetlb", AtExit,
-        "every promise of a huge page is given back, and every page beyond the size of the pool",
+        "no reservation and no surplus page of hugetlb is left",
         "Documentation/mm/hugetlbfs_reserv.rst; mm/hugetlb.c: hugetlb_vm_op_close(), hugetlb_unreserve_pages()";
     FreedTable = "lock.freed-table", Always,
-        "the lock of a page table is not taken after the table was given back",
+        "the lock of a page table is not taken after the table was freed",
         "mm/pgtable-generic.c: __pte_offset_map_lock(), pte_free_defer()";
     BugSpecialPte = "bug.special-pte", Always,
-        "who does not know of swap-special entries does not meet one", "pte_none_not_special() as proposed in July 2021: it warns";
+        "code that does not know swap-special entries never finds one", "pte_none_not_special() as proposed in July 2021: it warns";
     OracleMincore = "oracle.mincore", AtReturn,
-        "what is locked is in memory, and mincore says so", "mlock(2); mincore(2): only locked pages are guaranteed to remain in memory";
+        "mincore reports locked pages as resident", "mlock(2); mincore(2): only locked pages are guaranteed to remain in memory";
     OracleSmaps = "oracle.smaps", AtReturn,
-        "what smaps says agrees with itself and with what must be in memory or swapped out",
+        "the numbers of smaps agree with each other and with what must be in memory or swapped out",
         "Documentation/filesystems/proc.rst: smaps";
     MlockReclaimed = "mlock.reclaimed", Always,
-        "reclaim takes no page out of a mapping that is locked into memory", "mlock(2); mm/rmap.c: try_to_unmap_one()";
+        "reclaim unmaps no page of a VM_LOCKED mapping", "mlock(2); mm/rmap.c: try_to_unmap_one()";
     MlockStranded = "mlock.stranded", Quiescent,
-        "a page that is mapped by nothing that is locked into memory is not kept from reclaim as if it were",
+        "a page that no VM_LOCKED mapping maps is not PG_mlocked",
         "Documentation/mm/unevictable-lru.rst; mm/mlock.c: munlock_folio()";
     MlockFreed = "mlock.freed", AtFree,
-        "a page is not given back as locked into memory, unless unlocking was interrupted",
+        "a page is not freed while PG_mlocked, unless munlock was interrupted",
         "mm/page_alloc.c: the comment about Mlocked in free_pages_prepare()";
     GupMovable = "gup.longterm-movable", AtReturn,
         "a page that is pinned for a long time is not in ZONE_MOVABLE",

@@ -178,16 +178,8 @@ fn who(v: &Violation) -> Option<String> {
 /// What is wrong, where it went wrong, and what is known about it.
 fn wrong(doc: &Document, v: &Violation, table: &rows::Table, terms: &Terms, causes: &Causes) -> Vec<String> {
     let mut out = Vec::new();
-    let mut state = parted(doc, table, terms);
-    if let Some(place) = place(v, table, causes) {
-        if !state.is_empty() {
-            state.push_str(": ");
-        }
-        state.push_str(&place);
-    }
-    if !state.is_empty() {
-        out.push(state);
-    }
+    out.extend(parted(doc, table, terms));
+    out.extend(place(v, table, causes));
     let consequence = words::consequence(v.rule, terms);
     if !consequence.is_empty() {
         out.push(consequence);
@@ -197,11 +189,11 @@ fn wrong(doc: &Document, v: &Violation, table: &rows::Table, terms: &Terms, caus
 }
 
 /// Says so when the entries that map the folio and its mapcount differ at the end.
-fn parted(doc: &Document, table: &rows::Table, terms: &Terms) -> String {
-    let (Some(mapcount), Some(folio)) = (table.mapcount, terms.folio.as_deref()) else { return String::new() };
+fn parted(doc: &Document, table: &rows::Table, terms: &Terms) -> Option<String> {
+    let (mapcount, folio) = table.mapcount.zip(terms.folio.as_deref())?;
     let n = table.mapped_by.len();
     if usize::try_from(mapcount) == Ok(n) {
-        return String::new();
+        return None;
     }
     let listed: Vec<String> = table.mapped_by.iter().take(3).map(|page| case_names::page(*page, doc)).collect();
     let pages = match listed.len() {
@@ -214,7 +206,7 @@ fn parted(doc: &Document, table: &rows::Table, terms: &Terms) -> String {
         1 => "one entry maps".to_owned(),
         n => format!("{n} entries map"),
     };
-    format!("{entries} {folio}{pages}, but its mapcount is {mapcount}")
+    Some(format!("{entries} {folio}{pages}, but its mapcount is {mapcount}"))
 }
 
 /// Where the state went wrong: the row with the causal site, or else the one in which mapcount and entries part.
