@@ -425,7 +425,7 @@ fn progress(rule: Rule) -> (&'static str, &'static str) {
     match rule {
         Rule::ProgressReclaim => (
             "{folio} is held by nothing but its mappings and still cannot be reclaimed",
-            "the memory stays in use however hard the kernel tries",
+            "reclaim fails every time it tries: the memory stays in use",
         ),
         Rule::ProgressMigrate => (
             "{folio} is held by nothing but its mappings and still cannot be migrated",
