@@ -334,13 +334,13 @@ defects! {
         "munlock skips device-private entries: the page is freed with PG_mlocked set, and NR_MLOCK stays too high",
         "found here; seen on real 6.12.117 and 7.3.4 kernels: docs/found/N40-munlock-of-a-device-page.md";
     N23 = "N23", fixed None, "move_hugetlb_page_tables",
-        "mremap moves hugetlb pages and flushes the old addresses when all have moved: a page may be freed and used anew by then",
+        "mremap flushes the old addresses of hugetlb pages only when all have moved: a page may be freed and reused before",
         "found here; read another process's memory on real 6.12.117 and 7.3.4 kernels: docs/found/N23-mremap-of-hugetlb-and-migration.md";
     N24 = "N24", fixed None, "move_hugetlb_page_tables",
-        "mremap looks for a hugetlb page without the lock, finds a migration that has just cleared its entry, and leaves the page behind",
+        "mremap reads a hugetlb entry without its lock: it finds none while a migration replaces the entry, and leaves the page behind",
         "found here; pages were lost on real 6.12.117 and 7.3.4 kernels: docs/found/N23-mremap-of-hugetlb-and-migration.md";
     V25 = "V25", fixed Some(Kernel::V5_14), "faultin_page",
-        "a forced write forgets that it is one once copy-on-write is broken: if the copy is dropped, it goes to the file",
+        "a forced write drops FOLL_WRITE after copy-on-write: when the copy is dropped meanwhile, it writes to the file",
         "CVE-2016-5195 (Dirty COW); 19be0eaffa3a (\"mm: remove gup_flags FOLL_WRITE games from __get_user_pages()\", 4.9)";
     V26 = "V26", fixed Some(Kernel::V6_1), "can_follow_write_pte",
         "a forced write takes a dirty entry for its own copy, which UFFDIO_CONTINUE of a file's page makes too (since 5.16)",
@@ -352,7 +352,7 @@ defects! {
         "the zero page, or a page of a file in a private mapping, is pinned for reading as it is",
         "84209e87c696 (\"mm/gup: reliable R/O long-term pinning in COW mappings\", 6.2)";
     N46 = "N46", fixed None, "wp_huge_pmd",
-        "what is to be unshared of a huge page of a file is mapped huge again by the same fault, for ever (since 6.2)",
+        "a fault that is to unshare a huge page of a file maps it huge again, for ever (since 6.2)",
         "found here; seen on real 6.12.117 and 7.3.4 kernels: docs/found/N46-longterm-pin-of-a-huge-file-page.md";
     V27 = "V27", fixed Some(Kernel::V5_19), "userfaultfd_event_wait_completion",
         "mmap_changing is a flag: with the first of two changes that has been read the monitor may fill pages again",

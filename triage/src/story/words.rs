@@ -165,7 +165,7 @@ fn held(rule: Rule) -> (&'static str, &'static str) {
         ),
         Rule::GupMovable => (
             "{folio} is pinned for a long time in ZONE_MOVABLE",
-            "the memory can neither be taken off line nor be used for a huge page until the driver lets go, if it ever does",
+            "the memory can neither be offlined nor be used for a huge page until the driver unpins it, which may be never",
         ),
         Rule::MlockReclaimed => (
             "reclaim takes {folio} out of {page}, which is locked into memory",
