@@ -4,7 +4,7 @@
 //! migration entry. A huge PMD that is being changed is *invalid* for a moment: the hardware cannot use it, and for
 //! the kernel it is still there, so that nobody takes it for none (`pmdp_invalidate()`).
 
-use super::{Entry, EntryConfig, EntryKind};
+use super::{EntryConfig, EntryKind};
 use crate::arch::{Pmd, Pte};
 
 /// The kind of a PMD.
@@ -29,17 +29,6 @@ impl PmdKind {
     #[must_use]
     pub const fn is_leaf(self) -> bool {
         matches!(self, PmdKind::Huge | PmdKind::Invalid | PmdKind::Migration(_))
-    }
-
-    /// The kind of the PTE that says the same of one page; [`EntryKind::None`] when there is no such thing.
-    #[must_use]
-    pub const fn entry_kind(self) -> EntryKind {
-        match self {
-            PmdKind::Huge | PmdKind::Invalid => EntryKind::Present,
-            PmdKind::Migration(kind) => kind,
-            PmdKind::None | PmdKind::Table => EntryKind::None,
-            PmdKind::Bad => EntryKind::Bad,
-        }
     }
 
     /// Name for evidence.
@@ -137,12 +126,6 @@ impl EntryConfig {
             return pte;
         }
         self.arch.pte_advance_pfn(pte, u64::from(n))
-    }
-
-    /// Everything a PMD says of its first page.
-    #[must_use]
-    pub fn decode_pmd(&self, pmd: Pmd) -> Entry {
-        self.decode(self.pmd_as_pte(pmd))
     }
 }
 

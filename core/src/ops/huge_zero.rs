@@ -18,11 +18,6 @@ use crate::rule::{Evidence, Rule};
 use crate::sched::{Cpu, NotifyEvent, Site};
 use crate::trace::Note;
 
-/// `is_huge_zero_folio()`.
-pub fn is_huge_zero_folio(k: &Cpu, folio: Pfn) -> bool {
-    k.s().w.mem.huge_zero == Some(folio)
-}
-
 /// `is_huge_zero_pmd()`.
 pub fn is_huge_zero_pmd(k: &Cpu, pmd: Pmd) -> bool {
     let ec = k.entries();

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use ptefuzz_core::config::{DefectSet, DesignSet, Kernel};
+use ptefuzz_core::config::{DefectSet, Design, DesignSet, Kernel};
 use ptefuzz_fuzz::Pin;
 use ptefuzz_fuzz::driver::{self, Campaign};
 
@@ -39,6 +39,7 @@ const TICK: Duration = Duration::from_millis(50);
 /// When the folder cannot be written or no worker can be started.
 pub fn run(options: &Hunt) -> Outcome {
     equivalent::pair(&options.equivalent)?;
+    contradictions(options)?;
     pin(options).check().map_err(|e| Error::Usage(format!("this hunt cannot be: {e}")))?;
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
@@ -97,6 +98,21 @@ fn campaigns(options: &Hunt, scratch: &Path, seed: u32, jobs: usize) -> Vec<Camp
 fn nth_seed(first: u32, n: usize) -> u32 {
     let past = (u64::from(first.max(1)) - 1 + n as u64) % u64::from(u32::MAX);
     u32::try_from(past + 1).unwrap_or(1)
+}
+
+/// Refuses options of which one would silently undo another.
+fn contradictions(options: &Hunt) -> Result<(), Error> {
+    if let Some(d) = options.defect.iter().find(|d| options.without.contains(d)) {
+        return Err(Error::Usage(format!("{} is switched on by --defect and off by --without", d.id())));
+    }
+    let named: Vec<Design> = options.design.iter().filter_map(|d| d.one()).collect();
+    for (i, a) in named.iter().enumerate() {
+        if let Some(b) = named[..i].iter().find(|b| b.group() == a.group()) {
+            let message = format!("{} and {} are two ways of doing one thing: one of them is possible", b.id(), a.id());
+            return Err(Error::Usage(message));
+        }
+    }
+    Ok(())
 }
 
 /// What every case is made to run on.
@@ -193,7 +209,7 @@ fn finds_folder(out: &Path) -> std::path::PathBuf {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
-    use ptefuzz_core::config::{Defect, Design};
+    use ptefuzz_core::config::Defect;
 
     use super::*;
     use crate::cli::{Cli, Verb};
@@ -223,6 +239,16 @@ mod tests {
         let one = pin(&options("ptefuzz hunt --design any --design exclusive-by-walk"));
         let designs = DesignSet::default().choose(Design::ExclusiveByWalk);
         assert_eq!(one, Pin { any_design: true, designs, ..Pin::fixed(Kernel::NEWEST) });
+    }
+
+    #[test]
+    fn options_that_undo_each_other_are_refused() {
+        let error = |line| contradictions(&options(line)).expect_err("contradicts itself").to_string();
+        assert!(error("ptefuzz hunt --defect D12 --without D12").starts_with("D12 is switched on by --defect and off"));
+        let both = error("ptefuzz hunt --design exclusive-by-walk --design exclusive-by-rmap");
+        assert!(both.starts_with("exclusive-by-walk and exclusive-by-rmap are two ways"), "{both}");
+        let fine = "ptefuzz hunt --kernel 6.12 --without D12 --defect N1 --design any --design exclusive-by-walk";
+        assert!(contradictions(&options(fine)).is_ok());
     }
 
     #[test]

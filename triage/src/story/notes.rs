@@ -50,12 +50,12 @@ pub(super) fn of(
         Event::UffdChange { cpu, proc, change } => {
             let page = |vpn| case_names::page((proc, vpn), doc);
             let text = match change {
-                UffdChange::Fork => "that there is a child".to_string(),
+                UffdChange::Fork => "UFFD_EVENT_FORK".to_string(),
                 UffdChange::Remap { from, to, pages } => {
-                    format!("that {pages} pages have moved from {} to {}", page(from), page(to))
+                    format!("UFFD_EVENT_REMAP: {} to {}, {pages} pages", page(from), page(to))
                 }
-                UffdChange::Remove { vpn, pages } => format!("that {pages} pages from {} on are emptied", page(vpn)),
-                UffdChange::Unmap { vpn, pages } => format!("that {pages} pages from {} on are gone", page(vpn)),
+                UffdChange::Remove { vpn, pages } => format!("UFFD_EVENT_REMOVE: {}, {pages} pages", page(vpn)),
+                UffdChange::Unmap { vpn, pages } => format!("UFFD_EVENT_UNMAP: {}, {pages} pages", page(vpn)),
             };
             Some((Some(cpu), format!("the monitor reads {text}")))
         }

@@ -289,7 +289,7 @@ impl Parser {
         let column = words.column();
         let region = words.window(&mut self.bindings, true)?;
         words.token(Token::Equals)?;
-        words.lookup("kind of mapping", |w| (w == "mmap").then_some(()), || vec!["mmap"])?;
+        words.keyword("kind of mapping", "mmap")?;
         let backing = backing(words)?;
         let perm = perm(words)?;
         let pages = words.number("number of pages", 1, self.case.config.geometry.region_pages())?;
@@ -361,31 +361,20 @@ impl Parser {
                 (op.page, op.len) = (words.page(config)?, 1);
             }
             Shape::Block => {
-                words.lookup("unit", |w| (w == "block").then_some(()), || vec!["block"])?;
+                words.keyword("unit", "block")?;
                 op.arg = words.number("block", 0, config.geometry.movable_blocks() - 1)? as u8;
             }
             Shape::Count => op.arg = words.number("number of huge pages", 0, u32::from(MAX_NR_HUGEPAGES))? as u8,
             Shape::Swap => {
-                words.lookup("unit", |w| (w == "swap").then_some(()), || vec!["swap"])?;
+                words.keyword("unit", "swap")?;
                 op.arg = words.number("swap device", 0, MAX_SWAP_DEVICES as u32 - 1)? as u8;
             }
             Shape::Cgroup => {
                 op.proc = words.proc()?;
-                words.lookup("unit", |w| (w == "cgroup").then_some(()), || vec!["cgroup"])?;
+                words.keyword("unit", "cgroup")?;
                 op.arg = words.number("control group", 0, MAX_MEMCGS as u32 - 1)? as u8;
             }
-            Shape::RangeTo => {
-                op.region = words.window(&mut self.bindings, false)?;
-                (op.page, op.len) = words.range(config)?;
-                let region = words.window(&mut self.bindings, true)?;
-                let column = words.column();
-                let page = words.page(config)?;
-                let room = (config.geometry.region_pages() - op.len + 1).min(TO_PAGES);
-                if page >= room {
-                    return words.error_at(column, format!("the range fits in at pages 0 to {} only", room - 1));
-                }
-                op.arg = Op::arg_to(region, page);
-            }
+            Shape::RangeTo => self.range_to(op, words)?,
             Shape::DeviceProc => op.proc = words.proc()?,
             shape @ (Shape::Range | Shape::RangeFlags | Shape::RangeProt | Shape::KernelRange | Shape::DeviceRange) => {
                 if matches!(shape, Shape::KernelRange | Shape::DeviceRange) {
@@ -401,6 +390,22 @@ impl Parser {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// `heap[0..2] data[4]`: a range, and the page that its first page goes to.
+    fn range_to(&mut self, op: &mut Op, words: &mut Words<'_, '_>) -> Result<()> {
+        let config = &self.case.config;
+        op.region = words.window(&mut self.bindings, false)?;
+        (op.page, op.len) = words.range(config)?;
+        let region = words.window(&mut self.bindings, true)?;
+        let column = words.column();
+        let page = words.page(config)?;
+        let room = (config.geometry.region_pages() - op.len + 1).min(TO_PAGES);
+        if page >= room {
+            return words.error_at(column, format!("the range fits in at pages 0 to {} only", room - 1));
+        }
+        op.arg = Op::arg_to(region, page);
         Ok(())
     }
 

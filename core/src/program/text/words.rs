@@ -87,6 +87,11 @@ impl<'l, 'a> Words<'l, 'a> {
         }
     }
 
+    /// Takes this word.
+    pub(super) fn keyword(&mut self, what: &str, word: &'static str) -> Result<()> {
+        self.lookup(what, |w| (w == word).then_some(()), || vec![word])
+    }
+
     /// Takes a number in `min..=max`.
     pub(super) fn number(&mut self, what: &str, min: u32, max: u32) -> Result<u32> {
         let (word, column) = self.word(&with_article(what))?;
