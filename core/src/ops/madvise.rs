@@ -86,7 +86,9 @@ pub async fn madvise_remove(k: &Cpu, mm: u8, start: u32, end: u32) -> Outcome {
         let (file, index) = {
             let s = k.s();
             let v = &s.w.vmas[vma];
-            (v.backing.file().filter(|_| v.shared() && v.writable() && !v.locked()), v.linear_page_index(from))
+            // vma_is_shared_maywrite(); before 6.7 it had to be writable just now.
+            let maywrite = v.writable() || k.config().kernel >= Kernel::V6_12;
+            (v.backing.file().filter(|_| v.shared() && maywrite && !v.locked()), v.linear_page_index(from))
         };
         hole |= from > at;
         let Some(file) = file else {
