@@ -306,15 +306,8 @@ impl Oracle {
             Observation::End { op, outcome } => self.end(case, op, outcome),
             Observation::Load { op, proc, vpn, by, value } => {
                 let Some(spot) = Self::spot(case, proc, vpn) else { return Err(nowhere(proc, vpn, by, "load")) };
-                if by == Agent::Debugger {
-                    let cpu = Self::cpu_of(case, op);
-                    self.remote_access(proc, spot, value, false, cpu)
-                        .map_err(|v| v.at(proc, vpn, by, "read of /proc/pid/mem"))?;
-                    self.count(case, op, by, false);
-                    return Ok(());
-                }
-                if by == Agent::Dma {
-                    return self.dma_load(proc, spot, value).map_err(|v| v.at(proc, vpn, by, "DMA read"));
+                if matches!(by, Agent::Dma | Agent::Debugger) {
+                    return self.copied(case, obs);
                 }
                 self.load(proc, spot, value, Self::cpu_of(case, op)).map_err(|v| v.at(proc, vpn, by, "load"))?;
                 self.count(case, op, by, false);
@@ -322,16 +315,8 @@ impl Oracle {
             }
             Observation::Store { op, proc, vpn, by, value } => {
                 let Some(spot) = Self::spot(case, proc, vpn) else { return Err(nowhere(proc, vpn, by, "store")) };
-                if by == Agent::Debugger {
-                    let cpu = Self::cpu_of(case, op);
-                    self.remote_access(proc, spot, value, true, cpu)
-                        .map_err(|v| v.at(proc, vpn, by, "write of /proc/pid/mem"))?;
-                    self.count(case, op, by, false);
-                    return Ok(());
-                }
-                if by == Agent::Dma {
-                    self.dma_store(proc, spot, value);
-                    return Ok(());
+                if matches!(by, Agent::Dma | Agent::Debugger) {
+                    return self.copied(case, obs);
                 }
                 self.store(proc, spot, value, by, Self::cpu_of(case, op)).map_err(|v| v.at(proc, vpn, by, "store"))?;
                 self.count(case, op, by, false);
@@ -490,7 +475,9 @@ impl Oracle {
                 other.disturb_waiting(&flight);
             }
         }
-        self.disturb_remote(&mut flight);
+        if flight.cuts() || flight.remote() || matches!(flight.code, OpCode::Remove | OpCode::ResetDevice) {
+            self.disturb_remote(&mut flight);
+        }
         let bit = 1 << cpu;
         let parent = usize::from(flight.proc);
         match flight.code {

@@ -12,8 +12,8 @@ use super::space::Spot;
 use super::traps::Traps;
 use super::violation::broken;
 use super::{Oracle, OracleViolation};
-use crate::observe::{Outcome, Token};
-use crate::program::{OpCode, Perm};
+use crate::observe::{Agent, Observation, Outcome, Token};
+use crate::program::{Case, OpCode, Perm};
 use crate::rule::Rule;
 
 impl Flight {
@@ -55,7 +55,30 @@ fn perhaps_stored(set: &mut Reach, files: &mut Files, value: Token) -> Result<()
 }
 
 impl Oracle {
+    /// An access by DMA, or by the kernel for a debugger.
+    #[cold]
+    pub(super) fn copied(&mut self, case: &Case, obs: &Observation) -> Result<(), OracleViolation> {
+        let (op, proc, vpn, by, value, write) = match *obs {
+            Observation::Load { op, proc, vpn, by, value } => (op, proc, vpn, by, value, false),
+            Observation::Store { op, proc, vpn, by, value } => (op, proc, vpn, by, value, true),
+            _ => return Ok(()),
+        };
+        let Some(spot) = Self::spot(case, proc, vpn) else { return Ok(()) };
+        match (by, write) {
+            (Agent::Debugger, _) => {
+                let what = if write { "write of /proc/pid/mem" } else { "read of /proc/pid/mem" };
+                let cpu = Self::cpu_of(case, op);
+                self.remote_access(proc, spot, value, write, cpu).map_err(|v| v.at(proc, vpn, by, what))?;
+                self.count(case, op, by, false);
+            }
+            (_, false) => self.dma_load(proc, spot, value).map_err(|v| v.at(proc, vpn, by, "DMA read"))?,
+            (_, true) => self.dma_store(proc, spot, value),
+        }
+        Ok(())
+    }
+
     /// A call begins: does it take pages away, wherever they are, from under a debugger, or does one begin meanwhile?
+    #[cold]
     pub(super) fn disturb_remote(&mut self, flight: &mut Flight) {
         let takes = |f: &Flight| f.cuts() || matches!(f.code, OpCode::Remove | OpCode::ResetDevice);
         if takes(flight) {
