@@ -320,9 +320,23 @@ pub(super) fn generate_interrupt(rng: &mut Rng, case: &Case) -> Interrupt {
     let cpus = u32::from(case.config.cpus.max(1));
     let interrupted = case.ops.get(rng.index(case.ops.len()));
     let cpu = interrupted.map_or(0, |op| op.cpu);
-    let site = rng.pick(&Site::ALL).unwrap_or(Site::OpStart);
+    let site = match interrupted {
+        // What happens while a monitor has not heard of a change.
+        Some(op) if tells(op.code) && rng.percent(25) && case.ops.iter().any(registers_events) => Site::UserfaultEvent,
+        _ => rng.pick(&Site::ALL).unwrap_or(Site::OpStart),
+    };
     let nth = 1 + if rng.percent(65) { 0 } else { rng.below(4) as u8 };
     Interrupt { cpu, site, nth, action: generate_action(rng, interrupted, cpus) }
+}
+
+/// Changes that a monitor of userfaultfd may have to hear of.
+fn tells(code: OpCode) -> bool {
+    use OpCode::{Dontneed, DontneedLocked, Fork, Free, Mmap, Mremap, MremapDontunmap, Munmap, Remove};
+    matches!(code, Fork | Munmap | Mmap | Mremap | MremapDontunmap | Dontneed | DontneedLocked | Free | Remove)
+}
+
+fn registers_events(op: &Op) -> bool {
+    op.code == OpCode::UffdRegister && op.arg & (UffdFlags::EVENTS.0 | UffdFlags::EVENT_FORK.0) != 0
 }
 
 /// An action that is likely to be in the way of `op`.
