@@ -263,7 +263,8 @@ fn moved_entry(k: &Cpu, pte: Pte, need_clear_uffd_wp: bool) -> Pte {
 /// `move_soft_dirty_pte()`: user space is to notice that entries came from elsewhere.
 fn move_soft_dirty_pte(k: &Cpu, pte: Pte) -> Pte {
     let arch = k.arch();
-    if !arch.has_soft_dirty() {
+    if !arch.has_soft_dirty() || k.entries().is_swap_special_pte(pte) {
+        // A special entry of the series of 2021 has no room for it.
         pte
     } else if arch.pte_present(pte) {
         arch.pte_mksoft_dirty(pte)
