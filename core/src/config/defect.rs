@@ -343,25 +343,25 @@ defects! {
         "a forced write drops FOLL_WRITE after copy-on-write: when the copy is dropped meanwhile, it writes to the file",
         "CVE-2016-5195 (Dirty COW); 19be0eaffa3a (\"mm: remove gup_flags FOLL_WRITE games from __get_user_pages()\", 4.9)";
     V26 = "V26", fixed Some(Kernel::V6_1), "can_follow_write_pte",
-        "a forced write takes a dirty entry for its own copy, which UFFDIO_CONTINUE of a file's page makes too (since 5.16)",
+        "a forced write takes any dirty entry for its own copy, but UFFDIO_CONTINUE makes one of a page of the file, too (since 5.16)",
         "CVE-2022-2590; 5535be309971 (\"mm/gup: fix FOLL_FORCE COW security issue and remove FOLL_COW\", 6.0)";
     V31 = "V31", fixed None, "check_and_migrate_movable_pages",
-        "a page that somebody has off the LRU just then is pinned for a long time in ZONE_MOVABLE",
+        "a page that is off the LRU at that moment gets a long-term pin in ZONE_MOVABLE",
         "517f496e1e61 (\"mm/gup: revert 'mm: gup: fix infinite loop within __get_longterm_locked'\", 6.17), of 6.14; in no release's set, as 6.15 stands for a repaired one";
     V32 = "V32", fixed Some(Kernel::V6_6), "gup_must_unshare",
-        "the zero page, or a page of a file in a private mapping, is pinned for reading as it is",
+        "the zero page, or a page of a file in a private mapping, is pinned for reading without unsharing it",
         "84209e87c696 (\"mm/gup: reliable R/O long-term pinning in COW mappings\", 6.2)";
     N46 = "N46", fixed None, "wp_huge_pmd",
         "a fault that is to unshare a huge page of a file maps it huge again, for ever (since 6.2)",
         "found here; seen on real 6.12.117 and 7.3.4 kernels: docs/found/N46-longterm-pin-of-a-huge-file-page.md";
     V27 = "V27", fixed Some(Kernel::V5_19), "userfaultfd_event_wait_completion",
-        "mmap_changing is a flag: with the first of two changes that has been read the monitor may fill pages again",
+        "mmap_changing is a flag, not a count: when the first of two events is read, the monitor may fill pages although the second change is under way",
         "a759a909d42d (\"userfaultfd: change mmap_changing to atomic\", 5.15)";
     V28 = "V28", fixed Some(Kernel::V6_12), "dup_mmap",
-        "the monitor hears of a fork that fails, and of a child that is not there",
+        "the monitor gets the event of a fork that fails, for a child that does not exist",
         "CVE-2024-50220; f64e67e5d3a4 (\"fork: do not invoke uffd on fork if error occurs\", 6.12)";
     V29 = "V29", fixed SERIES, "madvise_walk_vmas",
-        "what another thread splits off while the monitor hears of MADV_DONTNEED is left as it is",
+        "MADV_DONTNEED skips what another thread splits off the VMA while the monitor reads the event",
         "the walk goes on where the VMA ended before the wait; 6.17 goes on where the advice ended (read in 6.14 and 6.18); 6.15 stands for a repaired release";
     N42 = "N42", fixed None, "vms_gather_munmap_vmas",
         "the monitor hears of an munmap or mmap that fails: of memory that is still there (since 6.12)",
@@ -376,13 +376,13 @@ defects! {
         "the monitor hears that MADV_FREE empties pages of a file, which is then refused",
         "found here; seen on a real 6.18 kernel: docs/found/N42-unmap-event-of-a-failed-munmap.md";
     N25 = "N25", fixed None, "hugetlb_vmdelete_list",
-        "private copies of a file of hugetlbfs survive a truncation that meets a fault: the mapping's lock is taken, or the fault has looked at the size before",
+        "private copies of a file of hugetlbfs survive a truncation that races with a fault: the VMA's lock is taken, or the fault has checked the size before",
         "found here; fs/hugetlbfs/inode.c and mm/hugetlb.c of 6.12: what is passed over is looked for in the page cache only; not tried";
     N26 = "N26", fixed None, "__unmap_hugepage_range",
-        "a hugetlb page is dropped that somebody has pinned: its mapping has the promise of a page again before the pool has, and gives back one too many",
+        "a pinned hugetlb page is unmapped: the mapping gets its reservation back before the pool does, and returns one too many",
         "found here; mm/hugetlb.c since 6.11 restores the reservation when the last mapping goes, and counts it when the page is free; not tried";
     H5 = "H5", fixed None, "__unmap_hugepage_range",
-        "the owner of a hugetlb mapping drops a page that its child still maps, and has the promise of a page again",
+        "the owner of a hugetlb mapping drops a page that its child still maps, and gets its reservation back",
         "6.11 to 6.19; 6.12.117 restores the reservation on the last unmap only; in no release's set, as 6.15 stands for a repaired one";
 }
 
