@@ -120,7 +120,7 @@ impl Sim {
         }
         // Pages that are needed for promises stay.
         let h = &self.w.hugetlb;
-        let min_count = (h.resv + h.nr - h.free.len() as i32).max(count);
+        let min_count = (h.resv + h.nr - temporary - h.free.len() as i32).max(count);
         while min_count < persistent(self) {
             let Some(page) = self.w.hugetlb.free.last().copied() else { break };
             self.remove_hugetlb_folio(page, false);
