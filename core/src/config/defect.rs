@@ -384,6 +384,12 @@ defects! {
     H5 = "H5", fixed None, "__unmap_hugepage_range",
         "the owner of a hugetlb mapping drops a page that its child still maps, and gets its reservation back",
         "6.11 to 6.19; 6.12.117 restores the reservation on the last unmap only; in no release's set, as 6.15 stands for a repaired one";
+    N60 = "N60", fixed None, "do_migrate_range",
+        "offlining takes a folio off the LRU while memory_failure() is at it: nobody uncharges it any more",
+        "found here; mm/memory_hotplug.c of 6.12 and 6.19 isolates the folio and does not put it back, so delete_from_lru_cache() does nothing; not tried";
+    N61 = "N61", fixed None, "stable_tree_search",
+        "KSM goes on comparing with a page whose memory has failed, and maps it where it finds equal contents",
+        "found here; mm/memory-failure.c of 6.12 and 6.19 leaves the page in the stable tree, and ksm_get_folio() does not ask; not tried";
 }
 
 const _: () = assert!(Defect::ALL.len() <= DefectSet::LEN, "a DefectSet has one bit for each row");

@@ -1,6 +1,7 @@
 //! `mm/memory_hotplug.c` and the range walks over `mm/migrate.c`: moving folios away.
 
 use super::hugetlb::{dissolve_free_hugetlb_folios, isolate_hugetlb, mapped_hugetlb_folio, migrate_hugetlb};
+use super::memcg::mem_cgroup_uncharge;
 use super::memory_failure::unmap_poisoned_folio;
 use super::migrate::{Migrated, Reason, migrate_pages};
 use super::rmap::mapped_folio;
@@ -136,6 +137,10 @@ async fn unmap_poisoned(k: &Cpu, folio: Pfn) {
     let isolated = on_lru && k.folio_isolate_lru(folio);
     if isolated {
         k.s().w.mem.folios[folio as usize].ghost.held += 1;
+        // Nobody else can: delete_from_lru_cache() only uncharges what it takes off the LRU itself.
+        if !k.has(Defect::N60) {
+            mem_cgroup_uncharge(k, folio);
+        }
     }
     if on_lru == isolated && k.folio_mapped(folio) {
         let locked = !k.has(Defect::P1);

@@ -169,7 +169,9 @@ fn stable_tree_search(k: &Cpu, page: Pfn) -> Option<Pfn> {
     let nodes = k.s().w.ksm.nodes.len();
     (0..nodes).find_map(|node| {
         let kpage = ksm_get_folio(k, node)?;
-        if k.folio(kpage).data == k.folio(page).data {
+        // A page whose memory has failed is not compared with, nor mapped again (N61).
+        let failed = k.folio_test(kpage, Flags::HWPOISON) && !k.has(Defect::N61);
+        if !failed && k.folio(kpage).data == k.folio(page).data {
             return Some(kpage);
         }
         k.folio_put(kpage);

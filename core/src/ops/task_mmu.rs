@@ -171,15 +171,16 @@ pub async fn pagemap(k: &Cpu, mm: u8, start: u32, end: u32) -> Outcome {
     let arch = k.arch();
     k.lock(Lock::MmapRead(mm)).await;
     for vpn in start..end {
-        let huge = if k.pmd_leaf(mm, vpn).is_some() { k.pmd_trans_huge_lock(mm, vpn).await } else { None };
-        let locked = if huge.is_none() { k.pte_offset_map_lock(mm, vpn).await } else { None };
-        let op = k.op();
-        let pfnmap = {
+        // walk_page_range(): where nothing is mapped no table is looked at, as munmap may be freeing it; and by
+        // walk_page_test() a VM_PFNMAP mapping is a hole.
+        let walked = {
             let s = k.s();
-            s.w.vma_lookup(mm, vpn).is_some_and(|v| s.w.vmas[v].backing.pfnmap())
+            s.w.vma_lookup(mm, vpn).is_some_and(|v| !s.w.vmas[v].backing.pfnmap())
         };
-        // walk_page_test(): a VM_PFNMAP mapping is a hole.
-        let pte = if pfnmap { Pte(0) } else { k.s().w.leaf(mm, vpn) };
+        let huge = if walked && k.pmd_leaf(mm, vpn).is_some() { k.pmd_trans_huge_lock(mm, vpn).await } else { None };
+        let locked = if walked && huge.is_none() { k.pte_offset_map_lock(mm, vpn).await } else { None };
+        let op = k.op();
+        let pte = if walked { k.s().w.leaf(mm, vpn) } else { Pte(0) };
         let bit = if arch.pte_present(pte) {
             arch.pte_soft_dirty(pte)
         } else {

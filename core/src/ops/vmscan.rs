@@ -45,7 +45,8 @@ pub async fn reclaim(k: &Cpu, mm: u8, vpn: u32) {
             return;
         }
     }
-    if reclaimable && room && k.undisturbed() {
+    // A failed page of a large folio is given up when the folio is split.
+    if reclaimable && room && k.undisturbed() && k.s().only_mapped(folio) {
         stuck(k, folio, Rule::ProgressReclaim, mm, vpn);
     }
 }
@@ -262,7 +263,7 @@ fn free_lazyfree(k: &Cpu, folio: Pfn) -> bool {
 /// The `referenced` op: ages what a page maps, as a scan of the active list does.
 pub async fn age(k: &Cpu, mm: u8, vpn: u32) {
     let Some(folio) = mapped_folio(k, mm, vpn) else { return };
-    if !k.folio_try_get(folio) {
+    if !k.folio_isolate_lru(folio) {
         return;
     }
     // shrink_active_list() puts back what is unevictable.
@@ -270,5 +271,5 @@ pub async fn age(k: &Cpu, mm: u8, vpn: u32) {
         folio_referenced(k, folio).await;
         k.folio_unlock(folio);
     }
-    k.folio_put(folio);
+    k.folio_putback_lru(folio);
 }

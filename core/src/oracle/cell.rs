@@ -217,7 +217,8 @@ impl Cell {
                     }
                 });
             }
-            self.loose &= self.raced || change == FileChange::CutInside;
+            // Only when the file ends before it, or after it, is it known where it ends.
+            self.loose &= self.raced || !matches!(change, FileChange::Cut | FileChange::Grow);
             (self.touched, self.raced) = (false, false);
         }
     }

@@ -154,11 +154,14 @@ impl Files {
         self.tracks.is_none() || self.cell(id).presence == Presence::There
     }
 
-    /// An access has found the page there.
-    pub(super) fn found(&mut self, id: CellId) {
-        if self.tracks.is_some() && self.cell(id).pending.is_empty() {
+    /// An access has found the page there. True when that was not known.
+    pub(super) fn found(&mut self, id: CellId) -> bool {
+        let news =
+            self.tracks.is_some() && self.cell(id).pending.is_empty() && self.cell(id).presence != Presence::There;
+        if news {
             self.cell_mut(id).presence = Presence::There;
         }
+        news
     }
 
     /// Somebody is about to ask for the page.

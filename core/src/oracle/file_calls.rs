@@ -175,18 +175,15 @@ impl Oracle {
 
     /// Adds the copies of a file's page that a private page may be. A debugger needs no permission.
     pub(super) fn may_be_copied(&mut self, proc: u8, spot: Spot, forced: bool) {
-        let space = &mut self.procs[usize::from(proc)].space;
-        let Some(states) = space.states(spot) else { return };
-        if !states.iter().any(|s| matches!(s.base, Base::Private(_)) && (forced || s.permits(false))) {
-            return;
-        }
-        let mut set: Reach = states.iter().copied().collect();
+        let Some(mut set) = self.copiable(proc, spot, forced) else { return };
+        let stale: Reach = set.iter().filter(|s| matches!(s.base, Base::Copied(c) if c.raw())).copied().collect();
         let mut fits = true;
         for state in set.clone() {
             let Base::Private(cell) = state.base else { continue };
             match self.files.values(cell) {
                 Some(values) if fits => {
-                    fits = values.into_iter().try_for_each(|v| insert(&mut set, state.written(v))).is_ok();
+                    let mut values = values.into_iter().chain(stale.iter().map(|s| s.value));
+                    fits = values.try_for_each(|v| insert(&mut set, state.written(v))).is_ok();
                 }
                 _ => fits = false,
             }
@@ -196,6 +193,18 @@ impl Oracle {
             self.tell(proc, spot, fits.then_some(&set));
         }
         self.keep(proc, spot, fits.then_some(&mut set), &changes);
+    }
+
+    /// States of a page that may be copied from a file now. A device's memory is copied through the address of the fault,
+    /// where a CPU may still see what a call in flight has just taken away.
+    fn copiable(&self, proc: u8, spot: Spot, forced: bool) -> Option<Reach> {
+        let space = &self.procs[usize::from(proc)].space;
+        let states = space.states(spot)?;
+        let private = |s: &State| matches!(s.base, Base::Private(_)) && (forced || s.permits(false));
+        if states.iter().any(|s| matches!(s.base, Base::Copied(cell) if cell.raw())) {
+            return space.reachable(spot, &self.changes(proc, spot, None)).filter(|s| s.iter().any(private));
+        }
+        states.iter().any(private).then(|| states.iter().copied().collect())
     }
 
     /// Notes with every fork in flight which files are being truncated, and with every access that it may find the

@@ -18,6 +18,8 @@ pub(super) struct Waiting {
     pub(super) since: u32,
     /// Why it waits.
     pub(super) reason: Userfault,
+    /// What it misses is there: somebody was changing the entry just then.
+    pub(super) blinked: bool,
     /// Somebody has woken it since.
     pub(super) woken: bool,
     /// Somebody has changed the page, or woken it, or may have, since it began to wait.

@@ -153,13 +153,13 @@ impl Oracle {
         self.children.iter_mut().for_each(super::space::Space::doubt_losses);
     }
 
-    /// A call has replaced a page: nothing is lost of what is there now, unless memory fails meanwhile.
-    pub(super) fn heal(&mut self, proc: u8, spot: Spot, effect: Effect, keep: Keep) {
+    /// A call that began then has replaced a page: nothing is lost of what is there now, unless memory failed meanwhile.
+    pub(super) fn heal(&mut self, (proc, spot): (u8, Spot), effect: Effect, keep: Keep, began: u32) {
         let space = &self.procs[usize::from(proc)].space;
         if space.nothing_lost() || !effect.drops() || keep == Keep::NotApplied || space.lost(spot).is_none() {
             return;
         }
-        let poisoning = self.poisoning();
+        let poisoning = self.poisoning() || self.failed > began;
         let space = &mut self.procs[usize::from(proc)].space;
         // What reclaim has in hand MADV_FREE leaves alone.
         if poisoning || !effect.replaces() || !matches!(keep, Keep::Applied | Keep::AppliedMapped) {

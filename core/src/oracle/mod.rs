@@ -240,6 +240,8 @@ pub struct Oracle {
     locking: bool,
     /// The release decides on copy-on-write by counting references.
     by_count: bool,
+    /// When a memory failure was dealt with last; 0 is never.
+    failed: u32,
     /// Number of the observation.
     now: u32,
 }
@@ -269,7 +271,7 @@ impl Oracle {
             (true, false) => Traps::FRESH,
             (true, true) => Traps::LOOSE,
         };
-        self.now = 1;
+        (self.now, self.failed) = (1, 0);
         let asks = |op: &Op| matches!(op.code, OpCode::Hugepage | OpCode::Collapse);
         let ptrs = case.ops.iter().any(asks).then(|| case.config.geometry.ptrs());
         self.files.clear(ptrs, registers.then_some(!huge));
@@ -326,7 +328,7 @@ impl Oracle {
                 if let Some(spot) = Self::spot(case, proc, vpn) {
                     let past = self.flight(case, op).map_or(Ends::default(), |f| f.past);
                     // SIGBUS tells of lost memory, that a file ends before the page, or of what userfaultfd does there.
-                    let excused = signal == Signal::Bus && self.may_end_in_sigbus(proc, spot, by, write, past);
+                    let excused = signal == Signal::Bus && self.may_end_in_sigbus(case, (proc, spot), by, write, past);
                     if !excused && (signal != Signal::Bus || !self.sigbus(case, op, proc, spot)) {
                         self.signal(proc, spot, by, write, signal, past)
                             .map_err(|v| v.at(proc, vpn, by, signal.name()))?;
@@ -501,6 +503,9 @@ impl Oracle {
         }
         self.begin_on_files(cpu, &flight);
         self.break_cow(&flight);
+        if self.procs[parent].devices && flight.effect().is_some_and(Effect::replaces) {
+            self.break_cow_again();
+        }
         self.begin_moves(cpu, &flight);
         self.begin_pins(cpu, &flight);
         self.begin_locks(cpu, &flight);

@@ -95,13 +95,16 @@ impl Oracle {
             return;
         }
         let at = Spot { region: flight.region, page: flight.first };
-        let doubt = self.changes(flight.proc, at, None).iter().any(|(_, e)| e.replaces()) || self.poisoning();
+        // They may be moving the page.
+        let replacing = self.changes(flight.proc, at, None);
+        let replacing = replacing.iter().filter(|(_, e)| e.replaces()).fold(0, |bits, (bit, _)| bits | bit);
+        let doubt = replacing != 0 || self.poisoning();
         let files = self.procs[usize::from(flight.proc)].files;
         let watched = self.fresh != super::traps::Traps::NONE;
         let sure = !doubt && !files && !watched && !flight.disturbed && !config.uses(Design::CowByCount);
         let (now, pins) = (self.now, &mut self.procs[usize::from(flight.proc)].pins);
         if flight.pins() {
-            pins.push(Pin { at, spot: at, since: now, sure, gone: false, doubt: 0 });
+            pins.push(Pin { at, spot: at, since: now, sure, gone: false, doubt: replacing });
         } else if flight.code == OpCode::Unpin
             && let Some(last) = pins.iter().rposition(|p| p.at == at)
         {
@@ -145,7 +148,9 @@ impl Oracle {
         let changes = self.changes(proc, spot, None);
         let mut reach = self.procs[usize::from(proc)].space.reachable(spot, &changes).and_then(|mut set| {
             for i in 0..set.len() {
-                if set[i].perm.is_none() || set[i].guard || set[i].through().is_some() {
+                // What is seen of a file may be a copy by now: only a pin knows.
+                let seen = matches!(set[i].base, Base::Shared(_)) || sure && set[i].through().is_some();
+                if set[i].perm.is_none() || set[i].guard || seen {
                     continue;
                 }
                 let hit = set[i].written(value);

@@ -430,6 +430,7 @@ impl Oracle {
             self.procs[proc].clearing = self.procs[proc].clearing.saturating_sub(1);
         }
         if flight.poisons() {
+            self.failed = self.now;
             self.condemn(&flight);
         }
         self.changing.iter_mut().for_each(|c| *c &= !bit);
@@ -471,7 +472,7 @@ impl Oracle {
             if self.fresh != Traps::NONE && self.touching[proc] & !(1 << cpu) != 0 {
                 self.blur_page(flight.proc, spot);
             }
-            self.heal(flight.proc, spot, effect, keep);
+            self.heal((flight.proc, spot), effect, keep, flight.began);
             if keep != Keep::NotApplied {
                 self.procs[proc].space.stamp(spot, effect, flight.began);
             }

@@ -37,13 +37,16 @@ impl Oracle {
         }
         let wanted = Ends::of(reason);
         let (known, changes) = self.look(proc, spot, cpu).map_err(at)?;
+        let mut blinked = false;
         if !flight.past.meets(wanted) {
             let reach = self.procs[usize::from(proc)].space.reachable(spot, &changes);
             if let Some(mut set) = reach {
-                if !set.iter().any(|s| s.ends(&self.files, write).meets(wanted)) {
+                let expected = set.iter().any(|s| s.ends(&self.files, write).meets(wanted));
+                if !expected && !self.may_blink(case, &set, wanted) {
                     return Err(at(broken(Rule::OracleUffdEvent).known(known)));
                 }
-                if changes.is_empty() {
+                blinked = !expected;
+                if expected && changes.is_empty() {
                     set.retain(|s| s.ends(&self.files, write).meets(wanted));
                     set.iter_mut().for_each(|s| *s = s.stopped(reason));
                     self.keep(proc, spot, Some(&mut set), &changes);
@@ -58,20 +61,28 @@ impl Oracle {
         let others = self.flights.iter().enumerate().filter(|(c, _)| *c != cpu).filter_map(|(_, f)| f.as_ref());
         let touched = others.clone().any(|f| f.covers(proc, spot) && (f.effect().is_some() || f.wakes()));
         if let Some(flight) = &mut self.flights[cpu] {
-            flight.waiting = Some(Waiting { spot, since: self.now, reason, woken: false, touched });
+            flight.waiting = Some(Waiting { spot, since: self.now, reason, blinked, woken: false, touched });
         }
         Ok(())
     }
 
     /// An access may end in `SIGBUS` because of userfaultfd: the page is poisoned, or it is to be so instead of an event.
     /// What a device asks for cannot wait, and fails instead.
-    pub(super) fn may_end_in_sigbus(&self, proc: u8, spot: Spot, by: Agent, write: bool, past: Ends) -> bool {
+    pub(super) fn may_end_in_sigbus(
+        &self,
+        case: &Case,
+        (proc, spot): (u8, Spot),
+        by: Agent,
+        write: bool,
+        past: Ends,
+    ) -> bool {
         if self.fresh == Traps::NONE {
             return false;
         }
         let reach = self.procs[usize::from(proc)].space.reachable(spot, &self.changes(proc, spot, None));
         let wanted = if matches!(by, Agent::Cpu(_)) { Ends::BUS } else { Ends::FAULT };
-        past.meets(wanted) || reach.is_none_or(|s| s.iter().any(|s| s.ends(&self.files, write).meets(wanted)))
+        let may = |s: &Reach| s.iter().any(|s| s.ends(&self.files, write).meets(wanted));
+        past.meets(wanted) || reach.is_none_or(|s| may(&s) || self.may_blink(case, &s, wanted))
     }
 
     /// A call has succeeded that wakes those who wait at its pages; how many of them it has dealt with.
@@ -111,6 +122,8 @@ impl Oracle {
         let Some(flight) = self.flight(case, op) else { return Ok(()) };
         let on = match flight.waiting {
             Some(waiting) if waiting.woken => "woken",
+            // Who misses what is there must be woken by hand: UFFDIO_COPY finds it there, too.
+            Some(waiting) if waiting.blinked => return Ok(()),
             Some(waiting) if waiting.reason == Userfault::Missing && self.settled(proc, waiting.spot) => "filled",
             Some(_) => return Ok(()),
             None => "no event",

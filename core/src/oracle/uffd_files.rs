@@ -9,16 +9,16 @@
 //! around the page that it is for.
 
 use super::Oracle;
-use super::cell::{FileChange, Presence};
+use super::cell::{CellId, FileChange, Presence};
 use super::file::Files;
 use super::flight::Flight;
-use super::page::{Base, Reach, State, insert};
+use super::page::{Base, Ends, Reach, State, insert};
 use super::result::Keep;
 use super::space::{Space, Spot};
 use super::traps::{Filling, Traps, Uffd};
 use crate::config::MAX_PROCS;
-use crate::observe::{SHMEM, copy_token};
-use crate::program::OpCode;
+use crate::observe::{SHMEM, UffdFlags, copy_token};
+use crate::program::{Case, OpCode};
 
 impl Oracle {
     /// A call begins: it may ask for pages, or fill them.
@@ -36,11 +36,11 @@ impl Oracle {
             return;
         }
         for spot in flight.spots() {
+            let token = filling.and_then(|what| file_token(flight, what, spot));
             let Some(states) = self.procs[usize::from(flight.proc)].space.states(spot) else {
                 self.files.doubt_holes();
                 continue;
             };
-            let token = filling.and_then(|what| file_token(flight, what, spot));
             for base in states.iter().map(|s| s.base) {
                 let (Base::Shared(cell) | Base::Private(cell) | Base::Copied(cell)) = base else { continue };
                 self.files.asked(cell);
@@ -48,6 +48,22 @@ impl Oracle {
                 if let Some(token) = token.filter(|_| shared && self.files.presence(cell) != Presence::There) {
                     self.files.begin(cell, 1 << cpu, FileChange::Fill(token));
                 }
+            }
+        }
+        if let Some(what) = filling {
+            self.begin_unsure_fills(cpu, flight, what);
+        }
+    }
+
+    /// A page of which nothing is known may be filled: so may every page of the file that it may be, and that is not known
+    /// to be another one of the call's.
+    fn begin_unsure_fills(&mut self, cpu: usize, flight: &Flight, what: Filling) {
+        let unknown = |o: &Oracle, spot| o.procs[usize::from(flight.proc)].space.states(spot).is_none();
+        for spot in flight.spots() {
+            let Some(token) = file_token(flight, what, spot).filter(|_| unknown(self, spot)) else { continue };
+            let pages = if self.moved { 0..self.region_pages } else { spot.page..spot.page + 1 };
+            for page in pages {
+                self.files.begin(CellId::new(SHMEM, page), 1 << cpu, FileChange::Fill(token));
             }
         }
     }
@@ -70,6 +86,9 @@ impl Oracle {
                 continue;
             }
             let states = self.procs[usize::from(flight.proc)].space.states(spot);
+            if states.is_none() && self.moved && flight.len() > 1 {
+                self.files.forget(self.region_pages);
+            }
             for base in states.into_iter().flatten().map(|s| s.base) {
                 if let Base::Shared(cell) = base {
                     self.files.end_fill(cell, 1 << cpu, filled);
@@ -77,6 +96,7 @@ impl Oracle {
             }
         }
         self.files.end_unsure_fills(1 << cpu);
+        self.comes_too_late();
     }
 
     /// An access may have mapped what lies beside its pages.
@@ -107,8 +127,19 @@ impl Oracle {
         let first = cells.next().flatten();
         if let Some(cell) = first
             && cells.all(|c| c == first)
+            && self.files.found(cell)
         {
-            self.files.found(cell);
+            self.comes_too_late();
+        }
+    }
+
+    /// A file has got a page. An access in flight, of any process, may have missed it before.
+    fn comes_too_late(&mut self) {
+        for flight in self.flights.iter_mut().flatten().filter(|f| f.touches().is_some()) {
+            let space = &self.procs[usize::from(flight.proc)].space;
+            let signals = |s: &State| s.traps.flags().has(UffdFlags::SIGBUS);
+            let bus = flight.spots().any(|spot| space.states(spot).is_none_or(|s| s.iter().any(signals)));
+            flight.past.add(if bus { Ends::MISSING.or(Ends::BUS) } else { Ends::MISSING });
         }
     }
 
@@ -121,6 +152,19 @@ impl Oracle {
             blur_zeroes(&mut self.procs[proc].space);
         }
         self.children.iter_mut().for_each(blur_zeroes);
+    }
+
+    /// While somebody changes an entry, reclaim and migration not excepted, it maps nothing for a moment, and a fault on
+    /// another CPU looks into the file without a lock: so a private copy can be missed where the file has a hole.
+    pub(super) fn may_blink(&self, case: &Case, set: &Reach, wanted: Ends) -> bool {
+        let blinks = |s: &State| match s.base {
+            Base::Copied(cell) => {
+                let shown = State { base: Base::Private(cell), ..*s };
+                shown.traps.watches_file() && shown.ends(&self.files, false).meets(wanted)
+            }
+            _ => false,
+        };
+        case.config.cpus > 1 && set.iter().any(blinks)
     }
 
     /// What a call that fills a page finds there.

@@ -2,20 +2,26 @@
 //!
 //! What finds bugs is several ops on one page. So the domains are small (mostly process `A` and its child,
 //! mostly the first window, mostly its first pages and those beside the border between two page tables), and
-//! an op mostly stays on the page of the one before it. The op table says how often each op is picked.
+//! an op mostly stays on the page of the one before it. The op table says how often each op is picked, [`chain`] what comes
+//! well after what, and [`mod@interrupt`] where somebody else is likely to be in the way.
+
+mod chain;
+mod interrupt;
 
 #[cfg(test)]
 mod tests;
 
+pub(super) use interrupt::{generate_action, generate_interrupt};
+
 use crate::config::{Config, Kernel, MAX_DEVICES, MAX_PROCS, MAX_REGIONS, MAX_SWAP_DEVICES};
-use crate::observe::{Backing, FILES, UffdFlags};
+use crate::observe::{Backing, FILES, SHMEM, UffdFlags};
 use crate::phys::MAX_MEMCGS;
-use crate::program::case::{Action, Case, Interrupt, MAX_FUZZ_INTERRUPTS, MAX_FUZZ_OPS, Map};
+use crate::program::case::{Case, MAX_FUZZ_INTERRUPTS, MAX_FUZZ_OPS, Map};
 use crate::program::codec::normalize;
 use crate::program::family::{Family, FamilySet, pick_code};
 use crate::program::op::{MAX_NR_HUGEPAGES, Op, OpCode, Perm, Shape, TO_PAGES};
 use crate::program::rng::Rng;
-use crate::sched::Site;
+use chain::{followers, supplied};
 
 /// Pages that ops mostly name: this many from the start of a window.
 const NEAR_PAGES: u32 = 4;
@@ -55,10 +61,8 @@ pub fn generate(rng: &mut Rng, case: &mut Case, cfg: &GenConfig) {
     let n = 1 + rng.index(max);
     let mut focus = Focus::of(case);
     (focus.families, focus.bias) = (families, cfg.bias);
-    if focus.families.contains(Family::Thp) && rng.percent(75) {
-        // Room for a huge page, or two.
-        let ptrs = case.config.geometry.ptrs();
-        case.maps[0].pages = case.maps[0].pages.max(ptrs * (1 + rng.below(2)));
+    if families.contains(Family::Thp) && rng.percent(75) {
+        make_room_for_huge_pages(rng, case, cfg.bias == Some(Family::Thp));
     }
     if wants_hugetlb(rng, &focus) {
         let ptrs = case.config.geometry.ptrs();
@@ -107,6 +111,19 @@ fn generate_maps(rng: &mut Rng, case: &mut Case, families: FamilySet) {
     }
 }
 
+/// Room for a huge page, or two; now and then of `tmpfs`, which another process maps too.
+fn make_room_for_huge_pages(rng: &mut Rng, case: &mut Case, biased: bool) {
+    let ptrs = case.config.geometry.ptrs();
+    case.maps[0].pages = case.maps[0].pages.max(ptrs * (1 + rng.below(2)));
+    if biased && rng.percent(20) {
+        case.maps[0].backing = Backing::ShmemShared;
+        if rng.percent(60) {
+            case.maps.truncate(1);
+            case.maps.push(Map { proc: 1, ..case.maps[0] });
+        }
+    }
+}
+
 /// Backings of hugetlb memory.
 const HUGETLB: [Backing; 5] = [
     Backing::Hugetlb,
@@ -124,11 +141,28 @@ fn wants_hugetlb(rng: &mut Rng, focus: &Focus) -> bool {
 
 /// What a mapping shows: mostly private anonymous memory, unless the case is about files.
 fn pick_backing(rng: &mut Rng, families: FamilySet) -> Backing {
-    let device = families.contains(Family::Driver) && rng.percent(60);
-    let wanted = device || families.contains(Family::File) && rng.percent(75);
-    let any = if wanted { rng.pick(&Backing::ALL) } else { None };
-    any.filter(|b| !b.hugetlb() && b.device().is_some() == device).unwrap_or_default()
+    let device = families.contains(Family::Driver) && rng.percent(35);
+    let wanted = device || families.contains(Family::File) && rng.percent(60);
+    let any = match (wanted, device) {
+        (false, _) => None,
+        (true, true) => rng.pick(&DEVICES),
+        (true, false) => rng.pick(&FILES_MAPPED),
+    };
+    any.unwrap_or_default()
 }
+
+/// Backings by a device.
+const DEVICES: [Backing; 5] = [
+    Backing::PfnmapShared,
+    Backing::PfnmapPrivate,
+    Backing::PfnfaultShared,
+    Backing::MixedmapShared,
+    Backing::MixedmapPrivate,
+];
+
+/// Backings by a file with pages.
+const FILES_MAPPED: [Backing; 4] =
+    [Backing::ShmemShared, Backing::ShmemPrivate, Backing::FileShared, Backing::FilePrivate];
 
 /// A mapping of `tmpfs`.
 fn pick_shmem(rng: &mut Rng) -> Backing {
@@ -142,6 +176,9 @@ pub(super) struct Focus {
     proc: u8,
     region: u8,
     page: u32,
+    len: u32,
+    /// The op before, where something suits it.
+    last: Option<OpCode>,
     /// Processes that probably exist, one bit each.
     live: u8,
     /// Families that ops are taken from.
@@ -154,7 +191,8 @@ impl Focus {
     /// After the ops that the case has: their last page, CPU and process.
     pub(super) fn of(case: &Case) -> Focus {
         let families = FamilySet::of(case.ops.iter().map(|op| op.code));
-        let mut focus = Focus { cpu: 0, proc: 0, region: 0, page: 0, live: 1, families, bias: None };
+        let mut focus =
+            Focus { cpu: 0, proc: 0, region: 0, page: 0, len: 1, last: None, live: 1, families, bias: None };
         focus.live |= case.maps.iter().fold(0, |l, m| l | 1 << m.proc);
         case.ops.iter().for_each(|op| focus.follow(op));
         focus
@@ -170,7 +208,7 @@ impl Focus {
 
     /// After one op more.
     pub(super) fn follow(&mut self, op: &Op) {
-        self.cpu = op.cpu;
+        (self.cpu, self.last) = (op.cpu, Some(op.code));
         match op.code.shape() {
             Shape::Proc
             | Shape::Block
@@ -180,8 +218,8 @@ impl Focus {
             | Shape::DeviceProc
             | Shape::File => {}
             Shape::ProcProc => self.live |= 1 << (op.arg % MAX_PROCS as u8),
-            Shape::RangeTo => (self.proc, (self.region, self.page)) = (op.proc, op.to()),
-            _ => (self.proc, self.region, self.page) = (op.proc, op.region, op.page),
+            Shape::RangeTo => (self.proc, (self.region, self.page), self.len) = (op.proc, op.to(), op.len),
+            _ => (self.proc, self.region, self.page, self.len) = (op.proc, op.region, op.page, op.len),
         }
         if op.code == OpCode::Exit {
             self.live &= !(1 << op.proc);
@@ -192,23 +230,31 @@ impl Focus {
 /// An op that suits those before it, and the focus after it. Normalised.
 pub(super) fn generate_op(rng: &mut Rng, case: &Case, focus: &mut Focus) -> Op {
     let config = &case.config;
-    let mut op = Op::new(pick_code(rng, focus.families, focus.bias), focus.cpu);
-    if rng.percent(40) {
+    let next = if rng.percent(35) { focus.last.and_then(|code| rng.pick(followers(code))) } else { None };
+    let code = next.unwrap_or_else(|| pick_code(rng, focus.families, focus.bias));
+    let (code, base) = supplied(rng, code, &case.ops);
+    if let Some(base) = base.filter(|_| rng.percent(60)) {
+        (focus.proc, focus.region, focus.page, focus.len) = (base.proc, base.region, base.page, base.len);
+    }
+    let mut op = Op::new(code, focus.cpu);
+    if rng.percent(45) {
         op.cpu = rng.below(u32::from(config.cpus)) as u8;
     }
     op.proc = pick_proc(rng, focus);
-    op.region = match rng.below(20) {
+    op.region = match rng.below(40) {
         0 => rng.below(MAX_REGIONS as u32) as u8,
-        1..=3 => 0,
+        1..=6 => 0,
         _ => focus.region,
     };
-    op.page = if rng.percent(65) { focus.page } else { pick_page(rng, config) };
-    op.len = match rng.below(20) {
+    op.page = if rng.percent(70) { focus.page } else { pick_page(rng, config) };
+    op.len = match rng.below(40) {
         0 => 1 + rng.below(config.geometry.ptrs() * 2),
-        1..=6 => 1 + rng.below(NEAR_PAGES),
+        1..=8 => 1 + rng.below(NEAR_PAGES),
+        9..=16 if next.is_some() || base.is_some() => focus.len,
         _ => 1,
     };
-    op.arg = pick_arg(rng, op.code, op.proc, config, focus.families);
+    stay_inside(rng, case, &mut op);
+    op.arg = pick_arg(rng, op.code, op.proc, case, focus.families);
     if op.code == OpCode::Mmap && rng.percent(60) {
         (op.page, op.len) = (0, NEAR_PAGES + rng.below(5));
     }
@@ -222,9 +268,25 @@ pub(super) fn generate_op(rng: &mut Rng, case: &Case, focus: &mut Focus) -> Op {
         op.arg = Op::map_arg(op.perm(), rng.pick(&HUGETLB).unwrap_or_default());
         (op.page, op.len) = (0, config.geometry.ptrs() * (1 + rng.below(2)));
     }
-    if op.code.family() == Family::Thp && rng.percent(70) {
+    let whole = match op.code.family() {
+        Family::Thp => 70,
+        // What happens to a huge page, or to a page table, as a whole.
+        _ if focus.bias == Some(Family::Thp) || op.code.family() == Family::Mremap => 20,
+        _ if focus.families.contains(Family::Thp) => 5,
+        _ => 0,
+    };
+    if whole > 0 && rng.percent(whole) {
         let ptrs = config.geometry.ptrs();
         (op.page, op.len) = (0, ptrs * (1 + rng.below(2)));
+        stay_inside(rng, case, &mut op);
+    }
+    if op.code == OpCode::UffdRegister && rng.percent(50) {
+        (op.page, op.len) = (0, NEAR_PAGES + rng.below(NEAR_PAGES));
+        stay_inside(rng, case, &mut op);
+    }
+    if op.code.family() == Family::Ksm && rng.percent(60) {
+        // Nothing merges with itself.
+        (op.page, op.len) = (0, 2 + rng.below(3));
     }
     if op.code == OpCode::MremapResize {
         // Mostly a few pages longer, or half as long.
@@ -236,10 +298,23 @@ pub(super) fn generate_op(rng: &mut Rng, case: &Case, focus: &mut Focus) -> Op {
     op
 }
 
+/// Mostly a range does not reach over the end of what the case has mapped there.
+fn stay_inside(rng: &mut Rng, case: &Case, op: &mut Op) {
+    let mapped = case.maps.iter().find(|m| m.region == op.region).map(|m| m.pages);
+    if let Some(pages) = mapped.filter(|pages| op.page + op.len > *pages)
+        && op.code != OpCode::Mmap
+        && rng.percent(80)
+    {
+        op.page %= pages;
+        op.len = op.len.min(pages - op.page);
+    }
+}
+
 fn pick_proc(rng: &mut Rng, focus: &Focus) -> u8 {
-    match rng.below(20) {
+    let alive = focus.live & 1 << focus.proc != 0;
+    match rng.below(40) {
         0 => rng.below(MAX_PROCS as u32) as u8,
-        1..=10 => focus.proc,
+        1..=20 if alive => focus.proc,
         _ => {
             let nth = rng.below(focus.live.count_ones()) as usize;
             (0..MAX_PROCS as u8).filter(|p| focus.live & 1 << p != 0).nth(nth).unwrap_or(0)
@@ -256,7 +331,8 @@ fn pick_page(rng: &mut Rng, config: &Config) -> u32 {
     }
 }
 
-fn pick_arg(rng: &mut Rng, code: OpCode, proc: u8, config: &Config, families: FamilySet) -> u8 {
+fn pick_arg(rng: &mut Rng, code: OpCode, proc: u8, case: &Case, families: FamilySet) -> u8 {
+    let config = &case.config;
     match code.shape() {
         // Mostly what lets the next ops go on.
         Shape::Map => {
@@ -264,7 +340,9 @@ fn pick_arg(rng: &mut Rng, code: OpCode, proc: u8, config: &Config, families: Fa
             Op::map_arg(perm, pick_backing(rng, families))
         }
         Shape::RangeProt => rng.below(3) as u8,
-        Shape::RangeFlags if code == OpCode::UffdRegister => pick_registration(rng),
+        Shape::RangeFlags if code == OpCode::UffdRegister => {
+            pick_registration(rng, case.maps.iter().any(|m| m.backing.file() == Some(SHMEM)))
+        }
         Shape::RangeFlags if rng.percent(30) => rng.below(1 << code.flags().len()) as u8,
         Shape::ProcProc => {
             if rng.percent(75) {
@@ -296,7 +374,7 @@ fn pick_arg(rng: &mut Rng, code: OpCode, proc: u8, config: &Config, families: Fa
 }
 
 /// Modes and features of a userfaultfd: mostly those of one of its uses.
-fn pick_registration(rng: &mut Rng) -> u8 {
+fn pick_registration(rng: &mut Rng, tmpfs: bool) -> u8 {
     let [missing, wp] = [UffdFlags::MISSING.0, UffdFlags::WP.0];
     let [asynchronous, unpopulated] = [UffdFlags::ASYNC.0, UffdFlags::UNPOPULATED.0];
     let events = if rng.percent(25) { UffdFlags::EVENTS.0 } else { 0 };
@@ -308,50 +386,10 @@ fn pick_registration(rng: &mut Rng) -> u8 {
             10..=11 => wp | unpopulated,
             12..=13 => wp | asynchronous | if rng.percent(60) { unpopulated } else { 0 },
             14 => wp | missing | UffdFlags::EVENT_FORK.0,
-            15..=17 => {
+            15..=17 if tmpfs => {
                 UffdFlags::MINOR.0 | if rng.percent(50) { missing } else { 0 } | if rng.percent(30) { wp } else { 0 }
             }
+            15..=17 => wp | missing | unpopulated,
             _ => rng.below(1 << UffdFlags::WORDS.len()) as u8,
         }
-}
-
-/// An interruption of some CPU that touches a page which the ops use. Not yet normalised.
-pub(super) fn generate_interrupt(rng: &mut Rng, case: &Case) -> Interrupt {
-    let cpus = u32::from(case.config.cpus.max(1));
-    let interrupted = case.ops.get(rng.index(case.ops.len()));
-    let cpu = interrupted.map_or(0, |op| op.cpu);
-    let site = match interrupted {
-        // What happens while a monitor has not heard of a change.
-        Some(op) if tells(op.code) && rng.percent(25) && case.ops.iter().any(registers_events) => Site::UserfaultEvent,
-        _ => rng.pick(&Site::ALL).unwrap_or(Site::OpStart),
-    };
-    let nth = 1 + if rng.percent(65) { 0 } else { rng.below(4) as u8 };
-    Interrupt { cpu, site, nth, action: generate_action(rng, interrupted, cpus) }
-}
-
-/// Changes that a monitor of userfaultfd may have to hear of.
-fn tells(code: OpCode) -> bool {
-    use OpCode::{Dontneed, DontneedLocked, Fork, Free, Mmap, Mremap, MremapDontunmap, Munmap, Remove};
-    matches!(code, Fork | Munmap | Mmap | Mremap | MremapDontunmap | Dontneed | DontneedLocked | Free | Remove)
-}
-
-fn registers_events(op: &Op) -> bool {
-    op.code == OpCode::UffdRegister && op.arg & (UffdFlags::EVENTS.0 | UffdFlags::EVENT_FORK.0) != 0
-}
-
-/// An action that is likely to be in the way of `op`.
-pub(super) fn generate_action(rng: &mut Rng, op: Option<&Op>, cpus: u32) -> Action {
-    let (proc, region, page) = op.map_or((0, 0, 0), |op| (op.proc, op.region, op.page));
-    let page = page + if rng.percent(80) { 0 } else { rng.below(NEAR_PAGES) };
-    let cpu = rng.below(cpus) as u8;
-    let kind = if cpus > 1 { rng.below(20) } else { 12 + rng.below(8) };
-    match kind {
-        0..=11 => Action::Switch { cpu },
-        12..=14 => Action::TlbFill { cpu, region, page },
-        15 => Action::TlbEvict { cpu, region, page },
-        _ => {
-            let device = if rng.percent(75) { 0 } else { rng.below(MAX_DEVICES as u32) as u8 };
-            Action::Device { device, proc, region, page, write: rng.percent(60) }
-        }
-    }
 }

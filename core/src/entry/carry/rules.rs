@@ -399,6 +399,10 @@ pub struct Path {
     pub cells: Cells,
 }
 
+/// What mprotect does to a page that it has to fault in.
+const LOCKED: &str =
+    "change_pte_range: pte_modify; wp_page_copy where a locked mapping becomes writable (mprotect_fixup)";
+
 /// The walker, as an op.
 pub const HARDWARE: &str = "hardware";
 
@@ -418,11 +422,11 @@ pub const PATHS: &[Path] = &[
     Path {
         op: "mprotect",
         cells: [
+            c(MaySet, LOCKED),
+            c(MaySet, LOCKED),
+            c(MaySet, LOCKED),
             c(Carried, "change_pte_range: pte_modify"),
-            c(Carried, "change_pte_range: pte_modify"),
-            c(Carried, "change_pte_range: pte_modify"),
-            c(Carried, "change_pte_range: pte_modify"),
-            c(Carried, SAME_PAGE),
+            c(MaySet, "the same page, or a copy where a locked mapping becomes writable"),
             c(Decided, "change_pte_range: newprot, can_change_pte_writable (6.1)"),
         ],
     },

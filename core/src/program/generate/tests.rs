@@ -1,5 +1,7 @@
 use super::*;
+use crate::program::case::Action;
 use crate::program::codec::is_normal;
+use crate::sched::Site;
 
 fn generated(seed: u64, cfg: &GenConfig) -> Case {
     let mut case = Case::empty();
