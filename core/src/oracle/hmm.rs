@@ -2,7 +2,8 @@
 //! than the process could do itself at that moment, without a fault.
 //!
 //! That nothing is there is always believed: what is swapped out or lent to a device is not. So is anything about memory
-//! that may have failed.
+//! that may have failed. What is not there tells no notifier when a mapping comes or goes around it, so that the driver does
+//! not walk again: while another call changes mappings, the page may be as it was when the driver walked past it.
 
 use super::page::{Base, State};
 use super::space::Spot;
@@ -17,6 +18,11 @@ impl Oracle {
     pub(super) fn snapshot(&self, proc: u8, spot: Spot, seen: HmmPfn, cpu: usize) -> Result<(), OracleViolation> {
         let p = &self.procs[usize::from(proc)];
         if !p.live || p.exiting || self.poisoning() || p.space.lost(spot).is_some() {
+            return Ok(());
+        }
+        let nothing = matches!(seen, HmmPfn::Error | HmmPfn::None);
+        let flight = self.flights.get(cpu).and_then(Option::as_ref);
+        if nothing && flight.is_some_and(|f| f.contended || f.disturbed) {
             return Ok(());
         }
         let changes = self.changes_seen(proc, spot, cpu);
