@@ -12,6 +12,7 @@ pub(crate) struct CaseFile {
     #[allow(dead_code, reason = "each test crate uses a part")]
     pub(crate) text: String,
     /// The same, read.
+    #[allow(dead_code, reason = "each test crate uses a part")]
     pub(crate) document: Document,
 }
 
