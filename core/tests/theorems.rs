@@ -245,10 +245,13 @@ fn a_folio_held_only_by_device_exclusive_entries_can_be_migrated_and_offlined() 
     }
 }
 
+/// Write-protects a page, which has to be registered for it.
+const PROTECT: &str = "A uffd-register heap[0] wp\nA uffd-wp heap[0]";
+
 #[test]
 fn dontneed_then_read_gives_zero() {
     for kernel in Kernel::ALL {
-        for hidden in ["A read heap[0]", "A pageout heap[0]", "gpu0 exclusive A heap[0]", "A uffd-wp heap[0]"] {
+        for hidden in ["A read heap[0]", "A pageout heap[0]", "gpu0 exclusive A heap[0]", PROTECT] {
             let ops = ["A write heap[0]", hidden, "A dontneed heap[0]", "A read heap[0]"];
             let story = Story::of(kernel, &ops);
             assert_eq!(story.loads(CPU).last(), Some(&0), "{kernel}: {hidden}");
@@ -260,7 +263,8 @@ fn dontneed_then_read_gives_zero() {
 #[test]
 fn dontneed_of_a_write_protected_anonymous_page_leaves_nothing() {
     for kernel in Kernel::ALL {
-        let story = Story::of(kernel, &["A write heap[0]", "A uffd-wp heap[0]", "A dontneed heap[0]"]);
+        let story = Story::of(kernel, &["A write heap[0]", PROTECT, "A dontneed heap[0]"]);
+        assert!(story.entries(A).iter().any(|e| e.uffd_wp), "{kernel}");
         assert_eq!(story.last_entry(A), Entry::NONE, "{kernel}");
     }
 }

@@ -6,7 +6,7 @@ use super::traps::Traps;
 use super::{Oracle, OracleViolation, broken};
 use crate::config::MAX_CPUS;
 use crate::observe::{Agent, Signal, Token};
-use crate::program::{Case, Perm};
+use crate::program::{Case, OpCode, Perm};
 use crate::rule::Rule;
 
 impl Oracle {
@@ -236,7 +236,8 @@ impl Oracle {
         }
         let page = p.space.page(spot);
         let unmarked_vma = p.cleared > 0 && p.remapped > p.cleared && p.merged > page.stored;
-        let written = page.stored > p.cleared && page.stored < flight.began && !unmarked_vma && !p.lent;
+        let lending = self.flights.iter().flatten().any(|f| f.proc == proc && f.code == OpCode::ToDevice);
+        let written = page.stored > p.cleared.max(p.lent) && page.stored < flight.began && !unmarked_vma && !lending;
         let new = page.mapped > p.cleared.max(p.merged) && page.mapped < flight.began;
         if !written && !new {
             return Ok(());

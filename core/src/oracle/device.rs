@@ -1,15 +1,10 @@
 //! Pages that show a device: they can be loaded from and stored to, but whoever needs a page to take hold of is refused.
 
+use super::Oracle;
+use super::flight::Flight;
 use super::page::{Base, State};
 use super::space::Spot;
-use super::{Oracle, Proc};
-
-impl Proc {
-    /// It has a mapping for which calls that others allow give `EINVAL`.
-    pub(super) fn picky(&self) -> bool {
-        self.hugetlb || self.devices
-    }
-}
+use crate::program::Actor;
 
 impl State {
     /// It shows a device, or is a private copy of what one shows.
@@ -32,6 +27,12 @@ impl State {
 }
 
 impl Oracle {
+    /// True when another op of the same device is in flight for the same process.
+    pub(super) fn device_works(&self, flight: &Flight) -> bool {
+        let same = |f: &&Flight| (f.proc, f.arg) == (flight.proc, flight.arg) && f.code.actor() == Actor::Device;
+        self.flights.iter().flatten().filter(same).any(|f| f.op != flight.op)
+    }
+
     /// True when the page may show a device.
     pub(super) fn shows_device(&self, proc: u8, spot: Spot) -> bool {
         let p = &self.procs[usize::from(proc)];

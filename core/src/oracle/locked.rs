@@ -4,7 +4,7 @@
 //! and certain when it returns, if no other such call of the process was in flight meanwhile.
 
 use super::flight::Flight;
-use super::page::Ends;
+use super::page::{Base, Ends, Pool};
 use super::result::Keep;
 use super::space::Spot;
 use super::{Oracle, Proc};
@@ -75,8 +75,10 @@ impl Locks {
 
     /// What is locked may be emptied (`MADV_DONTNEED_LOCKED`).
     fn emptied(&mut self, flight: &Flight) {
-        for spot in flight.spots().filter(|spot| self.get(*spot) == Lock::Yes).collect::<arrayvec::ArrayVec<_, 64>>() {
-            self.set(spot, Lock::OnFault);
+        for spot in flight.spots() {
+            if self.get(spot) == Lock::Yes {
+                self.set(spot, Lock::OnFault);
+            }
         }
     }
 
@@ -122,6 +124,22 @@ fn targets(flight: &Flight) -> impl Iterator<Item = Spot> + use<> {
 }
 
 impl Proc {
+    /// The lock that a page has after `mlock`. Hugetlb memory and mappings of devices are passed over, and what shows a file
+    /// may be cut off again; `on_fault`: nothing was faulted in, or it may have gone elsewhere.
+    fn mlocked(&self, spot: Spot, on_fault: bool) -> Lock {
+        if !self.files && !self.hugetlb && !self.devices {
+            return if on_fault { Lock::OnFault } else { Lock::Yes };
+        }
+        let Some(states) = self.space.states(spot) else { return Lock::Maybe };
+        if states.iter().any(|s| s.pool != Pool::Any || s.of_device()) {
+            Lock::Maybe
+        } else if on_fault || states.iter().any(|s| s.base != Base::Anon) {
+            Lock::OnFault
+        } else {
+            Lock::Yes
+        }
+    }
+
     /// The lock that the pages of a new mapping have.
     fn new_lock(&self) -> Lock {
         match self.locks.future {
@@ -188,15 +206,13 @@ impl Oracle {
         if !lone || outcome != Outcome::Done {
             return;
         }
-        let lock = match flight.code {
-            OpCode::Mlock if proc.hugetlb || proc.devices => Lock::Maybe,
-            OpCode::Mlock if flight.arg & 1 != 0 || proc.files || watched => Lock::OnFault,
-            OpCode::Mlock => Lock::Yes,
-            OpCode::Mmap => proc.new_lock(),
-            OpCode::MremapResize => proc.locks.moving[cpu],
-            _ => Lock::No,
-        };
         for spot in flight.spots() {
+            let lock = match flight.code {
+                OpCode::Mlock => proc.mlocked(spot, flight.arg & 1 != 0 || watched),
+                OpCode::Mmap => proc.new_lock(),
+                OpCode::MremapResize => proc.locks.moving[cpu],
+                _ => Lock::No,
+            };
             proc.locks.set(spot, lock);
         }
         // A move faults nothing in.

@@ -74,10 +74,10 @@ impl Oracle {
             return true;
         }
         let space = &self.procs[usize::from(proc)].space;
-        let (lost, poisoning) = (space.lost(spot), self.poisoning());
+        let lost = space.lost(spot);
         let beyond_file = |s: &State| s.ends(&self.files, false).meets(Ends::BUS);
         let may_be_beyond = space.states(spot).is_none_or(|s| s.iter().any(beyond_file));
-        if lost.is_none() && !poisoning || lost != Some(Lost::Surely) && may_be_beyond {
+        if lost.is_none() || lost != Some(Lost::Surely) && may_be_beyond {
             return false;
         }
         let settled = self.changes(proc, spot, None).is_empty();

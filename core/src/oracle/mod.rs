@@ -17,8 +17,9 @@
 //! A page state is `(protection or unmapped, guard, lazy, value, applied)`. *Guard*: every access is a fault
 //! (`MADV_GUARD_INSTALL`). *Lazy*: a load may give the value or zero, and once zero always zero, until the next store
 //! (`MADV_FREE`). *Applied* has a bit for each CPU whose call in flight has taken effect.
-//! Almost every page is in exactly one state (28 bytes, no set); a page in doubt has up to six. States that calls in flight could make of those are not stored: they are worked out
-//! when somebody looks ("closing" the set) and dropped again afterwards ("pruning").
+//! Almost every page is in exactly one state (28 bytes, no set); a page in doubt has up to six. States that calls in
+//! flight could make of those are not stored: they are worked out when somebody looks ("closing" the set) and dropped
+//! again afterwards ("pruning").
 //!
 //! A state also belongs to a *cell*: the memory behind the page. `mmap`, `munmap` and `MADV_DONTNEED` replace
 //! the cell, and so does `MADV_GUARD_INSTALL`, which empties the page on the way; `mprotect` does not. While
@@ -71,10 +72,10 @@
 //!   what is right; once nothing is in flight, one observation settles the page.
 //! - Anything about a page with more than six possible states. Everything is believed of it until a load, a
 //!   store or the end of an undisturbed call that replaces it says what it is.
-//! - `Skipped`, and results of `unpin`, `exit`, `close`, `clear-refs` and `pagemap`; that a call ends at all.
+//! - `Skipped`; how `unpin`, `dma-*`, `to-device`, `collapse` and the calls that make memory fail or good again end; that a
+//!   call ends at all.
 //! - `ENOMEM` and `EBUSY` where the manual allows them, and kills for want of memory: it does not count memory.
-//! - Whether a page that may share a frame with failed memory had to be lost; soft-dirty of such pages; results of the
-//!   calls that make memory fail.
+//! - Whether a page that may share a frame with failed memory had to be lost; soft-dirty of such pages.
 //! - Soft-dirty of pages that show a file: the kernel forgets it with the entry.
 //! - Pages of a `tmpfs` file that a huge page reaches behind its end (see `file.rs`).
 //! - Clean pages that read soft-dirty, soft-dirty during races, and whether devices mark pages.
@@ -99,6 +100,7 @@ mod lost;
 mod moves;
 mod page;
 mod pins;
+mod refused;
 mod remote;
 mod result;
 mod smaps;
@@ -124,6 +126,7 @@ use flight::Flight;
 use locked::Locks;
 use page::{Changes, Ends, Known, Reach, prune};
 use pins::Pin;
+use refused::Refusals;
 use space::{Space, Spot};
 use traps::Traps;
 pub use violation::OracleViolation;
@@ -151,9 +154,9 @@ struct Proc {
     remapped: u32,
     /// When an `mprotect`, which may merge VMAs, last began or returned.
     merged: u32,
-    /// A device has been asked to take pages into its own memory: fork and `mprotect` do not keep soft-dirty of
-    /// such pages (`mm/memory.c: copy_nonpresent_pte()` says so, and why).
-    lent: bool,
+    /// When a call last began or returned that has a device take pages into its own memory: fork and `mprotect` do not
+    /// keep soft-dirty of such pages (`mm/memory.c: copy_nonpresent_pte()` says so, and why).
+    lent: u32,
     /// It has, or its ancestors had, mapped a file or hugetlb memory.
     files: bool,
     /// The same of hugetlb memory: calls that would cut a huge page give `EINVAL`.
@@ -186,9 +189,9 @@ impl Proc {
             devices,
             locks,
         } = self;
-        (*live, *exiting, *lent) = (false, false, false);
+        (*live, *exiting) = (false, false);
         (*files, *hugetlb, *huge_copies, *devices) = (false, false, false, false);
-        (*clearing, *cleared, *remapped, *merged) = (0, 0, 0, 0);
+        (*clearing, *cleared, *remapped, *merged, *lent) = (0, 0, 0, 0, 0);
         space.clear();
         pins.clear();
         locks.clear();
@@ -232,6 +235,8 @@ pub struct Oracle {
     uffd_flags: UffdFlags,
     /// CPUs with a fork in flight, for each parent.
     forking: [u8; MAX_PROCS],
+    /// What the release refuses.
+    refusals: Refusals,
     /// Guard pages have been asked for.
     guarded: bool,
     /// Some page has moved to another address.
@@ -275,6 +280,7 @@ impl Oracle {
         let asks = |op: &Op| matches!(op.code, OpCode::Hugepage | OpCode::Collapse);
         let ptrs = case.ops.iter().any(asks).then(|| case.config.geometry.ptrs());
         self.files.clear(ptrs, registers.then_some(!huge));
+        self.refusals = Refusals::of(&case.config);
         self.guarded = false;
         self.region_pages = case.config.geometry.region_pages();
         self.huge_pages = case.config.geometry.ptrs();
@@ -487,7 +493,7 @@ impl Oracle {
             OpCode::ClearRefs => self.procs[parent].clearing += 1,
             OpCode::Mmap => self.procs[parent].remapped = self.now,
             OpCode::Mprotect => self.procs[parent].merged = self.now,
-            OpCode::ToDevice => self.procs[parent].lent = true,
+            OpCode::ToDevice => self.procs[parent].lent = self.now,
             OpCode::Truncate | OpCode::Remove | OpCode::Unpoison => self.doubt_losses(),
             _ => {}
         }
@@ -519,7 +525,8 @@ impl Oracle {
         } else if flight.code == OpCode::Fork {
             self.forking[parent] |= bit;
             self.copy_parent(cpu, flight.proc);
-        } else if flight.poisons() {
+        }
+        if flight.poisons() {
             self.condemn(&flight);
         }
     }

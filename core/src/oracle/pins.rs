@@ -100,8 +100,7 @@ impl Oracle {
         let replacing = replacing.iter().filter(|(_, e)| e.replaces()).fold(0, |bits, (bit, _)| bits | bit);
         let doubt = replacing != 0 || self.poisoning();
         let files = self.procs[usize::from(flight.proc)].files;
-        let watched = self.fresh != super::traps::Traps::NONE;
-        let sure = !doubt && !files && !watched && !flight.disturbed && !config.uses(Design::CowByCount);
+        let sure = !doubt && !files && !flight.disturbed && !config.uses(Design::CowByCount);
         let (now, pins) = (self.now, &mut self.procs[usize::from(flight.proc)].pins);
         if flight.pins() {
             pins.push(Pin { at, spot: at, since: now, sure, gone: false, doubt: replacing });

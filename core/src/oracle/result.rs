@@ -9,7 +9,7 @@ use super::{Oracle, OracleViolation, broken};
 use crate::config::MAX_CPUS;
 use crate::observe::{Outcome, REGULAR};
 use crate::program::family::Family;
-use crate::program::{Case, OpCode};
+use crate::program::{Case, OpCode, Perm};
 use crate::rule::Rule;
 
 /// Which states of the pages in its range a call leaves when it returns.
@@ -82,6 +82,7 @@ impl Oracle {
             match flight.code {
                 OpCode::Mmap => proc.remapped = now,
                 OpCode::Mprotect => proc.merged = now,
+                OpCode::ToDevice => proc.lent = now,
                 OpCode::ClearRefs => proc.cleared = now,
                 _ => {}
             }
@@ -97,32 +98,8 @@ impl Oracle {
         if let Some(verdict) = self.judge_locked(flight, outcome) {
             return verdict;
         }
-        if self.refused_for_userfaultfd(flight, outcome) {
-            return Ok(Keep::Either);
-        }
-        if outcome == Outcome::Invalid && self.procs[usize::from(flight.proc)].picky() {
-            // The call would have cut a huge page, or is not for hugetlb, or not for devices. mprotect and madvise go VMA by VMA.
-            match flight.code {
-                OpCode::Mmap
-                | OpCode::Munmap
-                | OpCode::Mremap
-                | OpCode::MremapDontunmap
-                | OpCode::MremapResize
-                | OpCode::UffdRegister => {
-                    return Ok(Keep::NotApplied);
-                }
-                OpCode::Mprotect
-                | OpCode::Dontneed
-                | OpCode::DontneedLocked
-                | OpCode::Pageout
-                | OpCode::Mergeable
-                | OpCode::Free
-                | OpCode::Cold
-                | OpCode::WillNeed
-                | OpCode::GuardInstall
-                | OpCode::GuardRemove => return Ok(Keep::Either),
-                _ => {}
-            }
+        if let Some(keep) = self.refused(flight, outcome) {
+            return Ok(keep);
         }
         match flight.code {
             OpCode::Mmap => match outcome {
@@ -134,26 +111,35 @@ impl Oracle {
             OpCode::Truncate => (outcome == Outcome::Done).then_some(Keep::Applied).ok_or("truncate"),
             OpCode::Unplug => (outcome == Outcome::Done).then_some(Keep::Applied).ok_or("unplug"),
             OpCode::ResetDevice => (outcome == Outcome::Done).then_some(Keep::Either).ok_or("reset-device"),
-            OpCode::Free | OpCode::GuardInstall | OpCode::GuardRemove
-                if outcome == Outcome::Invalid && self.procs[usize::from(flight.proc)].files =>
-            {
-                // They end at a mapping of a file.
-                Ok(Keep::Either)
-            }
-            OpCode::Remove => Ok(if outcome == Outcome::Done { Keep::Applied } else { Keep::Either }),
+            OpCode::Remove => self.judge_remove(flight, outcome),
             OpCode::Munmap => (outcome == Outcome::Done).then_some(Keep::Applied).ok_or("munmap"),
             OpCode::Mprotect
             | OpCode::Dontneed
+            | OpCode::DontneedLocked
             | OpCode::Pageout
             | OpCode::Mergeable
             | OpCode::Free
             | OpCode::Cold
-            | OpCode::WillNeed => self.judge_holes(flight, outcome),
-            // A release may not know guard pages, or the advice.
-            OpCode::GuardInstall | OpCode::GuardRemove | OpCode::DontneedLocked if outcome == Outcome::Invalid => {
-                Ok(Keep::NotApplied)
-            }
-            OpCode::GuardInstall | OpCode::GuardRemove | OpCode::DontneedLocked => self.judge_holes(flight, outcome),
+            | OpCode::WillNeed
+            | OpCode::Hugepage
+            | OpCode::Nohugepage
+            | OpCode::GuardInstall
+            | OpCode::GuardRemove => self.judge_holes(flight, outcome),
+            // ENOMEM also where pages that were merged cannot be taken apart.
+            OpCode::Unmergeable if outcome == Outcome::NoMem => Ok(Keep::Either),
+            OpCode::Unmergeable => self.judge_holes(flight, outcome),
+            // What the device is still doing for the process keeps the driver's file open.
+            OpCode::DevClose if outcome == Outcome::Busy && self.device_works(flight) => Ok(Keep::Either),
+            OpCode::ClearRefs
+            | OpCode::ClearYoung
+            | OpCode::Pagemap
+            | OpCode::Smaps
+            | OpCode::EarlyKill
+            | OpCode::MlockAll
+            | OpCode::MunlockAll
+            | OpCode::DevClose
+            | OpCode::Exit
+            | OpCode::ExitThread => (outcome == Outcome::Done).then_some(Keep::Either).ok_or(flight.code.name()),
             OpCode::Mremap | OpCode::MremapDontunmap => self.judge_move(flight, outcome),
             OpCode::MremapResize => self.judge_resize(flight, outcome),
             OpCode::PopulateRead => self.judge_populate(flight, outcome, false),
@@ -178,19 +164,9 @@ impl Oracle {
             OpCode::PinRead => self.judge_fault(flight, outcome, false),
             OpCode::Mlock | OpCode::Munlock | OpCode::Mincore => self.judge_lock(flight, outcome),
             code if code.family() == Family::Uffd => self.judge_uffd(flight, outcome),
+            // Not judged: see the module's account of what is not checked.
             _ => Ok(Keep::Either),
         }
-    }
-
-    /// Where memory may be registered with a userfaultfd, faults that cannot wait fail.
-    fn refused_for_userfaultfd(&self, flight: &Flight, outcome: Outcome) -> bool {
-        let refused = match flight.code {
-            OpCode::PopulateRead | OpCode::PopulateWrite | OpCode::PinRead | OpCode::PinFast | OpCode::PinLongterm => {
-                Outcome::Fault
-            }
-            _ => return false,
-        };
-        self.fresh != Traps::NONE && outcome == refused
     }
 
     /// Calls that skip holes and tell of them.
@@ -231,6 +207,28 @@ impl Oracle {
         }
     }
 
+    /// `MADV_REMOVE`, VMA by VMA: `EINVAL` at the first that does not show a file which it may change, `ENOMEM` at a hole.
+    fn judge_remove(&self, flight: &Flight, outcome: Outcome) -> Result<Keep, &'static str> {
+        let keep = if outcome == Outcome::Done { Keep::Applied } else { Keep::Either };
+        if flight.contended || flight.disturbed {
+            return Ok(keep);
+        }
+        let space = &self.procs[usize::from(flight.proc)].space;
+        let takes = |s: &State| s.perm == Some(Perm::ReadWrite) && matches!(s.base, Base::Shared(cell) if !cell.raw());
+        let refuses = |s: &State| s.perm.is_some() && !takes(s);
+        let may_refuse = |spot| space.states(spot).is_none_or(|s| s.iter().any(refuses));
+        let must_refuse = |spot| space.states(spot).is_some_and(|s| s.iter().all(refuses));
+        let holes = self.holes(flight);
+        match outcome {
+            Outcome::Done if holes.must.is_some() => Err("the range has a hole"),
+            Outcome::Done | Outcome::NoMem if flight.spots().any(must_refuse) => Err("not a file to change"),
+            Outcome::NoMem if holes.may.is_none() => Err("the range has no hole"),
+            Outcome::Invalid if !flight.spots().any(may_refuse) => Err("every page shows a file to change"),
+            Outcome::Done | Outcome::NoMem | Outcome::Invalid => Ok(keep),
+            _ => Err("madvise(REMOVE)"),
+        }
+    }
+
     /// Calls that fault a page in: for a range, one page is enough.
     fn judge_fault(&self, flight: &Flight, outcome: Outcome, write: bool) -> Result<Keep, &'static str> {
         let proc = &self.procs[usize::from(flight.proc)];
@@ -260,7 +258,10 @@ impl Oracle {
     /// `EINVAL` when the two ranges overlap.
     fn judge_move(&self, flight: &Flight, outcome: Outcome) -> Result<Keep, &'static str> {
         match outcome {
-            Outcome::Invalid if flight.moves.is_none() || self.refuses_dontunmap(flight) => Ok(Keep::NotApplied),
+            Outcome::Invalid if flight.moves.is_none() => Ok(Keep::NotApplied),
+            Outcome::Fault if flight.len() == 1 && !flight.contended && self.holes(flight).may.is_none() => {
+                Err("the page is mapped")
+            }
             // ENOMEM: pages that were merged could not be taken apart.
             Outcome::Fault | Outcome::NoMem => Ok(Keep::NotApplied),
             Outcome::Done if flight.moves.is_none() => Err("the ranges overlap"),
@@ -268,13 +269,6 @@ impl Oracle {
             Outcome::Done => Ok(Keep::AppliedMapped),
             _ => Err("mremap"),
         }
-    }
-
-    /// A mapping by PFN cannot stay behind empty (`MREMAP_DONTUNMAP`).
-    fn refuses_dontunmap(&self, flight: &Flight) -> bool {
-        let space = &self.procs[usize::from(flight.proc)].space;
-        let device = |spot| space.states(spot).is_none_or(|s| s.iter().any(|s| s.of_device()));
-        flight.code == OpCode::MremapDontunmap && flight.spots().any(device)
     }
 
     /// `mremap` in place: `ENOMEM` where something else is in the way, or the range does not end where its mapping does;
@@ -365,7 +359,9 @@ impl Oracle {
         let merging = self.flights.iter().flatten().any(|f| f.proc == flight.proc && f.code == OpCode::Mprotect);
         let (cleared, merged) =
             (if cleared_meanwhile { self.now } else { from.cleared }, if merging { self.now } else { from.merged });
-        let (remapped, lent, files, hugetlb) = (from.remapped, from.lent, from.files, from.hugetlb);
+        let lending = self.flights.iter().flatten().any(|f| f.proc == flight.proc && f.code == OpCode::ToDevice);
+        let lent = if lending { self.now } else { from.lent };
+        let (remapped, files, hugetlb) = (from.remapped, from.files, from.hugetlb);
         let (devices, huge_copies) = (from.devices, from.huge_copies);
         let to = &mut self.procs[child];
         std::mem::swap(&mut to.space, &mut self.children[cpu]);

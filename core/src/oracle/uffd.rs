@@ -31,6 +31,9 @@ impl Oracle {
         let Some(flight) = self.flight(case, op).copied() else { return Ok(()) };
         let cpu = Self::cpu_of(case, op);
         let at = |v: OracleViolation| v.at(proc, vpn, Agent::Cpu(cpu as u8), reason.name());
+        if self.fresh == Traps::NONE {
+            return Err(at(broken(Rule::OracleUffdEvent)));
+        }
         // A call of the monitor's that waits is judged by what comes of it.
         if flight.touches().is_none() {
             return Ok(());
@@ -197,7 +200,7 @@ impl Oracle {
             Outcome::Done if !possible => Err("such memory cannot be registered so"),
             Outcome::Done => self.all_can(flight, flight.end).map(|()| Keep::Applied),
             // Some files are not registered, nor is anonymous memory for minor faults.
-            Outcome::Invalid if self.procs[usize::from(flight.proc)].files => Ok(Keep::NotApplied),
+            Outcome::Invalid if self.may_show_file(flight) => Ok(Keep::NotApplied),
             Outcome::Invalid if flags.has(UffdFlags::MINOR) => Ok(Keep::NotApplied),
             Outcome::Invalid if possible && !in_doubt && self.any(flight, |s| s.perm.is_some()) => {
                 Err("something is mapped there")
@@ -206,6 +209,16 @@ impl Oracle {
             Outcome::Busy if registers && (in_doubt || !self.all_can_now(flight)) => Ok(Keep::NotApplied),
             _ => Err(flight.code.name()),
         }
+    }
+
+    /// True when some page of the range may show a file or a device.
+    fn may_show_file(&self, flight: &Flight) -> bool {
+        let proc = &self.procs[usize::from(flight.proc)];
+        let shows = |s: &State| s.base != Base::Anon;
+        proc.files
+            && (flight.disturbed
+                || flight.contended
+                || flight.spots().any(|spot| proc.space.states(spot).is_none_or(|s| s.iter().any(shows))))
     }
 
     fn judge_fill(&self, flight: &Flight, outcome: Outcome) -> Result<Keep, &'static str> {

@@ -230,21 +230,22 @@ impl Sim {
     /// about to change that, under `mmap_lock`, changes the VMA first and comes to the entry later: meanwhile
     /// others may still carry the entry as it was.
     pub(super) fn check_writable(&mut self, cpu: u8, arch: Arch, p: PtePtr, new: Pte) {
+        let e = Evidence { proc: Some(p.mm), vpn: Some(p.vpn), ..Evidence::default() };
+        let pfn = arch.pte_pfn(new);
+        if pfn == u64::from(ZERO_PFN) {
+            self.violate(cpu, Rule::BugWritableZero, e);
+        }
+        let Some(vma) = self.w.vma_lookup(p.mm, p.vpn).map(|v| &self.w.vmas[v]) else { return };
+        let private_file = !vma.shared() && !vma.anonymous();
+        let cache = |pfn: u64| self.w.mem.valid(pfn) && !self.folio(self.w.mem.page_folio(pfn as Pfn)).anon();
+        if private_file && (RawFrames::place(pfn).is_some() || cache(pfn)) {
+            return self.violate(cpu, Rule::WritablePageCache, Evidence { pfn: Some(pfn as Pfn), ..e });
+        }
         let writer = self.w.mms[p.mm as usize].mmap_writer;
         if writer != 0 && writer != cpu + 1 {
             return;
         }
-        let e = Evidence { proc: Some(p.mm), vpn: Some(p.vpn), ..Evidence::default() };
-        if arch.pte_pfn(new) == u64::from(ZERO_PFN) {
-            self.violate(cpu, Rule::BugWritableZero, e);
-        }
-        let Some(vma) = self.w.vma_lookup(p.mm, p.vpn).map(|v| &self.w.vmas[v]) else { return };
-        let pfn = arch.pte_pfn(new);
-        let private_file = !vma.shared() && !vma.anonymous();
-        let cache = |pfn: u64| self.w.mem.valid(pfn) && !self.folio(self.w.mem.page_folio(pfn as Pfn)).anon();
-        if private_file && (RawFrames::place(pfn).is_some() || cache(pfn)) {
-            self.violate(cpu, Rule::WritablePageCache, Evidence { pfn: Some(pfn as Pfn), ..e });
-        } else if vma.uffd_wp() && arch.pte_uffd_wp(new) {
+        if vma.uffd_wp() && arch.pte_uffd_wp(new) {
             self.violate(cpu, Rule::WritableUffdWp, e);
         } else if !vma.writable() {
             self.violate(cpu, Rule::WritableVma, e);

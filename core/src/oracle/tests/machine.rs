@@ -208,6 +208,12 @@ impl Machine {
             OpCode::Exclusive if self.procs[usize::from(op.proc)].pages[page].is_some_and(|p| p.permits(true)) => {
                 self.running[cpu].as_mut().unwrap().outcome = Outcome::Done;
             }
+            OpCode::Remove => {
+                // Here is nothing but anonymous memory.
+                let mapped = self.procs[usize::from(op.proc)].pages[page].is_some();
+                let outcome = &mut self.running[cpu].as_mut().unwrap().outcome;
+                *outcome = if mapped || *outcome == Outcome::Invalid { Outcome::Invalid } else { Outcome::NoMem };
+            }
             OpCode::Pageout | OpCode::Mergeable | OpCode::Cold | OpCode::WillNeed | OpCode::Msync | OpCode::Mincore
                 if self.procs[usize::from(op.proc)].pages[page].is_none() =>
             {
