@@ -214,7 +214,15 @@ impl Machine {
                 let outcome = &mut self.running[cpu].as_mut().unwrap().outcome;
                 *outcome = if mapped || *outcome == Outcome::Invalid { Outcome::Invalid } else { Outcome::NoMem };
             }
-            OpCode::Pageout | OpCode::Mergeable | OpCode::Cold | OpCode::WillNeed | OpCode::Msync | OpCode::Mincore
+            OpCode::Pageout
+            | OpCode::Mergeable
+            | OpCode::Unmergeable
+            | OpCode::Hugepage
+            | OpCode::Nohugepage
+            | OpCode::Cold
+            | OpCode::WillNeed
+            | OpCode::Msync
+            | OpCode::Mincore
                 if self.procs[usize::from(op.proc)].pages[page].is_none() =>
             {
                 self.running[cpu].as_mut().unwrap().outcome = Outcome::NoMem;
