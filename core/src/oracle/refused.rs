@@ -40,6 +40,8 @@ pub(super) struct Refusals {
     guards: Option<Reason>,
     /// `MADV_DONTNEED_LOCKED` is known.
     dontneed_locked: bool,
+    /// `MADV_REMOVE` asks what a mapping might be made, not what it is (`vma_is_shared_maywrite()`, 6.7).
+    removes_by_maywrite: bool,
 }
 
 impl Refusals {
@@ -49,7 +51,14 @@ impl Refusals {
         Refusals {
             guards: config.uses(Design::GuardMarker).then_some(guards),
             dontneed_locked: config.kernel >= Kernel::V5_19,
+            removes_by_maywrite: config.kernel >= Kernel::V6_12,
         }
+    }
+
+    /// True when `MADV_REMOVE` works on a page in this state.
+    pub(super) fn removable(self, state: &State) -> bool {
+        let may_write = self.removes_by_maywrite || state.allows(true);
+        state.perm.is_some() && may_write && matches!(state.base, Base::Shared(cell) if !cell.raw())
     }
 }
 

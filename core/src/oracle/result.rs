@@ -9,7 +9,7 @@ use super::{Oracle, OracleViolation, broken};
 use crate::config::MAX_CPUS;
 use crate::observe::{Outcome, REGULAR};
 use crate::program::family::Family;
-use crate::program::{Case, OpCode, Perm};
+use crate::program::{Case, OpCode};
 use crate::rule::Rule;
 
 /// Which states of the pages in its range a call leaves when it returns.
@@ -214,8 +214,7 @@ impl Oracle {
             return Ok(keep);
         }
         let space = &self.procs[usize::from(flight.proc)].space;
-        let takes = |s: &State| s.perm == Some(Perm::ReadWrite) && matches!(s.base, Base::Shared(cell) if !cell.raw());
-        let refuses = |s: &State| s.perm.is_some() && !takes(s);
+        let refuses = |s: &State| s.perm.is_some() && !self.refusals.removable(s);
         let may_refuse = |spot| space.states(spot).is_none_or(|s| s.iter().any(refuses));
         let must_refuse = |spot| space.states(spot).is_some_and(|s| s.iter().all(refuses));
         let holes = self.holes(flight);

@@ -91,6 +91,12 @@ fn a_hole_is_punched_where_a_shared_file_may_be_written_and_nowhere_else() {
     assert_eq!(story().call_in(0, OpCode::Remove, (0, 4), NoMem), Some(Rule::OracleResult));
     assert_eq!(story().call_in(1, OpCode::Remove, (0, 4), Invalid), None);
     assert_eq!(story().call_in(1, OpCode::Remove, (0, 4), Done), Some(Rule::OracleResult));
+    let read_only = [Map { perm: Perm::Read, ..map(0, Backing::ShmemShared) }];
+    for (kernel, right, wrong) in [(Kernel::V6_6, Invalid, Done), (Kernel::V6_12, Done, Invalid)] {
+        let story = || Story::of(kernel, &read_only, &[]);
+        assert_eq!(story().call_in(0, OpCode::Remove, (0, 4), right), None, "{kernel}");
+        assert_eq!(story().call_in(0, OpCode::Remove, (0, 4), wrong), Some(Rule::OracleResult), "{kernel}");
+    }
 }
 
 #[test]
