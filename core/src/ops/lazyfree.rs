@@ -40,6 +40,10 @@ async fn madvise_free_pte_range(k: &Cpu, tlb: &mut MmuGather, mm: u8, start: u32
             free_present_pte(k, tlb, p).await;
             continue;
         }
+        // A note that the page is protected, which the design of 2021 keeps apart from swap entries, stays.
+        if ec.is_swap_special_pte(ptent) {
+            continue;
+        }
         let entry = k.pte_to_swp_entry(ptent);
         let poisoned = ec.is_pte_marker_entry(entry) && ec.pte_marker_get(entry) & PTE_MARKER_POISONED != 0;
         if ec.is_hwpoison_entry(entry) || poisoned {

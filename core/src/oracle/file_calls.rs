@@ -131,6 +131,9 @@ impl Oracle {
             self.may_huge_pages_be_copied(flight);
         } else if flight.access() == Some(true) || matches!(flight.code, OpCode::PinRead | OpCode::Mlock) {
             self.may_all_be_copied(flight);
+        } else if flight.code == OpCode::Mprotect && self.locking {
+            // mprotect_fixup() faults in as for writing what is locked and becomes writable, whatever it was before.
+            flight.spots().for_each(|spot| self.may_be_copied(flight.proc, spot, true));
         } else if flight.code == OpCode::MlockAll {
             self.may_everything_be_copied(flight.proc);
         }

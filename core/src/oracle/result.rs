@@ -295,7 +295,9 @@ impl Oracle {
         }
         let may = |wanted| move |spot| self.may_end(flight.proc, spot, write, wanted);
         let right = match outcome {
-            Outcome::Done => flight.spots().all(may(Ends::WELL)),
+            // A truncation may have returned after the last page was there, or before the file had the first.
+            Outcome::Done => flight.past.meets(Ends::WELL) || flight.spots().all(may(Ends::WELL)),
+            Outcome::Fault if flight.past.meets(Ends::BUS) => true,
             Outcome::NoMem => true,
             Outcome::Invalid => {
                 flight.spots().any(may(Ends::ACC_ERR))
@@ -432,6 +434,10 @@ impl Oracle {
         self.touching[proc] &= !bit;
         self.forking[proc] &= !bit;
         self.flights[cpu] = None;
+        if flight.effect().is_some() {
+            // What it has dropped or mapped may be copied once more by those who are still at it.
+            self.break_cow_again();
+        }
     }
 
     /// Lets a call have its effect on each page of its range.

@@ -230,9 +230,11 @@ impl Oracle {
                 let source = flight.code == OpCode::Mremap && told.own.must & !told.unmapped != 0;
                 (missing || source).then_some("has not heard of it")
             }
-            // What was at the target may be gone.
+            // What was at the target may be gone: `mremap_to()` unmaps it before it looks at what is to move.
             OpCode::Mremap | OpCode::MremapDontunmap => {
-                let all = if outcome == Outcome::Invalid { gone | told.cleared } else { gone };
+                let device = || flight.spots().any(|spot| self.shows_device(flight.proc, spot));
+                let early = outcome == Outcome::Invalid && !(flight.code == OpCode::MremapDontunmap && device());
+                let all = if early { gone | told.cleared } else { gone };
                 (all != 0).then_some("has heard of what has not happened")
             }
             OpCode::Dontneed | OpCode::DontneedLocked | OpCode::Free | OpCode::Remove if done => {
