@@ -7,15 +7,23 @@
 
 use super::page::{Base, State};
 use super::space::Spot;
+use super::traps::Traps;
 use super::violation::broken;
 use super::{Oracle, OracleViolation};
+use crate::config::{Config, Design};
 use crate::observe::{HUGETLB_ANON, HmmPfn};
 use crate::program::Perm;
 use crate::rule::Rule;
 
 impl Oracle {
     /// A driver was told this of a page.
-    pub(super) fn snapshot(&self, proc: u8, spot: Spot, seen: HmmPfn, cpu: usize) -> Result<(), OracleViolation> {
+    pub(super) fn snapshot(
+        &self,
+        config: &Config,
+        (proc, spot): (u8, Spot),
+        seen: HmmPfn,
+        cpu: usize,
+    ) -> Result<(), OracleViolation> {
         let p = &self.procs[usize::from(proc)];
         if !p.live || p.exiting || self.poisoning() || p.space.lost(spot).is_some() {
             return Ok(());
@@ -26,11 +34,13 @@ impl Oracle {
             return Ok(());
         }
         let changes = self.changes_seen(proc, spot, cpu);
+        // The design of 2019 copies a page when its write protection is resolved, be it by the end of a registration.
+        let copies = config.uses(Design::ResolveCopies) && self.fresh != Traps::NONE;
         let right = |s: &State| {
             let readable = s.permits(false) && s.through().is_none_or(|cell| self.files.may_read(cell));
             // A page of a file that is mapped privately is copied before it is written. (Hugetlb memory of no file is a file
             // of its own here, and a huge page is there for more than the page that was stored to.)
-            let of_file = matches!(s.base, Base::Private(cell) if cell.file() != HUGETLB_ANON);
+            let of_file = !copies && matches!(s.base, Base::Private(cell) if cell.file() != HUGETLB_ANON);
             let writable = s.permits(true) && !of_file;
             match seen {
                 HmmPfn::Error => s.perm.is_none_or(|p| p == Perm::None) || s.of_device(),

@@ -380,7 +380,7 @@ impl Oracle {
             },
             Observation::Snapshot { op, proc, vpn, device, seen } => match Self::spot(case, proc, vpn) {
                 Some(spot) => self
-                    .snapshot(proc, spot, seen, Self::cpu_of(case, op))
+                    .snapshot(&case.config, (proc, spot), seen, Self::cpu_of(case, op))
                     .map_err(|v| v.at(proc, vpn, Agent::Device(device), seen.name())),
                 None => Ok(()),
             },

@@ -172,8 +172,13 @@ impl Memory {
         self.allocated += 1;
         let folio = &mut self.folios[pfn as usize];
         let ghost = folio.ghost;
+        // PG_hwpoison is not among PAGE_FLAGS_CHECK_AT_PREP: memory_failure() may have set it on a page that was free.
+        let poisoned = folio.flags.has(Flags::HWPOISON);
         *folio = Folio { ghost, ..Folio::default() };
         folio.flags.set(Flags::ALLOCATED);
+        if poisoned {
+            folio.flags.set(Flags::HWPOISON);
+        }
     }
 
     /// Gives the frame of a small folio back. A frame of an isolated block stays with the block, and a poisoned one is nobody's

@@ -2,8 +2,8 @@
 //!
 //! What finds bugs is several ops on one page. So the domains are small (mostly process `A` and its child,
 //! mostly the first window, mostly its first pages and those beside the border between two page tables), and
-//! an op mostly stays on the page of the one before it. The op table says how often each op is picked, [`chain`] what comes
-//! well after what, and [`mod@interrupt`] where somebody else is likely to be in the way.
+//! an op mostly stays on the page of the one before it. The op table says how often each op is picked, `chain` what comes
+//! well after what, and `interrupt` where somebody else is likely to be in the way.
 
 mod chain;
 mod interrupt;
