@@ -103,6 +103,12 @@ impl Oracle {
                 Some(named) => named.cells.iter().for_each(|cell| self.files.fail(*cell)),
                 None => self.files.fail_any(self.region_pages),
             }
+            // What a call in flight has just mapped is not followed, and may be what has failed.
+            let maps = |f: &Flight| matches!(f.effect(), Some(Effect::Map(..))) && f.covers(flight.proc, spot);
+            let space = &mut self.procs[usize::from(flight.proc)].space;
+            if space.lost(spot).is_none() && self.flights.iter().flatten().any(maps) {
+                space.lose(spot, Lost::Maybe);
+            }
             let values = named.as_ref().map(|n| n.values.as_slice());
             for proc in 0..MAX_PROCS {
                 self.procs[proc].space.condemn(values);

@@ -462,10 +462,12 @@ impl Oracle {
                 && state.applied == 0
                 && matches!(keep, Keep::Applied | Keep::AppliedMapped | Keep::NotApplied)
             {
-                if keep != Keep::NotApplied
-                    && let Some(after) = effect.apply(*state, 0)
-                {
-                    *state = State { applied: 0, ..after };
+                let after = (keep != Keep::NotApplied).then(|| effect.apply(*state, 0));
+                match after.flatten() {
+                    Some(after) => *state = State { applied: 0, ..after },
+                    // It has overwritten what a failure had left there.
+                    None if after.is_some() && flight.filling().is_some() => page.known = Known::Any,
+                    None => {}
                 }
             } else {
                 self.finish_page(cpu, flight, effect, keep, spot);
