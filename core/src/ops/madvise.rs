@@ -144,26 +144,21 @@ async fn madvise_vma_behavior(
     end: u32,
     advice: Advice,
 ) -> Result<u32, Outcome> {
-    if matches!(advice, Advice::DontNeed | Advice::DontNeedLocked | Advice::Free) {
-        return madvise_dontneed_free(k, mm, vma, start, end, advice).await;
-    }
-    if is_vm_hugetlb_page(k, vma) {
-        // Refused, or without effect.
-        return Err(Outcome::Invalid);
-    }
     let (guardable, pfnmap, locked) = {
         let s = k.s();
         let v = &s.w.vmas[vma];
         (is_valid_guard_vma(v, k.config().kernel), v.backing.pfnmap(), v.locked())
     };
-    // can_madv_lru_vma(), is_valid_guard_vma()
-    if locked && !matches!(advice, Advice::WillNeed | Advice::GuardRemove) {
-        return Err(Outcome::Invalid);
-    }
     match advice {
+        Advice::DontNeed | Advice::DontNeedLocked | Advice::Free => {
+            return madvise_dontneed_free(k, mm, vma, start, end, advice).await;
+        }
+        // Refused, or without effect.
+        _ if is_vm_hugetlb_page(k, vma) => return Err(Outcome::Invalid),
+        // can_madv_lru_vma(), is_valid_guard_vma()
+        Advice::PageOut | Advice::Cold | Advice::GuardInstall if locked => return Err(Outcome::Invalid),
         Advice::PageOut | Advice::Cold if pfnmap => return Err(Outcome::Invalid),
         Advice::GuardInstall | Advice::GuardRemove if !guardable => return Err(Outcome::Invalid),
-        Advice::DontNeed | Advice::DontNeedLocked | Advice::Free => {}
         Advice::PageOut => madvise_pageout(k, mm, start, end).await,
         Advice::Cold => madvise_cold(k, mm, start, end).await,
         Advice::WillNeed => madvise_willneed(k, mm, vma, start, end).await,

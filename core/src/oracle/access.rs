@@ -119,16 +119,21 @@ impl Oracle {
                 self.keep(proc, spot, reach.as_mut(), &changes);
             }
         }
+        self.spread(proc, spot, &changes);
+        Ok(())
+    }
+
+    /// What was stored to a page may be seen where it is being moved to, in children being born, and in copies.
+    pub(super) fn spread(&mut self, proc: u8, spot: Spot, changes: &Changes) {
         self.echo(proc, spot);
         if self.forking[usize::from(proc)] != 0 {
             // With what calls in flight can make of the new value.
-            let reach = self.procs[usize::from(proc)].space.reachable(spot, &changes);
+            let reach = self.procs[usize::from(proc)].space.reachable(spot, changes);
             self.tell(proc, spot, reach.as_ref());
         }
         if self.procs[usize::from(proc)].files {
             self.break_cow_again();
         }
-        Ok(())
     }
 
     /// An access ended in a signal; `past` is how it could have ended in states that were over before.

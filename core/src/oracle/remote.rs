@@ -140,14 +140,7 @@ impl Oracle {
         }
         self.keep(proc, spot, reach.as_mut(), &changes);
         if write {
-            self.echo(proc, spot);
-            if self.forking[usize::from(proc)] != 0 {
-                let reach = self.procs[usize::from(proc)].space.reachable(spot, &changes);
-                self.tell(proc, spot, reach.as_ref());
-            }
-            if self.procs[usize::from(proc)].files {
-                self.break_cow_again();
-            }
+            self.spread(proc, spot, &changes);
         }
         Ok(())
     }

@@ -1,4 +1,5 @@
 //! The corpus, as the tests see it.
+#![allow(dead_code, reason = "each test crate uses its own part")]
 
 use ptefuzz_core::program::text::{Document, parse};
 use std::fs;
@@ -9,16 +10,13 @@ pub(crate) struct CaseFile {
     /// Path below `corpus/`, without the extension, with `/` between folders.
     pub(crate) name: String,
     /// What it says.
-    #[allow(dead_code, reason = "each test crate uses a part")]
     pub(crate) text: String,
     /// The same, read.
-    #[allow(dead_code, reason = "each test crate uses a part")]
     pub(crate) document: Document,
 }
 
 impl CaseFile {
     /// Name of the file without folders and extension.
-    #[allow(dead_code, reason = "each test crate uses a part")]
     pub(crate) fn stem(&self) -> &str {
         self.name.rsplit('/').next().unwrap_or(&self.name)
     }
