@@ -69,6 +69,24 @@ fn every_defect_has_a_witness_that_is_clean_when_just_that_defect_is_removed() {
 }
 
 #[test]
+fn every_defect_shows_in_a_witness_on_the_machine_where_it_is_at_home() {
+    let (files, mut machine) = (corpus(), Machine::new());
+    let mut unseen = Vec::new();
+    for defect in Defect::ALL {
+        let home = Config::showing(defect);
+        let shows = |file: &CaseFile| {
+            let Config { arch, geometry, cpus, .. } = file.document.case.config;
+            let case = Case { config: Config { arch, geometry, cpus, ..home }, ..file.document.case.clone() };
+            machine.run(&case).violation().is_some()
+        };
+        if !witnesses(&files, defect).any(shows) {
+            unseen.push(defect.id());
+        }
+    }
+    assert!(unseen.is_empty(), "not to be seen at home: {unseen:?}");
+}
+
+#[test]
 fn every_repaired_twin_is_its_witness_without_the_defects() {
     let files = corpus();
     let mut twins = 0;

@@ -4,7 +4,7 @@
 //! which kind of input the target takes.
 
 use std::panic;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use libfuzzer_sys::{fuzz_crossover, fuzz_mutator, fuzzer_mutate};
 use ptefuzz_core::program::family::Family;
@@ -18,11 +18,18 @@ static CASES: AtomicBool = AtomicBool::new(false);
 /// Family that the target is about: its place in the table plus one, or 0.
 static BIAS: AtomicUsize = AtomicUsize::new(0);
 
+/// Cases that were generated.
+static MADE: AtomicU64 = AtomicU64::new(0);
+
 /// True when the structured mutator has panicked.
 static PANICKED: AtomicBool = AtomicBool::new(false);
 
 /// One mutation in so many leaves the structure alone and goes for the bytes.
 const HAVOC_ONE_IN: u32 = 8;
+
+/// So many of 100 structured mutations make a case of their own instead: see [`CaseMutator::generate_bytes`]. Mutation
+/// alone stays for ever near the first states that it reached.
+const FRESH_PERCENT: u32 = 50;
 
 /// Size of what case inputs consist of: a header and records, all multiples of this.
 const GRID: usize = 8;
@@ -33,10 +40,18 @@ pub(crate) fn choose(target: &Target) {
     BIAS.store(target.family.map_or(0, |f| f as usize + 1), Ordering::Relaxed);
 }
 
-/// One structured mutation, towards what the target is about.
+/// One structured mutation, or a case that is generated, towards what the target is about.
 fn mutate_bytes(data: &mut [u8], size: usize, max_size: usize, seed: u32) -> usize {
     let bias = BIAS.load(Ordering::Relaxed).checked_sub(1).map(|f| Family::ALL[f]);
-    CaseMutator::new(MutateConfig { bias, ..MutateConfig::default() }).mutate_bytes(data, size, max_size, seed)
+    let mut mutator = CaseMutator::new(MutateConfig { bias, ..MutateConfig::default() });
+    // Drawn from what the mutators do not see of the seed.
+    if seed % 100 < FRESH_PERCENT {
+        // libFuzzer's seeds are too few for a long campaign: cases would come again.
+        let nth = MADE.fetch_add(1, Ordering::Relaxed);
+        mutator.generate_bytes(data, max_size, nth << 32 | u64::from(seed))
+    } else {
+        mutator.mutate_bytes(data, size, max_size, seed / 100)
+    }
 }
 
 /// Says, once, that the structured mutator has panicked. Under the embedded driver that is caught here, because

@@ -38,7 +38,7 @@ pub enum Verb {
     Fmt(Fmt),
     /// Say what exists: ops, rules, defects, designs, kernels, targets, sites; and which states a corpus reaches.
     List(List),
-    /// Measure how fast cases run.
+    /// Measure how fast cases run, and how long each defect takes to find.
     Bench(Bench),
     /// One fuzzing process of a hunt. The campaign is a JSON object.
     #[command(hide = true)]
@@ -248,8 +248,12 @@ pub struct List {
 /// Options of `bench`.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  ptefuzz bench\n  ptefuzz bench --target machine --seconds 5 --format json\n  \
-    ptefuzz bench corpus/systems/D0-hmm-swap.case")]
+    ptefuzz bench corpus/systems/D0-hmm-swap.case\n  ptefuzz bench find D12 W1")]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Bench {
+    /// Measure something else than speed.
+    #[command(subcommand)]
+    pub what: Option<Measure>,
     /// Measure one run of this case instead of the targets: wall clock and peak memory.
     #[arg(conflicts_with_all = ["target", "seconds"])]
     pub file: Option<PathBuf>,
@@ -259,6 +263,42 @@ pub struct Bench {
     /// Seconds for each target, after a warm-up.
     #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
     pub seconds: Duration,
+    /// How the figures are printed.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// What `bench` can measure besides speed.
+#[derive(Subcommand, Debug)]
+pub enum Measure {
+    /// Look for each defect from an empty corpus: cases and seconds until a hunt finds it.
+    Find(Find),
+}
+
+/// Options of `bench find`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  ptefuzz bench find                        every defect, 5 seeds, a minute each\n  \
+    ptefuzz bench find W1 K1 --limit 600\n  ptefuzz bench find --seeds 3 --limit 20 --format json\n\n\
+    One worker, an empty corpus, and the defect alone on the last release that had it. A find counts when the case is\n\
+    clean without the defect. Seconds are those of one CPU. Once most seeds have failed the rest are left out."
+)]
+pub struct Find {
+    /// Defects to look for (`ptefuzz list defects`). All, when none is named.
+    #[arg(value_name = "ID", value_parser = defect)]
+    pub defects: Vec<Defect>,
+    /// Number of seeds, counted from --seed.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub seeds: u16,
+    /// The first seed.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000_000))]
+    pub seed: u32,
+    /// Give a search up after this many seconds of one CPU.
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+    pub limit: Duration,
+    /// Fuzz target (`ptefuzz list targets`).
+    #[arg(long, default_value = "machine", value_parser = target)]
+    pub target: String,
     /// How the figures are printed.
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,

@@ -160,3 +160,19 @@ fn bench_prints_figures_for_each_target_and_for_one_case() {
     let one = &lines(&run.stdout)[0];
     assert_eq!((&one["id"], &one["ops"]), (&"progress.reclaim".into(), &3.into()));
 }
+
+#[test]
+fn bench_find_finds_a_defect_with_every_seed_and_says_how_long_it_took() {
+    let dir = folder(&[]);
+    let run = ptefuzz(dir.path(), &["bench", "find", "S4", "--seeds", "3", "--format", "json"]);
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    let row = &lines(&run.stdout)[0];
+    assert_eq!((&row["defect"], &row["kernel"], &row["found"]), (&"S4".into(), &"7.3".into(), &3.into()));
+    assert!(row["median_cases"].as_u64() > Some(0) && row["median_seconds"].as_f64().is_some(), "{row}");
+    let attempts = row["attempts"].as_array().expect("a list");
+    assert_eq!(attempts.iter().map(|a| a["seed"].as_u64()).collect::<Vec<_>>(), [Some(1), Some(2), Some(3)]);
+    assert!(attempts.iter().all(|a| a["id"] == "accounting.rss"), "{row}");
+    assert_eq!(std::fs::read_dir(dir.path()).expect("is there").count(), 0, "nothing is left behind");
+    let unknown = ptefuzz(dir.path(), &["bench", "find", "X1"]);
+    assert_eq!(unknown.code, Some(2));
+}

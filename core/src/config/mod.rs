@@ -7,6 +7,7 @@
 mod defect;
 mod design;
 mod geometry;
+mod home;
 mod kernel;
 
 pub use defect::{Defect, DefectSet};

@@ -13,7 +13,7 @@ use crate::observe::Backing;
 use crate::program::case::{Case, MAX_FUZZ_INTERRUPTS, MAX_FUZZ_OPS, Map};
 use crate::program::codec::{encode_raw_into, from_any, normalize};
 use crate::program::family::Family;
-use crate::program::generate::{Focus, generate_action, generate_interrupt, generate_op};
+use crate::program::generate::{Focus, GenConfig, generate, generate_action, generate_interrupt, generate_op};
 use crate::program::op::{Op, Perm, Shape};
 use crate::program::rng::Rng;
 use mutatis::{Candidates, DefaultMutate, Mutate, Session};
@@ -29,6 +29,9 @@ pub struct MutateConfig {
     /// Family that new ops mostly come from.
     pub bias: Option<Family>,
 }
+
+/// Most ops of a case that [`CaseMutator::generate_bytes`] makes.
+const FRESH_OPS: usize = 16;
 
 /// Changes that are made at most in one call of [`CaseMutator::mutate_bytes`].
 const MAX_STACK: u32 = 4;
@@ -268,6 +271,14 @@ fn change_machine(config: &mut Config, rng: &mut Rng, cfg: &MutateConfig) {
     }
 }
 
+/// The machine of a case that is generated where none is pinned: mostly two CPUs, on any release.
+fn any_machine(rng: &mut Rng) -> Config {
+    let kernel = rng.pick(&Kernel::ALL).unwrap_or(Kernel::NEWEST);
+    let arch = if rng.percent(25) { Arch::Arm64 } else { Arch::X86_64 };
+    let cpus = if rng.percent(70) { 2 } else { 1 + 2 * rng.below(2) as u8 };
+    Config { arch, cpus, ..Config::fixed(kernel) }
+}
+
 fn has_range(op: &Op) -> bool {
     use Shape::{Block, Cgroup, DeviceProc, File, Proc, ProcProc, Swap};
     !matches!(op.code.shape(), Proc | ProcProc | Block | Swap | Cgroup | DeviceProc | File)
@@ -327,12 +338,27 @@ impl CaseMutator {
         for _ in 0..1 + rng.below(MAX_STACK) {
             run(self, &mut case, &mut rng, size > max_size);
         }
-        let mut bytes = std::mem::take(&mut self.bytes);
-        encode_raw_into(&case, &mut bytes);
+        self.write(&case, data, max_size)
+    }
+
+    /// Writes a case that has nothing to do with `data` in its place: one that is generated, of a family chosen at random
+    /// where none is asked for. Returns its length, as [`CaseMutator::mutate_bytes`] does.
+    ///
+    /// A fuzzer that only mutates what it has kept sees what is near to that, however long it runs.
+    pub fn generate_bytes(&mut self, data: &mut [u8], max_size: usize, seed: u64) -> usize {
+        let mut rng = Rng::new(seed);
+        let config = self.cfg.pin.unwrap_or_else(|| any_machine(&mut rng));
+        let bias = self.cfg.bias.or_else(|| if rng.percent(60) { rng.pick(&Family::ALL) } else { None });
+        let mut case = Case::empty();
+        generate(&mut rng, &mut case, &GenConfig { config, max_ops: FRESH_OPS, sequential: self.cfg.sequential, bias });
+        self.write(&case, data, max_size)
+    }
+
+    /// Writes a case in the raw layout, as far as there is room, and returns its length.
+    fn write(&mut self, case: &Case, data: &mut [u8], max_size: usize) -> usize {
+        encode_raw_into(case, &mut self.bytes);
         let room = max_size.min(data.len());
-        let n = copy_records(&bytes, &mut data[..room]);
-        self.bytes = bytes;
-        n
+        copy_records(&self.bytes, &mut data[..room])
     }
 }
 

@@ -18,6 +18,8 @@ pub struct Stats {
     pub coverage: u64,
     /// Time since the start, in milliseconds.
     pub millis: u64,
+    /// Time on a CPU since the start, in milliseconds; the same as `millis` where the system does not tell.
+    pub busy_millis: u64,
 }
 
 /// Why a worker stopped.
@@ -111,7 +113,7 @@ mod tests {
 
     #[test]
     fn messages_are_single_lines_and_can_be_read_again() {
-        let stats = Stats { cases: 1, finds: 2, saved: 3, coverage: 4, millis: 5 };
+        let stats = Stats { cases: 1, finds: 2, saved: 3, coverage: 4, millis: 5, busy_millis: 4 };
         let messages = [
             WorkerMessage::Stats(stats),
             WorkerMessage::Find {

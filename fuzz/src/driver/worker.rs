@@ -59,6 +59,7 @@ pub(super) struct Worker {
     saved: BTreeMap<(String, Vec<String>), u32>,
     stats: Stats,
     start: Instant,
+    busy_at_start: Option<Duration>,
     told: Instant,
     report: Report,
 }
@@ -91,6 +92,7 @@ impl Worker {
             saved: BTreeMap::new(),
             stats: Stats::default(),
             start: now,
+            busy_at_start: on_cpu(),
             told: now,
             report,
         })
@@ -145,7 +147,9 @@ impl Worker {
 
     fn stats_now(&mut self) -> Stats {
         self.stats.coverage = self.seen.count();
-        self.stats.millis = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.stats.millis = millis(self.start.elapsed());
+        let busy = on_cpu().zip(self.busy_at_start).map(|(now, then)| now.saturating_sub(then));
+        self.stats.busy_millis = busy.map_or(self.stats.millis, millis);
         self.stats
     }
 
@@ -192,6 +196,17 @@ impl Worker {
             _ => ("bin", bytes.to_vec()),
         }
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// How long this process has run on a CPU, where Linux tells: on a machine that others use as well, this and not the clock
+/// says what something has cost.
+fn on_cpu() -> Option<Duration> {
+    let text = fs::read_to_string("/proc/self/schedstat").ok()?;
+    text.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
 }
 
 /// Saves a file under a name made of its contents, so that it is there as a whole or not at all, and once. What cannot

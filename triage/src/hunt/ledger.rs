@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     fn stats(cases: u64) -> Stats {
-        Stats { cases, finds: 1, saved: 1, coverage: cases / 10, millis: 500 }
+        Stats { cases, finds: 1, saved: 1, coverage: cases / 10, millis: 500, busy_millis: 500 }
     }
 
     fn said(worker: usize, message: WorkerMessage) -> Event {

@@ -7,6 +7,7 @@
 
 mod finds;
 mod ledger;
+pub(crate) mod measure;
 mod pool;
 mod progress;
 

@@ -1,8 +1,10 @@
-//! `ptefuzz bench`: how fast cases run, and what one case costs.
+//! `ptefuzz bench`: how fast cases run, what one case costs, and how long each defect takes to find (`find`).
 //!
 //! Each target runs a pool of inputs from a fixed seed, over and over, through the very function that a fuzzer
 //! calls: decoding, model, oracle and invariants are all in the figure. An *op* of a target that takes no cases
 //! is one input.
+
+mod find;
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +16,7 @@ use ptefuzz_fuzz::targets::{Input, TARGETS, Target};
 use ptefuzz_fuzz::{Pin, Session};
 use serde::Serialize;
 
-use crate::cli::Bench;
+use crate::cli::{Bench, Measure};
 use crate::error::{EXIT_CLEAN, Error, Outcome};
 use crate::input;
 use crate::judge::{Judge, guarded};
@@ -58,6 +60,9 @@ struct One {
 
 pub(super) fn run(options: &Bench) -> Outcome {
     let mut out = Out::stdout();
+    if let Some(Measure::Find(options)) = &options.what {
+        return find::run(options, &mut out);
+    }
     if let Some(path) = &options.file {
         one(path, options.format, &mut out)?;
         out.flush()?;

@@ -150,3 +150,20 @@ fn a_crossover_takes_ops_of_both_and_the_machine_of_the_first() {
     }
     assert!(both > 100, "{both} of 500");
 }
+
+#[test]
+fn a_generated_input_owes_nothing_to_the_bytes_before_and_fits_into_the_room() {
+    let mut mutator = CaseMutator::default();
+    let mut seen = std::collections::BTreeSet::new();
+    for seed in 0..300 {
+        let (mut a, mut b) = ([0u8; 512], [0xa5u8; 512]);
+        let n = mutator.generate_bytes(&mut a, 512, seed);
+        assert_eq!(n, mutator.generate_bytes(&mut b, 512, seed));
+        assert_eq!(a[..n], b[..n]);
+        let case = decode(&a[..n]);
+        assert!(is_normal(&case) && !case.ops.is_empty() && case.config.defects.is_empty());
+        assert!(mutator.generate_bytes(&mut a, 64, seed) <= 64);
+        seen.insert(b[..n].to_vec());
+    }
+    assert!(seen.len() > 290, "{} of 300", seen.len());
+}
