@@ -16,7 +16,7 @@ use crate::oracle::Oracle;
 use crate::program::family::Family;
 use crate::program::{Case, Op};
 use crate::rule::{Evidence, Rule, Violation};
-use crate::sched::{Cpu, Facts, Lock, Run, Sim};
+use crate::sched::{Cpu, Facts, Lock, Run, Sim, Site};
 use crate::trace::{Event, Trace};
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -30,6 +30,18 @@ const TEARDOWN: u32 = u32::MAX;
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;
 
+/// A turn of a CPU in which something was observed, and how things stood when it was over.
+struct Turn {
+    /// Observations that had been made by then.
+    observations: usize,
+    /// The op it was in.
+    op: Option<u32>,
+    /// The last site it had come to.
+    site: Option<Site>,
+    /// Sites passed by then, by all CPUs.
+    step: u32,
+}
+
 /// A machine that runs cases, one after the other.
 pub struct Machine {
     sim: Rc<RefCell<Sim>>,
@@ -37,6 +49,8 @@ pub struct Machine {
     ops: Rc<RefCell<Vec<Op>>>,
     tasks: Vec<Task>,
     oracle: Oracle,
+    // Turns that the oracle has not been told of yet.
+    turns: Vec<Turn>,
     // For each CPU the ops it has still to do, last first.
     queues: [Vec<u32>; MAX_CPUS],
     // CPUs that have something to do at all.
@@ -66,6 +80,7 @@ impl Machine {
             ops,
             tasks,
             oracle: Oracle::new(),
+            turns: Vec::new(),
             queues: Default::default(),
             cpus: 1,
             steps: 0,
@@ -88,11 +103,12 @@ impl Machine {
     pub fn run(&mut self, case: &Case) -> Verdict {
         self.prepare(case);
         self.execute(case);
-        let mut sim = self.sim.borrow_mut();
+        let sim = self.sim.clone();
+        let mut sim = sim.borrow_mut();
+        self.judge(&mut sim, case);
         self.steps = sim.ctl.step;
         let verdict = sim.ctl.violation.map_or(Verdict::Clean, Verdict::Violation);
         let disturbed = verdict != Verdict::Clean;
-        sim.observations.clear();
         drop(sim);
         if disturbed {
             // Tasks may be stopped anywhere; their locals hold state of this case.
@@ -134,6 +150,7 @@ impl Machine {
         self.facts.set(Facts { config: case.config, entries: s.w.entries() });
         s.ctl.reset(&case.interrupts);
         s.observations.clear();
+        self.turns.clear();
         self.oracle.reset(case);
         mm_alloc(s, 0, Life::Alive);
         for map in &case.maps {
@@ -233,7 +250,8 @@ impl Machine {
     /// but first the oracle is told who waits. False when nobody does.
     #[cold]
     fn play_monitor(&mut self, case: &Case) -> bool {
-        let s = &mut *self.sim.borrow_mut();
+        let sim = self.sim.clone();
+        let s = &mut *sim.borrow_mut();
         let Some(first) = (0..MAX_CPUS).find(|c| s.ctl.cpus[*c].run == Run::Userfault) else { return false };
         for cpu in first..MAX_CPUS {
             let (c, mms) = (&s.ctl.cpus[cpu], &s.w.mms);
@@ -248,7 +266,8 @@ impl Machine {
                 s.observe(Observation::Stuck { op, proc, vpn });
             }
         }
-        judge(&mut self.oracle, case, s, first);
+        self.end_turn(s, first);
+        self.judge(s, case);
         let c = &mut s.ctl.cpus[first];
         (c.monitor, c.run, c.op_steps) = (true, Run::Ready, 0);
         true
@@ -274,16 +293,54 @@ impl Machine {
         debug_assert!(matches!(done, Poll::Pending), "a CPU's task never ends");
     }
 
-    /// Tells the oracle what was seen meanwhile, and asks the invariants when the op has ended.
+    /// Takes note of what was seen meanwhile, and asks the invariants when the op has ended.
+    ///
+    /// The oracle has the same to say now and at the end of the case. At the end it comes cheaper, as its code is not driven out
+    /// of the caches by that of the next op; but whoever follows what happens is told at once.
     fn after_poll(&mut self, s: &mut Sim, case: &Case, cpu: usize) {
         if let Some(recorded) = &mut self.recorded {
             recorded.extend(s.observations.iter().map(|(_, o)| *o));
         }
-        judge(&mut self.oracle, case, s, cpu);
+        self.end_turn(s, cpu);
+        if self.recorded.is_some() || s.trace.is_some() {
+            self.judge(s, case);
+        }
         let c = &mut s.ctl.cpus[cpu];
         if c.run == Run::Idle && c.op.take().is_some() && s.ctl.violation.is_none() {
             s.check_return(cpu as u8);
         }
+    }
+
+    /// Notes for the oracle how things stand after this turn, if anything was seen in it.
+    fn end_turn(&mut self, s: &Sim, cpu: usize) {
+        let observations = s.observations.len();
+        if self.turns.last().map_or(0, |t| t.observations) < observations {
+            let c = &s.ctl.cpus[cpu];
+            let op = c.op.filter(|o| *o != TEARDOWN);
+            self.turns.push(Turn { observations, op, site: c.site, step: s.ctl.step });
+        }
+    }
+
+    /// Shows the oracle what was observed. Of an invariant's violation and the oracle's the earlier one counts; with the
+    /// oracle's the run is over when the turn is.
+    fn judge(&mut self, s: &mut Sim, case: &Case) {
+        let mut first = 0;
+        for turn in self.turns.drain(..) {
+            for (step, o) in &s.observations[first..turn.observations] {
+                if s.ctl.violation.is_some_and(|v| v.step < *step) {
+                    break;
+                }
+                if let Err(v) = self.oracle.observe(case, o) {
+                    let (op, sites) = (turn.op, [None, turn.site]);
+                    s.ctl.violation = Some(Violation { rule: v.rule, op, step: *step, sites, evidence: v.evidence });
+                    s.ctl.step = turn.step;
+                    s.observations.clear();
+                    return;
+                }
+            }
+            first = turn.observations;
+        }
+        s.observations.clear();
     }
 
     /// When every op of the case is done: lets the processes that are left exit, one after the other, then looks
@@ -320,23 +377,6 @@ fn log_resumed(s: &mut Sim, last: Option<usize>, cpu: usize) {
         let site = s.ctl.cpus[from].site;
         s.log(|| Event::Switch { from: from as u8, to: cpu as u8, site });
     }
-}
-
-/// Shows the oracle what was observed. Of an invariant's violation and the oracle's the earlier one counts.
-fn judge(oracle: &mut Oracle, case: &Case, s: &mut Sim, cpu: usize) {
-    for i in 0..s.observations.len() {
-        let (step, o) = s.observations[i];
-        if s.ctl.violation.is_some_and(|v| v.step < step) {
-            break;
-        }
-        if let Err(v) = oracle.observe(case, &o) {
-            let op = s.ctl.cpus[cpu].op.filter(|o| *o != TEARDOWN);
-            let sites = [None, s.ctl.cpus[cpu].site];
-            s.ctl.violation = Some(Violation { rule: v.rule, op, step, sites, evidence: v.evidence });
-            break;
-        }
-    }
-    s.observations.clear();
 }
 
 fn tasks(sim: &Rc<RefCell<Sim>>, facts: &Rc<Cell<Facts>>, ops: &Rc<RefCell<Vec<Op>>>) -> Vec<Task> {

@@ -5,7 +5,8 @@
 //!
 //! The executor is a loop. It picks a CPU, polls its task, and looks why the task stopped: its op ended, it waits
 //! for a lock, it was preempted, or a rule is broken. Without interruptions the ops run one after the other in the
-//! order of the case.
+//! order of the case. The oracle is shown what was observed when all ops are done, or after each turn when somebody wants
+//! to follow.
 
 mod dispatch;
 pub mod equivalent;
