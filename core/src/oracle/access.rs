@@ -37,12 +37,13 @@ impl Oracle {
     fn load_slow(&mut self, proc: u8, spot: Spot, value: Token, cpu: usize) -> Result<(), OracleViolation> {
         let (known, changes) = self.look(proc, spot, cpu)?;
         self.retired(proc, spot)?;
-        let Some(mut set) = self.procs[usize::from(proc)].space.reachable(spot, &changes) else {
+        let mut reach = self.procs[usize::from(proc)].space.reachable(spot, &changes);
+        let Some(set) = &mut reach else {
             self.settle(proc, spot, &changes, value, &[Perm::Read, Perm::ReadWrite], value != 0);
             return Ok(());
         };
         if !set.iter().any(|s| s.permits(false) && s.passes_file(&self.files, false)) {
-            return Err(broken(forbidden(&set, false)).known(known));
+            return Err(broken(forbidden(set, false)).known(known));
         }
         if !set.iter().any(|s| s.shows(&self.files, value)) {
             let lost = set.iter().any(|s| s.through().is_some_and(|cell| self.files.is_lost(cell)));
@@ -50,8 +51,8 @@ impl Oracle {
             violation.evidence.found = Some(u64::from(value));
             return Err(violation);
         }
-        loaded(&mut set, &changes, &mut self.files, value);
-        self.keep(proc, spot, Some(&mut set), &changes);
+        loaded(set, &changes, &mut self.files, value);
+        self.keep(proc, spot, Some(set), &changes);
         if changes.is_empty() && value != 0 {
             self.found(proc, spot, false);
         }
@@ -162,7 +163,8 @@ impl Oracle {
         }
         let (known, changes) =
             self.look(proc, spot, MAX_CPUS).map_err(|v| OracleViolation { rule: Rule::OracleSignal, ..v })?;
-        let Some(mut set) = self.procs[usize::from(proc)].space.reachable(spot, &changes) else { return Ok(()) };
+        let mut reach = self.procs[usize::from(proc)].space.reachable(spot, &changes);
+        let Some(set) = &mut reach else { return Ok(()) };
         // A device that mirrors the process cannot be given what another device shows there.
         if matches!(by, Agent::Device(_)) && set.iter().any(|s| s.of_device()) {
             return Ok(());
@@ -180,7 +182,7 @@ impl Oracle {
             if let Some(cell) = through {
                 self.files.lost(cell);
             }
-            self.keep(proc, spot, Some(&mut set), &changes);
+            self.keep(proc, spot, Some(set), &changes);
         }
         Ok(())
     }

@@ -37,7 +37,7 @@ impl Oracle {
     pub(super) fn shows_device(&self, proc: u8, spot: Spot) -> bool {
         let p = &self.procs[usize::from(proc)];
         let changes = self.changes(proc, spot, None);
-        p.devices && p.space.reachable(spot, &changes).is_none_or(|s| s.iter().any(|s| s.of_device()))
+        p.devices && p.space.can_be(spot, &changes, |s| s.of_device())
     }
 
     /// True when there is certainly no page to take hold of.

@@ -93,6 +93,12 @@ impl Files {
         (!known.is_empty()).then(|| known.iter().flatten().copied().collect())
     }
 
+    /// True when it is known what it may hold, and all of that `is` so.
+    pub(super) fn all_values(&self, id: CellId, is: impl Fn(Token) -> bool) -> bool {
+        let known = &self.cell(id).known;
+        !known.is_empty() && known.iter().flatten().all(|v| is(*v))
+    }
+
     /// The only value that it may hold, if there is only one.
     pub(super) fn value(&self, id: CellId) -> Option<Token> {
         match self.cell(id).known.as_slice() {

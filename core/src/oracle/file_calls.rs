@@ -104,15 +104,14 @@ impl Oracle {
             while let Some(spot) = self.procs[proc].space.after(at) {
                 at = Some(spot);
                 let Some(states) = self.procs[proc].space.states(spot) else { continue };
-                if states.iter().all(|s| s.base == Base::Anon) {
-                    continue;
-                }
                 let blurred = |s: &State| match s.base {
                     Base::Anon => *s,
                     _ => State { traps: s.traps.perhaps_unprotected(), ..*s },
                 };
-                let set: Reach = states.iter().map(blurred).collect();
-                self.procs[proc].space.keep(spot, Some(&set));
+                if states.iter().any(|s| blurred(s) != *s) {
+                    let set: Reach = states.iter().map(blurred).collect();
+                    self.procs[proc].space.keep(spot, Some(&set));
+                }
             }
         }
     }
@@ -170,7 +169,10 @@ impl Oracle {
     /// The same for every call in flight, because a page of a file has changed.
     pub(super) fn break_cow_again(&mut self) {
         for cpu in 0..MAX_CPUS {
-            if let Some(flight) = self.flights[cpu] {
+            if let Some(flight) = &self.flights[cpu]
+                && self.procs[usize::from(flight.proc)].files
+            {
+                let flight = *flight;
                 self.break_cow(&flight);
             }
         }
@@ -178,24 +180,45 @@ impl Oracle {
 
     /// Adds the copies of a file's page that a private page may be. A debugger needs no permission.
     pub(super) fn may_be_copied(&mut self, proc: u8, spot: Spot, forced: bool) {
-        let Some(mut set) = self.copiable(proc, spot, forced) else { return };
-        let stale: Reach = set.iter().filter(|s| matches!(s.base, Base::Copied(c) if c.raw())).copied().collect();
+        if self.copies_known(proc, spot) {
+            return;
+        }
+        let mut copiable = self.copiable(proc, spot, forced);
+        let Some(set) = &mut copiable else { return };
+        let stale: Reach = set.iter().filter(|s| s.stale()).copied().collect();
         let mut fits = true;
-        for state in set.clone() {
+        for i in 0..set.len() {
+            let state = set[i];
             let Base::Private(cell) = state.base else { continue };
             match self.files.values(cell) {
                 Some(values) if fits => {
                     let mut values = values.into_iter().chain(stale.iter().map(|s| s.value));
-                    fits = values.try_for_each(|v| insert(&mut set, state.written(v))).is_ok();
+                    fits = values.try_for_each(|v| insert(set, state.written(v))).is_ok();
                 }
                 _ => fits = false,
             }
         }
         let changes = self.changes(proc, spot, None);
         if self.forking[usize::from(proc)] != 0 {
-            self.tell(proc, spot, fits.then_some(&set));
+            self.tell(proc, spot, fits.then_some(&*set));
         }
-        self.keep(proc, spot, fits.then_some(&mut set), &changes);
+        self.keep(proc, spot, fits.then_some(set), &changes);
+    }
+
+    /// True of a page that shows no file to copy from, or of which every copy is known already while nothing happens to it.
+    fn copies_known(&self, proc: u8, spot: Spot) -> bool {
+        let p = usize::from(proc);
+        let calm = self.changing[p] | self.touching[p] | self.forking[p] == 0;
+        let Some(states) = self.procs[p].space.states(spot) else { return true };
+        states.iter().all(|s| match s.base {
+            Base::Private(cell) => {
+                let known = |value| states.contains(&s.written(value));
+                calm && self.files.all_values(cell, known)
+                    && states.iter().filter(|s| s.stale()).all(|s| known(s.value))
+            }
+            Base::Copied(_) => calm || !s.stale(),
+            Base::Anon | Base::Shared(_) => true,
+        })
     }
 
     /// States of a page that may be copied from a file now. A device's memory is copied through the address of the fault,
@@ -204,7 +227,7 @@ impl Oracle {
         let space = &self.procs[usize::from(proc)].space;
         let states = space.states(spot)?;
         let private = |s: &State| matches!(s.base, Base::Private(_)) && (forced || s.permits(false));
-        if states.iter().any(|s| matches!(s.base, Base::Copied(cell) if cell.raw())) {
+        if states.iter().any(|s| s.stale()) {
             return space.reachable(spot, &self.changes(proc, spot, None)).filter(|s| s.iter().any(private));
         }
         states.iter().any(private).then(|| states.iter().copied().collect())

@@ -49,7 +49,7 @@ impl Oracle {
                 HmmPfn::Page { write } | HmmPfn::Private { write } => readable && (writable || !write),
             }
         };
-        if p.space.reachable(spot, &changes).is_none_or(|set| set.iter().any(right)) {
+        if p.space.can_be(spot, &changes, right) {
             return Ok(());
         }
         Err(broken(Rule::OracleHmm).known(p.space.page(spot).known))

@@ -192,6 +192,11 @@ impl State {
         }
     }
 
+    /// A copy of a device's memory, which a fault may find where the page is seen no more.
+    pub(super) fn stale(self) -> bool {
+        matches!(self.base, Base::Copied(cell) if cell.raw())
+    }
+
     /// True when a load in this state may return `value`.
     #[inline]
     pub(super) fn shows(self, files: &Files, value: Token) -> bool {

@@ -9,7 +9,7 @@
 //! mapped files.
 
 use super::flight::Flight;
-use super::page::{Base, Reach, State, dedup, insert};
+use super::page::{Base, State, dedup, insert};
 use super::result::Keep;
 use super::space::Spot;
 use super::{Oracle, OracleViolation, broken};
@@ -84,7 +84,7 @@ impl Oracle {
         let tracked = |s: &State| matches!(s.base, Base::Shared(cell) if cell.file() == REGULAR);
         let may_be = |spot: Spot| {
             let changes = self.changes(flight.proc, spot, None);
-            proc.space.reachable(spot, &changes).is_none_or(|s| s.iter().any(tracked))
+            proc.space.can_be(spot, &changes, tracked)
         };
         proc.files && flight.spots().any(may_be)
     }
@@ -120,8 +120,8 @@ impl Oracle {
         let Some(pin) = self.pin(proc, at).filter(|p| p.sure && !p.gone && p.doubt == 0) else { return Ok(()) };
         let changes = self.changes(proc, pin.spot, None);
         let space = &self.procs[usize::from(proc)].space;
-        let right = |set: Reach| set.iter().any(|s| s.perm.is_some() && s.holds(value));
-        if space.lost(pin.spot).is_some() || space.reachable(pin.spot, &changes).is_none_or(right) {
+        let right = |s: &State| s.perm.is_some() && s.holds(value);
+        if space.lost(pin.spot).is_some() || space.can_be(pin.spot, &changes, right) {
             return Ok(());
         }
         let mut violation = broken(Rule::OracleValue).known(space.page(pin.spot).known);

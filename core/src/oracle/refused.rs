@@ -110,7 +110,7 @@ impl Oracle {
         }
         let may = |spot: Spot| {
             let changes = self.changes(flight.proc, spot, None);
-            proc.space.reachable(spot, &changes).is_none_or(|s| s.iter().any(reason))
+            proc.space.can_be(spot, &changes, reason)
         };
         let targets = || flight.spots().filter_map(|spot| flight.target_of(spot));
         flight.disturbed || flight.contended || flight.spots().any(may) || targets().any(may)

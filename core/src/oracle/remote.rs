@@ -169,7 +169,7 @@ impl Oracle {
         let fails = |spot: Spot| {
             let changes = self.changes(flight.proc, spot, None);
             let ends = |s: &State| s.forced().ends(&self.files, write).meets(Ends::FAULT);
-            proc.space.reachable(spot, &changes).is_none_or(|s| s.iter().any(ends))
+            proc.space.can_be(spot, &changes, ends)
         };
         match outcome {
             Outcome::Done if flight.retired == 0 && flight.len() > 0 => Err("an access is missing"),

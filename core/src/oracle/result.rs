@@ -315,10 +315,7 @@ impl Oracle {
     pub(super) fn may_end(&self, proc: u8, spot: Spot, write: bool, wanted: Ends) -> bool {
         let space = &self.procs[usize::from(proc)].space;
         let changes = self.changes(proc, spot, None);
-        if changes.is_empty() {
-            return space.states(spot).is_none_or(|s| s.iter().any(|s| s.ends(&self.files, write).meets(wanted)));
-        }
-        space.reachable(spot, &changes).is_none_or(|s| s.iter().any(|s| s.ends(&self.files, write).meets(wanted)))
+        space.can_be(spot, &changes, |s| s.ends(&self.files, write).meets(wanted))
     }
 
     /// Holes in the range of a call, while none was made or filled.

@@ -2,7 +2,7 @@
 
 use super::effect::Effect;
 use super::lost::Lost;
-use super::page::{Base, Changes, Known, Overflow, Page, Pool, Reach, Set, State, close, insert};
+use super::page::{Base, Changes, Known, Overflow, Page, Pool, Reach, STATES, Set, State, close, insert};
 use super::traps::Traps;
 use crate::config::{Geometry, MAX_REGIONS};
 use crate::observe::Token;
@@ -210,14 +210,27 @@ impl Space {
         }
     }
 
-    /// States that a page can be in while `changes` are in flight. `None`: any.
+    /// States that a page can be in while `changes` are in flight. `None`: any. A set is large, and moving it costs more than
+    /// making it: whoever only wants to know whether a state is in it asks [`Space::can_be`].
     pub(super) fn reachable(&self, spot: Spot, changes: &Changes) -> Option<Reach> {
-        // In place: a set is large, and moving it costs more than closing it.
         let mut reach = Some(Reach::new());
         let set = reach.as_mut()?;
-        set.try_extend_from_slice(self.states(spot)?).ok()?;
-        close(set, changes).ok()?;
-        reach
+        if self.fits_into(set, spot, changes) { reach } else { None }
+    }
+
+    /// True when a page can be in a state that `is` so while `changes` are in flight, or in any.
+    pub(super) fn can_be(&self, spot: Spot, changes: &Changes, is: impl Fn(&State) -> bool) -> bool {
+        if changes.is_empty() {
+            return self.states(spot).is_none_or(|s| s.iter().any(is));
+        }
+        let mut set = Reach::new();
+        !self.fits_into(&mut set, spot, changes) || set.iter().any(is)
+    }
+
+    /// Adds the states that a page can be in while `changes` are in flight. False when they are unknown, or too many.
+    #[inline]
+    fn fits_into(&self, set: &mut Reach, spot: Spot, changes: &Changes) -> bool {
+        self.states(spot).is_some_and(|s| set.try_extend_from_slice(s).is_ok()) && close(set, changes).is_ok()
     }
 
     /// Keeps these states of a page, or none in particular when they are too many (or there are none, which no
@@ -225,15 +238,14 @@ impl Space {
     pub(super) fn keep(&mut self, spot: Spot, states: Option<&[State]>) {
         let Some(page) = self.page_mut(spot) else { return };
         let old = page.known;
-        let set = states.and_then(|s| Set::try_from(s).ok()).filter(|s| !s.is_empty());
-        let new = match (set, old) {
-            (None, _) => Known::Any,
-            (Some(set), _) if set.len() == 1 => Known::One(set[0]),
-            (Some(set), Known::Many(at)) => {
-                self.sets[at as usize] = set;
+        let new = match (states, old) {
+            (Some([one]), _) => Known::One(*one),
+            (Some(states @ [_, ..]), Known::Many(at)) if states.len() <= STATES => {
+                self.sets[at as usize] = states.iter().copied().collect();
                 return;
             }
-            (Some(set), _) => Known::Many(self.add(set)),
+            (Some(states @ [_, ..]), _) if states.len() <= STATES => Known::Many(self.add(states)),
+            _ => Known::Any,
         };
         if let Known::Many(at) = old {
             self.unused.push(at);
@@ -244,7 +256,8 @@ impl Space {
     }
 
     /// Puts a set into the table.
-    fn add(&mut self, set: Set) -> u32 {
+    fn add(&mut self, states: &[State]) -> u32 {
+        let set = states.iter().copied().collect();
         match self.unused.pop() {
             Some(at) => {
                 self.sets[at as usize] = set;

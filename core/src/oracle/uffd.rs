@@ -154,10 +154,9 @@ impl Oracle {
         if !p.live || p.space.lost(spot).is_some() || self.poisoning() {
             return Ok(());
         }
-        let Some(set) = p.space.reachable(spot, &changes) else { return Ok(()) };
         let fits = |shown: (bool, bool)| if wp { shown.0 } else { shown.1 };
         // PAGEMAP_SCAN marks guards, too, where it means nothing.
-        if set.iter().any(|s| s.guard || fits(s.traps.shown())) {
+        if p.space.can_be(spot, &changes, |s| s.guard || fits(s.traps.shown())) {
             return Ok(());
         }
         let cpu = Self::cpu_of(case, op) as u8;
@@ -262,11 +261,11 @@ impl Oracle {
         let space = &self.procs[usize::from(flight.proc)].space;
         let bit = self.bit(flight);
         for spot in flight.spots_in(space.lens()).take_while(|s| s.page < end) {
-            let can = |reach: Reach| reach.iter().any(|s| s.applied & bit != 0);
+            let can = |s: &State| s.applied & bit != 0;
             let changes = self.changes(flight.proc, spot, None);
             // What a failed read or frame has left there may be overwritten.
             let lost = self.may_be_lost(flight);
-            if !lost && !space.reachable(spot, &changes).is_none_or(can) {
+            if !lost && !space.can_be(spot, &changes, can) {
                 return Err(match flight.code {
                     OpCode::UffdWp | OpCode::UffdUnwp => "the page is not registered for it",
                     OpCode::UffdRegister => "the page belongs to another userfaultfd",

@@ -20,7 +20,8 @@ impl Held {
 
     /// The last class in lockdep's order of which a lock is held, leaving out `but`.
     pub fn last(&self, but: Option<LockClass>) -> Option<LockClass> {
-        LockClass::ALL.into_iter().rev().find(|c| Some(*c) != but && self.of_class[*c as usize] != 0)
+        let classes = self.classes & !but.map_or(0, |c| 1 << c as u32);
+        LockClass::ALL.get(classes.checked_ilog2()? as usize).copied()
     }
 
     /// Adds a lock.
