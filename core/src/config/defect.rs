@@ -381,6 +381,12 @@ defects! {
     N26 = "N26", fixed None, "__unmap_hugepage_range",
         "a pinned hugetlb page is unmapped: the mapping gets its reservation back before the pool does, and returns one too many",
         "found here; mm/hugetlb.c since 6.11 restores the reservation when the last mapping goes, and counts it when the page is free; not tried";
+    N27 = "N27", fixed None, "hugetlb_dup_vma_private",
+        "a child that lost its huge page to the owner forks: the grandchild does not know, and reads zeroes",
+        "found here; seen on real 6.12.117 and 7.3.4 kernels: docs/found/N27-hugetlb-grandchild-reads-zeroes.md";
+    N28 = "N28", fixed None, "free_huge_folio",
+        "a hugetlb page that a reservation comes back for is given to the allocator as surplus: the reservation has no page",
+        "found here; seen on real 6.12.117 and 7.3.4 kernels: docs/found/N28-hugetlb-reservation-without-a-page.md";
     H5 = "H5", fixed None, "__unmap_hugepage_range",
         "the owner of a hugetlb mapping drops a page that its child still maps, and gets its reservation back",
         "6.11 to 6.19; 6.12.117 restores the reservation on the last unmap only; in no release's set, as 6.15 stands for a repaired one";

@@ -226,20 +226,24 @@ async fn dmirror_range_snapshot(k: &Cpu, device: u8, mm: u8, start: u32, end: u3
     Outcome::Busy
 }
 
-/// `dmirror_fops_release()`: the device forgets the process.
+/// `dmirror_fops_release()`: the device forgets the process. Calls of the driver hold its file: while one is at work, the file
+/// stays open (`-EBUSY` here; nothing is released in the kernel), be it one that began while this waited.
 pub async fn close(k: &Cpu, device: u8, mm: u8) -> Outcome {
-    let (registered, users) = {
+    let state = |k: &Cpu| {
         let s = k.s();
         let m = &s.w.mirrors[device as usize][mm as usize];
-        (m.registered, m.users)
+        (m.registered, m.users != 0)
     };
-    if users != 0 {
-        return Outcome::Busy;
+    match state(k) {
+        (_, true) => return Outcome::Busy,
+        (false, _) => return Outcome::Done,
+        _ => {}
     }
-    if registered {
-        k.lock(Lock::Mirror(device, mm)).await;
+    k.lock(Lock::Mirror(device, mm)).await;
+    let (_, busy) = state(k);
+    if !busy {
         k.s().mirror_unregister(device, mm);
-        k.unlock(Lock::Mirror(device, mm));
     }
-    Outcome::Done
+    k.unlock(Lock::Mirror(device, mm));
+    if busy { Outcome::Busy } else { Outcome::Done }
 }

@@ -78,6 +78,9 @@ async fn dup_vma(k: &Cpu, parent: u8, child: u8, src: VmaId) -> Result<(), NoMem
     if let Some(file) = file {
         k.lock(Lock::IMmapWrite(file)).await;
         k.s().w.i_mmap_insert(dst, Some(src));
+        if !k.has(Defect::N27) {
+            inherit_unmapped(k, src, dst);
+        }
         k.unlock(Lock::IMmapWrite(file));
     }
     k.s().w.mms[child as usize].vmas.push(dst);
@@ -97,6 +100,14 @@ async fn dup_vma(k: &Cpu, parent: u8, child: u8, src: VmaId) -> Result<(), NoMem
     k.s().w.mms[parent as usize].write_protect_seq += 1;
     k.mmu_notifier_invalidate_range_end(parent).await;
     result
+}
+
+/// What the owner of a hugetlb mapping took away from the parent is not there for the child either. Under the lock that
+/// `unmap_ref_private()` holds while it takes it away. Here we differ from the kernel, where `hugetlb_dup_vma_private()` forgets
+/// the flag together with the reservations (N27).
+fn inherit_unmapped(k: &Cpu, src: VmaId, dst: VmaId) {
+    let s = &mut *k.s();
+    s.w.vmas[dst].hugetlb.unmapped = s.w.vmas[src].hugetlb.unmapped;
 }
 
 /// `dup_userfaultfd()`: the child is not registered, unless the monitor has asked to hear of forks. Then it has a context of

@@ -107,7 +107,6 @@ pub async fn split_file_pmd(k: &Cpu, p: PmdPtr) {
 /// `split_huge_page_to_list_to_order()` of a folio of the page cache, to order 0: it is unmapped, not replaced by migration
 /// entries, and what lies behind the end of the file leaves the page cache. The rest is as in `split_folio_at()`.
 pub async fn split_file_folio(k: &Cpu, folio: Pfn, file: FileId, keep: Pfn) -> bool {
-    let isolated = !k.folio_test(folio, Flags::LRU);
     let pages = k.folio_nr_pages(folio);
     k.lock(Lock::IMmapRead(file)).await;
     // Do not split beyond the end.
@@ -122,7 +121,7 @@ pub async fn split_file_folio(k: &Cpu, folio: Pfn, file: FileId, keep: Pfn) -> b
         split = alone(k) && !k.folio_mapped(folio);
     }
     if split {
-        split_frozen_file(k, folio, keep, end, isolated).await;
+        split_frozen_file(k, folio, keep, end).await;
     }
     k.unlock(Lock::IMmapRead(file));
     let f = k.folio(folio);
@@ -131,7 +130,9 @@ pub async fn split_file_folio(k: &Cpu, folio: Pfn, file: FileId, keep: Pfn) -> b
 }
 
 /// `__split_huge_page()`: nobody but the caller and the page cache refers to the folio.
-async fn split_frozen_file(k: &Cpu, folio: Pfn, keep: Pfn, end: u32, isolated: bool) {
+async fn split_frozen_file(k: &Cpu, folio: Pfn, keep: Pfn, end: u32) {
+    // By the caller, as in `split_frozen()`.
+    let isolated = !k.folio_test(folio, Flags::LRU);
     let (index, pages) = {
         let s = k.s();
         (s.folio(folio).index, s.folio(folio).nr_pages())

@@ -201,7 +201,6 @@ pub async fn split_folio_at(k: &Cpu, folio: Pfn, keep: Pfn) -> bool {
     if let Some(file) = k.folio(folio).file() {
         return split_file_folio(k, folio, file, keep).await;
     }
-    let isolated = !k.folio_test(folio, Flags::LRU);
     let Some(av) = get_anon_vma(k, folio) else { return false };
     let root = k.s().w.anon_vmas[av].root;
     k.lock(Lock::AnonVmaWrite(root)).await;
@@ -213,7 +212,7 @@ pub async fn split_folio_at(k: &Cpu, folio: Pfn, keep: Pfn) -> bool {
         k.site(Site::SplitFreeze).await;
         split = k.folio_ref_count(folio) == 1 && !k.folio_mapped(folio);
         if split {
-            split_frozen(k, folio, keep, isolated).await;
+            split_frozen(k, folio, keep).await;
         } else {
             remove_migration_ptes_locked(k, folio).await;
         }
@@ -226,7 +225,9 @@ pub async fn split_folio_at(k: &Cpu, folio: Pfn, keep: Pfn) -> bool {
 }
 
 /// `__split_huge_page()`: nobody but the caller refers to the folio.
-async fn split_frozen(k: &Cpu, folio: Pfn, keep: Pfn, isolated: bool) {
+async fn split_frozen(k: &Cpu, folio: Pfn, keep: Pfn) {
+    // By the caller: anybody else who isolates it holds a reference.
+    let isolated = !k.folio_test(folio, Flags::LRU);
     let pages = k.folio_nr_pages(folio);
     k.folio_dissolve(folio);
     if isolated {

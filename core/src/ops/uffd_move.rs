@@ -48,7 +48,10 @@ async fn move_pages(k: &Cpu, mm: u8, src: u32, len: u32, dst: u32) -> (u32, Outc
     if mmap_changing(k, dst_vma) {
         return (0, Outcome::Busy);
     }
-    anon_vma_prepare(k, dst_vma).await;
+    // find_vma_and_prepare_anon()
+    if !k.s().w.vmas[dst_vma].shared() {
+        anon_vma_prepare(k, dst_vma).await;
+    }
     if !validate_move_areas(k, src_vma, dst_vma, src + len, dst + len) {
         return (0, Outcome::Invalid);
     }

@@ -56,9 +56,6 @@ impl Oracle {
         }
         self.begin_on_files(cpu, &flight);
         self.break_cow(&flight);
-        if self.procs[parent].devices && flight.effect().is_some_and(Effect::replaces) {
-            self.break_cow_again();
-        }
         self.begin_moves(cpu, &flight);
         self.begin_pins(cpu, &flight);
         self.begin_locks(cpu, &flight);
@@ -68,6 +65,9 @@ impl Oracle {
         if flight.effect().is_some() {
             let kind = if flight.touches().is_some() { &mut self.touching } else { &mut self.changing };
             kind[parent] |= bit;
+            if self.procs[parent].files && flight.effect().is_some_and(Effect::replaces) {
+                self.break_cow_again();
+            }
             self.tell_children(&flight);
         } else if flight.code == OpCode::Fork {
             self.forking[parent] |= bit;

@@ -25,6 +25,7 @@ impl Oracle {
                 self.changing.iter_mut().for_each(|c| *c |= 1 << cpu);
                 self.note_cuts();
                 self.break_cow_again();
+                self.fill_again();
             }
             OpCode::ResetDevice => {
                 for page in 0..self.region_pages {
@@ -41,6 +42,7 @@ impl Oracle {
                 }
                 self.begin_huge_hole(cpu);
                 self.break_cow_again();
+                self.fill_again();
                 self.blur_zero_pages();
             }
             OpCode::Mmap if flight.backing.shared() || flight.extends_file() => {
@@ -227,10 +229,12 @@ impl Oracle {
         let space = &self.procs[usize::from(proc)].space;
         let states = space.states(spot)?;
         let private = |s: &State| matches!(s.base, Base::Private(_)) && (forced || s.permits(false));
-        if states.iter().any(|s| s.stale()) {
-            return space.reachable(spot, &self.changes(proc, spot, None)).filter(|s| s.iter().any(private));
+        let changes = self.changes(proc, spot, None);
+        if changes.is_empty() {
+            return states.iter().any(private).then(|| states.iter().copied().collect());
         }
-        states.iter().any(private).then(|| states.iter().copied().collect())
+        // What a call in flight takes away may be copied once more before that call ends.
+        space.reachable(spot, &changes).filter(|s| s.iter().any(private))
     }
 
     /// Notes with every fork in flight which files are being truncated, and with every access that it may find the

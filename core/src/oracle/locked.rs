@@ -155,10 +155,7 @@ impl Oracle {
     /// A call begins.
     pub(super) fn begin_locks(&mut self, cpu: usize, flight: &Flight) {
         if !self.locking || !changes_locks(flight.code) {
-            if self.locking && flight.code == OpCode::DontneedLocked {
-                self.procs[usize::from(flight.proc)].locks.emptied(flight);
-            }
-            return;
+            return self.empty_locked(flight);
         }
         let proc = &mut self.procs[usize::from(flight.proc)];
         let held = proc.space.lens();
@@ -188,10 +185,17 @@ impl Oracle {
         }
     }
 
+    /// A call begins or has returned: if it empties what is locked, it has done so at any moment in between.
+    fn empty_locked(&mut self, flight: &Flight) {
+        if self.locking && flight.code == OpCode::DontneedLocked {
+            self.procs[usize::from(flight.proc)].locks.emptied(flight);
+        }
+    }
+
     /// A call has returned.
     pub(super) fn end_locks(&mut self, cpu: usize, flight: &Flight, outcome: Outcome) {
         if !self.locking || !changes_locks(flight.code) {
-            return;
+            return self.empty_locked(flight);
         }
         if self.procs[usize::from(flight.proc)].locks.future != Lock::No || flight.code == OpCode::MlockAll {
             self.locked_copies(flight.proc);
@@ -208,7 +212,8 @@ impl Oracle {
         }
         for spot in flight.spots() {
             let lock = match flight.code {
-                OpCode::Mlock => proc.mlocked(spot, flight.arg & 1 != 0 || watched),
+                // What it has faulted in may have been dropped again.
+                OpCode::Mlock => proc.mlocked(spot, flight.arg & 1 != 0 || watched || flight.disturbed),
                 OpCode::Mmap => proc.new_lock(),
                 OpCode::MremapResize => proc.locks.moving[cpu],
                 _ => Lock::No,

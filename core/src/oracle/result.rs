@@ -19,6 +19,9 @@ pub(super) enum Keep {
     Applied,
     /// The same, and every page was mapped: there was no hole.
     AppliedMapped,
+    /// Those in which it has taken effect, but all where a call that is still in flight makes holes: it has passed over those,
+    /// and what was there before them can be seen until that call ends.
+    PastHoles,
     /// Those in which it has not.
     NotApplied,
     /// All of them.
@@ -174,7 +177,7 @@ impl Oracle {
         let stops = flight.code == OpCode::Mprotect;
         match outcome {
             Outcome::Done if flight.contended => Ok(Keep::Applied),
-            Outcome::NoMem if flight.contended => Ok(if stops { Keep::Either } else { Keep::Applied }),
+            Outcome::NoMem if flight.contended => Ok(if stops { Keep::Either } else { Keep::PastHoles }),
             Outcome::Done if self.holes(flight).must.is_some() => Err("the range has a hole"),
             Outcome::Done => Ok(Keep::AppliedMapped),
             Outcome::NoMem => match self.holes(flight) {
@@ -457,7 +460,7 @@ impl Oracle {
                 && alone
                 && let Known::One(state) = &mut page.known
                 && state.applied == 0
-                && matches!(keep, Keep::Applied | Keep::AppliedMapped | Keep::NotApplied)
+                && matches!(keep, Keep::Applied | Keep::AppliedMapped | Keep::PastHoles | Keep::NotApplied)
             {
                 let after = (keep != Keep::NotApplied).then(|| effect.apply(*state, 0));
                 match after.flatten() {
@@ -493,7 +496,8 @@ impl Oracle {
             return self.keep(flight.proc, spot, left.as_mut(), &others);
         };
         match keep {
-            Keep::Applied | Keep::UpTo { .. } => set.retain(|s| s.applied & bit != 0),
+            Keep::PastHoles if others.iter().any(|(_, other)| other.maps()) => {}
+            Keep::Applied | Keep::PastHoles | Keep::UpTo { .. } => set.retain(|s| s.applied & bit != 0),
             Keep::AppliedMapped => set.retain(|s| s.applied & bit != 0 && s.perm.is_some()),
             Keep::NotApplied => set.retain(|s| s.applied & bit == 0),
             Keep::Either => {}

@@ -16,7 +16,7 @@ use super::page::{Base, Ends, Reach, State, insert};
 use super::result::Keep;
 use super::space::{Space, Spot};
 use super::traps::{Filling, Traps, Uffd};
-use crate::config::MAX_PROCS;
+use crate::config::{MAX_CPUS, MAX_PROCS};
 use crate::observe::{SHMEM, UffdFlags, copy_token};
 use crate::program::{Case, OpCode};
 
@@ -52,6 +52,15 @@ impl Oracle {
         }
         if let Some(what) = filling {
             self.begin_unsure_fills(cpu, flight, what);
+        }
+    }
+
+    /// A file gets a hole: the monitor's calls in flight may fill pages that were there when they began.
+    pub(super) fn fill_again(&mut self) {
+        for cpu in 0..MAX_CPUS {
+            if let Some(flight) = self.flights[cpu].filter(|f| f.filling().is_some()) {
+                self.begin_on_files(cpu, &flight);
+            }
         }
     }
 

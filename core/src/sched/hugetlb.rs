@@ -1,6 +1,7 @@
 //! The pool of hugetlb pages: what the kernel does in one step under `hugetlb_lock`.
 
 use super::{Cpu, CpuCtl, Lock, Run, Sim};
+use crate::config::Defect;
 use crate::mm::VmaId;
 use crate::phys::{Flags, HpageFlags, Pfn};
 use crate::rule::{Evidence, Rule};
@@ -24,10 +25,12 @@ impl Sim {
         }
         let h = &mut self.w.hugetlb;
         h.touched = true;
-        if flags.has(HpageFlags::RESTORE_RESERVE) {
+        let promised = flags.has(HpageFlags::RESTORE_RESERVE);
+        if promised {
             h.resv += 1;
         }
-        let surplus = h.surplus > 0;
+        // Here we differ from the kernel, which gives surplus pages away even when they are promised again (N28).
+        let surplus = h.surplus > 0 && (!promised || self.w.config.has(Defect::N28));
         if flags.has(HpageFlags::TEMPORARY) || surplus {
             self.remove_hugetlb_folio(pfn, surplus && !flags.has(HpageFlags::TEMPORARY));
         } else {
