@@ -139,6 +139,11 @@ impl Default for Cell {
 }
 
 impl Cell {
+    /// Nothing is ever known of it.
+    pub(super) fn unknown() -> Cell {
+        Cell { known: ArrayVec::new(), loose: true, presence: Presence::Perhaps, ..Cell::default() }
+    }
+
     pub(super) fn may(&self, is: impl Fn(Content) -> bool) -> bool {
         self.known.is_empty() || self.known.iter().any(|c| is(*c))
     }

@@ -137,6 +137,11 @@ impl Effect {
         self.replaces() || self == Effect::Free
     }
 
+    /// True when it drops what the page holds, and leaves a mapping that a fault may fill again before the call returns.
+    pub(super) fn refills(self) -> bool {
+        matches!(self, Effect::Zero(_) | Effect::Guard(_) | Effect::Empty(_) | Effect::Map(..))
+    }
+
     /// True when it makes or fills holes.
     #[inline]
     pub(super) fn maps(self) -> bool {

@@ -26,11 +26,13 @@ enum Told {
 }
 
 /// The pages of all files. Buffers are kept over [`Files::clear`].
-#[derive(Default)]
 pub(super) struct Files {
-    /// Cells of each file; those after are [`Cell::default`].
+    /// Cells of each file; those after are [`Cell::default`], and from page `pages` on [`Cell::unknown`].
     cells: [Vec<Cell>; MAPPINGS],
     untouched: Cell,
+    unknown: Cell,
+    /// Pages in a file before the first truncation. What a mapping shows behind them, when it has grown, nobody follows.
+    pages: u32,
     /// What `msync` has to tell.
     told: Told,
     /// Pages of a huge page, if the case asks for some.
@@ -39,10 +41,25 @@ pub(super) struct Files {
     tracks: Option<bool>,
 }
 
+impl Default for Files {
+    fn default() -> Files {
+        Files {
+            cells: Default::default(),
+            untouched: Cell::default(),
+            unknown: Cell::unknown(),
+            pages: 0,
+            told: Told::default(),
+            huge: None,
+            tracks: None,
+        }
+    }
+}
+
 impl Files {
-    /// Every page of every file is zero. `huge` is the size of huge pages, if there may be any; `tracks` whether somebody asks
+    /// Every page of every file is zero, of `pages` that each has. `huge` is the size of huge pages, if there may be any; `tracks` whether somebody asks
     /// which pages are holes, and if so, whether holes are filled only when pages are asked for.
-    pub(super) fn clear(&mut self, huge: Option<u32>, tracks: Option<bool>) {
+    pub(super) fn clear(&mut self, pages: u32, huge: Option<u32>, tracks: Option<bool>) {
+        self.pages = pages;
         self.cells.iter_mut().for_each(Vec::clear);
         self.told = Told::Nothing;
         self.huge = huge;
@@ -59,15 +76,17 @@ impl Files {
     }
 
     fn cell(&self, id: CellId) -> &Cell {
-        self.cells.get(usize::from(id.file())).and_then(|c| c.get(id.page() as usize)).unwrap_or(&self.untouched)
+        let other = if id.page() < self.pages { &self.untouched } else { &self.unknown };
+        self.cells.get(usize::from(id.file())).and_then(|c| c.get(id.page() as usize)).unwrap_or(other)
     }
 
     fn cell_mut(&mut self, id: CellId) -> &mut Cell {
-        let cells = &mut self.cells[usize::from(id.file()) % MAPPINGS];
-        if cells.len() <= id.page() as usize {
-            cells.resize(id.page() as usize + 1, Cell::default());
+        let (cells, page) = (&mut self.cells[usize::from(id.file()) % MAPPINGS], id.page() as usize);
+        if cells.len() <= page {
+            cells.resize((page + 1).min(self.pages as usize).max(cells.len()), Cell::default());
+            cells.resize(cells.len().max(page + 1), Cell::unknown());
         }
-        &mut cells[id.page() as usize]
+        &mut cells[page]
     }
 
     /// True when a load may return `value`.
@@ -321,9 +340,24 @@ mod tests {
 
     const C: CellId = CellId::new(0, 3);
 
+    fn files() -> Files {
+        let mut files = Files::default();
+        files.clear(16, None, None);
+        files
+    }
+
+    #[test]
+    fn nothing_is_known_behind_the_first_end_of_a_file() {
+        let mut files = files();
+        let behind = CellId::new(SHMEM, 16);
+        assert!(files.may_fault(behind) && files.may_be(behind, 0) && !files.may_fault(CellId::new(SHMEM, 15)));
+        files.stored(behind, 7);
+        assert!(files.may_fault(behind) && files.may_be(behind, 8) && !files.may_fault(CellId::new(SHMEM, 15)));
+    }
+
     #[test]
     fn a_hole_is_seen_early_or_late_but_never_undone() {
-        let mut files = Files::default();
+        let mut files = files();
         files.stored(C, 7);
         files.begin(C, 1, FileChange::Erase);
         assert!(files.may_be(C, 7) && files.may_be(C, 0) && !files.may_be(C, 8));
@@ -337,7 +371,7 @@ mod tests {
 
     #[test]
     fn a_store_during_hole_punching_may_survive_it() {
-        let mut files = Files::default();
+        let mut files = files();
         files.begin(C, 1, FileChange::Erase);
         files.stored(C, 9);
         files.end(1, true, true);
@@ -346,7 +380,7 @@ mod tests {
 
     #[test]
     fn nothing_is_read_beyond_the_end_until_the_file_grows_again() {
-        let mut files = Files::default();
+        let mut files = files();
         files.stored(C, 7);
         files.begin(C, 1, FileChange::Cut);
         files.end(1, true, true);
@@ -360,7 +394,7 @@ mod tests {
     #[test]
     fn nothing_is_known_of_pages_behind_the_end_that_a_huge_page_reaches() {
         let mut files = Files::default();
-        files.clear(Some(8), None);
+        files.clear(16, Some(8), None);
         let cell = |page| CellId::new(SHMEM, page);
         let cut = |files: &mut Files, size| {
             for page in 0..16 {
@@ -381,7 +415,7 @@ mod tests {
 
     #[test]
     fn two_calls_at_once_leave_what_either_order_would() {
-        let mut files = Files::default();
+        let mut files = files();
         files.stored(C, 7);
         files.begin(C, 1, FileChange::Cut);
         files.begin(C, 2, FileChange::Grow);

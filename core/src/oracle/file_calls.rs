@@ -223,17 +223,18 @@ impl Oracle {
         })
     }
 
-    /// States of a page that may be copied from a file now. A device's memory is copied through the address of the fault,
-    /// where a CPU may still see what a call in flight has just taken away.
+    /// States of a page that may be copied from a file now, be it once more, because a call in flight has dropped its copy.
     fn copiable(&self, proc: u8, spot: Spot, forced: bool) -> Option<Reach> {
         let space = &self.procs[usize::from(proc)].space;
         let states = space.states(spot)?;
         let private = |s: &State| matches!(s.base, Base::Private(_)) && (forced || s.permits(false));
-        let changes = self.changes(proc, spot, None);
-        if changes.is_empty() {
+        // A device's memory is copied through the address of the fault, where a CPU may still see what was just taken away.
+        let raw = states.iter().any(|s| matches!(s.base, Base::Copied(cell) if cell.raw()));
+        let mut changes = self.changes(proc, spot, None);
+        changes.retain(|(_, effect)| raw || effect.refills());
+        if changes.is_empty() && !raw {
             return states.iter().any(private).then(|| states.iter().copied().collect());
         }
-        // What a call in flight takes away may be copied once more before that call ends.
         space.reachable(spot, &changes).filter(|s| s.iter().any(private))
     }
 

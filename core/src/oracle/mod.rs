@@ -280,10 +280,10 @@ impl Oracle {
         (self.now, self.failed) = (1, 0);
         let asks = |op: &Op| matches!(op.code, OpCode::Hugepage | OpCode::Collapse);
         let ptrs = case.ops.iter().any(asks).then(|| case.config.geometry.ptrs());
-        self.files.clear(ptrs, registers.then_some(!huge));
+        self.region_pages = case.config.geometry.region_pages();
+        self.files.clear(self.region_pages, ptrs, registers.then_some(!huge));
         self.refusals = Refusals::of(&case.config);
         self.guarded = false;
-        self.region_pages = case.config.geometry.region_pages();
         self.huge_pages = case.config.geometry.ptrs();
         self.moved = false;
         self.procs[0].live = true;
