@@ -207,20 +207,18 @@ impl Oracle {
         self.keep(proc, spot, fits.then_some(set), &changes);
     }
 
-    /// True of a page that shows no file to copy from, or of which every copy is known already while nothing happens to it.
+    /// True of a page to which nothing happens and that shows no file to copy from, or of which every copy is known already.
     fn copies_known(&self, proc: u8, spot: Spot) -> bool {
         let p = usize::from(proc);
-        let calm = self.changing[p] | self.touching[p] | self.forking[p] == 0;
         let Some(states) = self.procs[p].space.states(spot) else { return true };
-        states.iter().all(|s| match s.base {
+        let known = |state: &State| match state.base {
             Base::Private(cell) => {
-                let known = |value| states.contains(&s.written(value));
-                calm && self.files.all_values(cell, known)
-                    && states.iter().filter(|s| s.stale()).all(|s| known(s.value))
+                let known = |value| states.contains(&state.written(value));
+                self.files.all_values(cell, known) && states.iter().filter(|s| s.stale()).all(|s| known(s.value))
             }
-            Base::Copied(_) => calm || !s.stale(),
-            Base::Anon | Base::Shared(_) => true,
-        })
+            Base::Copied(_) | Base::Anon | Base::Shared(_) => true,
+        };
+        self.changing[p] | self.touching[p] | self.forking[p] == 0 && states.iter().all(known)
     }
 
     /// States of a page that may be copied from a file now, be it once more, because a call in flight has dropped its copy.
@@ -229,7 +227,7 @@ impl Oracle {
         let states = space.states(spot)?;
         let private = |s: &State| matches!(s.base, Base::Private(_)) && (forced || s.permits(false));
         // A device's memory is copied through the address of the fault, where a CPU may still see what was just taken away.
-        let raw = states.iter().any(|s| matches!(s.base, Base::Copied(cell) if cell.raw()));
+        let raw = states.iter().any(|s| s.stale());
         let mut changes = self.changes(proc, spot, None);
         changes.retain(|(_, effect)| raw || effect.refills());
         if changes.is_empty() && !raw {
