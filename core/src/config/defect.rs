@@ -396,6 +396,33 @@ defects! {
     N61 = "N61", fixed None, "stable_tree_search",
         "KSM goes on comparing with a page whose memory has failed, and maps it where it finds equal contents",
         "found here; mm/memory-failure.c of 6.12 and 6.19 leaves the page in the stable tree, and ksm_get_folio() does not ask; not tried";
+    H6 = "H6", fixed Some(Kernel::V6_6), "hugetlb_change_protection",
+        "a marker of hugetlb memory is changed as if it were a page, and becomes a present entry that maps nobody knows what",
+        "commit 0e678153f5be \"mm/hugetlb: fix PTE marker handling in hugetlb_change_protection()\" (6.2), CVE-2022-49760";
+    H7 = "H7", fixed Some(Kernel::V6_6), "hugetlb_change_protection",
+        "of migration entries of hugetlb pages only writable ones are write-protected for userfaultfd, or resolved",
+        "commit 44f86392bdd1 \"mm/hugetlb: fix uffd-wp handling for migration entries in hugetlb_change_protection()\" (6.2)";
+    H8 = "H8", fixed Some(Kernel::V6_1), "hugetlb_no_page",
+        "userfaultfd is told that a hugetlb page is missing which is there: the entry was seen between a clear and a set",
+        "commit 2ea7ff1e39cb \"mm/hugetlb: fix race condition of uffd missing/minor handling\" (6.1)";
+    H9 = "H9", fixed Some(Kernel::V6_6), "hugetlb_wp",
+        "the first store to a hugetlb page that was write-protected before it was there is not trapped",
+        "commit 60d5b473d61b \"mm/hugetlb: fix uffd wr-protection for CoW optimization path\" (6.3)";
+    H10 = "H10", fixed Some(Kernel::V6_6), "copy_hugetlb_page_range",
+        "fork drops uffd-wp of hugetlb pages that are copied or on their way, although the child is registered for it",
+        "\"mm/hugetlb: fix uffd-wp during fork()\" (6.4); mm/hugetlb.c of 6.1 has it";
+    H11 = "H11", fixed Some(Kernel::V5_19), "hugetlb_mcopy_atomic_pte",
+        "UFFDIO_CONTINUE that fails takes away the reservation of a page that is in the page cache",
+        "commit cc30042df6fc \"hugetlb, userfaultfd: fix reservation restore on userfaultfd error\" (5.16)";
+    H12 = "H12", fixed None, "userfaultfd_register",
+        "PMD tables stay shared when memory is registered for write protection or minor faults",
+        "what \"hugetlb/userfaultfd: unshare all pmds for hugetlbfs when register wp\" (5.13) must do";
+    N70 = "N70", fixed None, "userfaultfd_unregister",
+        "UFFDIO_UNREGISTER up to the middle of a hugetlb page is refused when it has taken the write protection of that page away",
+        "found here; fs/userfaultfd.c of 6.12 asks whether the range begins with a huge page, and userfaultfd_clear_vma() resolves before it splits; not tried";
+    H13 = "H13", fixed Some(Kernel::V6_6), "hugetlb_wp",
+        "a hugetlb page that is copied for a pin for reading is write-protected for userfaultfd no longer",
+        "\"mm/hugetlb: fix uffd-wp bit lost when unsharing happens\" (6.4)";
 }
 
 const _: () = assert!(Defect::ALL.len() <= DefectSet::LEN, "a DefectSet has one bit for each row");

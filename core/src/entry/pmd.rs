@@ -1,7 +1,7 @@
 //! Entries one level up: what a PMD means, and which kind may follow which.
 //!
 //! A PMD points to a table, or maps a huge page with the bits of a PTE and one that tells the two apart, or holds a
-//! migration entry. A huge PMD that is being changed is *invalid* for a moment: the hardware cannot use it, and for
+//! migration entry; of hugetlb memory it may hold a marker, too. A huge PMD that is being changed is *invalid* for a moment: the hardware cannot use it, and for
 //! the kernel it is still there, so that nobody takes it for none (`pmdp_invalidate()`).
 
 use super::{EntryConfig, EntryKind};
@@ -20,6 +20,8 @@ pub enum PmdKind {
     Invalid,
     /// The huge page is being migrated.
     Migration(EntryKind),
+    /// Of hugetlb memory: no page, and a note of what to do when one comes (`huge_pte_none_mostly()`).
+    Marker(EntryKind),
     /// Anything else.
     Bad,
 }
@@ -31,6 +33,12 @@ impl PmdKind {
         matches!(self, PmdKind::Huge | PmdKind::Invalid | PmdKind::Migration(_))
     }
 
+    /// `huge_pte_none_mostly()`: no page, and none on its way.
+    #[must_use]
+    pub const fn none_mostly(self) -> bool {
+        matches!(self, PmdKind::None | PmdKind::Marker(_))
+    }
+
     /// Name for evidence.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -39,7 +47,7 @@ impl PmdKind {
             PmdKind::Table => "table",
             PmdKind::Huge => "huge",
             PmdKind::Invalid => "huge, invalid",
-            PmdKind::Migration(kind) => kind.name(),
+            PmdKind::Migration(kind) | PmdKind::Marker(kind) => kind.name(),
             PmdKind::Bad => "bad",
         }
     }
@@ -61,6 +69,7 @@ const fn row(from: &'static str, to: &'static str, why: &'static str) -> PmdTran
 }
 
 const MIGRATION: &str = "migration";
+const MARKER: &str = "marker";
 const ZAP: &str = "huge_memory.c zap_huge_pmd, __split_huge_pmd_locked of a file";
 const SPLIT: &str = "huge_memory.c __split_huge_pmd_locked: every page has a PTE of its own";
 
@@ -81,12 +90,20 @@ pub const PMD_TRANSITIONS: &[PmdTransition] = &[
     row(MIGRATION, MIGRATION, "huge_memory.c change_huge_pmd, copy_huge_pmd: made readable; flags change"),
     row(MIGRATION, "huge", "huge_memory.c remove_migration_pmd"),
     row(MIGRATION, "table", SPLIT),
+    row("none", MARKER, "hugetlb.c hugetlb_change_protection, hugetlb_mfill_atomic_pte, __unmap_hugepage_range"),
+    row(MARKER, "none", "hugetlb.c hugetlb_change_protection, __unmap_hugepage_range, move_huge_pte"),
+    row(MARKER, "huge", "hugetlb.c hugetlb_no_page, hugetlb_mfill_atomic_pte"),
+    row(MIGRATION, MARKER, "hugetlb.c __unmap_hugepage_range"),
 ];
 
 /// Whether some kernel function writes a PMD of the second kind over one of the first.
 #[must_use]
 pub fn pmd_transition_legal(from: PmdKind, to: PmdKind) -> bool {
-    let name = |kind: PmdKind| if matches!(kind, PmdKind::Migration(_)) { MIGRATION } else { kind.name() };
+    let name = |kind: PmdKind| match kind {
+        PmdKind::Migration(_) => MIGRATION,
+        PmdKind::Marker(_) => MARKER,
+        kind => kind.name(),
+    };
     PMD_TRANSITIONS.iter().any(|t| t.from == name(from) && t.to == name(to))
 }
 
@@ -103,6 +120,7 @@ impl EntryConfig {
         } else {
             match self.kind(Pte(pmd.0)) {
                 kind if kind.is_migration() => PmdKind::Migration(kind),
+                kind if kind.is_marker() || kind == EntryKind::SwapSpecial => PmdKind::Marker(kind),
                 _ => PmdKind::Bad,
             }
         }
@@ -113,7 +131,7 @@ impl EntryConfig {
     pub fn pmd_as_pte(&self, pmd: Pmd) -> Pte {
         match self.pmd_kind(pmd) {
             PmdKind::Huge | PmdKind::Invalid => self.arch.pmd_leaf(pmd),
-            PmdKind::Migration(_) => Pte(pmd.0),
+            PmdKind::Migration(_) | PmdKind::Marker(_) => Pte(pmd.0),
             _ => Pte(0),
         }
     }

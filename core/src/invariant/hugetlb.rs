@@ -66,9 +66,16 @@ pub fn shared_tables(w: &World) -> Option<Finding> {
                 let pud = w.geometry().pud_range(at);
                 let vma = w.vma_lookup(mm, at).map(|v| &w.vmas[v]);
                 let fits = vma.is_some_and(|v| v.backing.hugetlb() && v.start <= pud.start && pud.end <= v.end);
+                // uffd_disable_huge_pmd_share()
+                let told = vma.is_some_and(|v| v.uffd_wp() || v.uffd_minor());
                 let alike = vma.is_some_and(|v| *perm.get_or_insert(v.perm) == v.perm);
-                if !fits || !alike {
-                    let what = Some(if fits { "other protection" } else { "does not cover it" });
+                if !fits || !alike || told {
+                    let what = match (fits, alike) {
+                        (true, true) => "userfaultfd",
+                        (true, false) => "other protection",
+                        _ => "does not cover it",
+                    };
+                    let what = Some(what);
                     let evidence = Evidence { proc: Some(mm), vpn: Some(at), what, ..Evidence::default() };
                     return Some(Finding { rule: Rule::SharedTable, cause: None, evidence });
                 }

@@ -1,7 +1,6 @@
 //! `mm/mincore.c`: which pages of a range could be accessed without reading anything.
 
 use super::hugetlb::is_vm_hugetlb_page;
-use crate::entry::PmdKind;
 use crate::mm::VmaId;
 use crate::observe::{FileId, Observation, Outcome, SHMEM};
 use crate::phys::{CacheEntry, Flags};
@@ -39,7 +38,7 @@ async fn mincore_page_range(k: &Cpu, vma: VmaId, vpn: u32) {
     }
     let Some(p) = k.pte_offset_map_lock(mm, vpn).await else {
         // Hugetlb pages have no tables, and are there or not.
-        let huge = k.pmd_offset(mm, vpn).is_some_and(|p| k.pmd_kind(p) != PmdKind::None);
+        let huge = k.pmd_offset(mm, vpn).is_some_and(|p| !k.pmd_kind(p).none_mostly());
         let resident = huge && is_vm_hugetlb_page(k, vma) || mincore_unmapped(k, vma, vpn);
         tell(k, mm, vpn, resident);
         return;

@@ -98,7 +98,7 @@ impl Change {
 /// `change_protection()`: the entries, then the flush.
 pub async fn change_protection(k: &Cpu, vma: VmaId, start: u32, end: u32, change: Change) {
     if is_vm_hugetlb_page(k, vma) {
-        return hugetlb_change_protection(k, vma, start, end).await;
+        return hugetlb_change_protection(k, vma, start, end, change).await;
     }
     let mm = k.s().w.vmas[vma].mm;
     let mut flush = false;

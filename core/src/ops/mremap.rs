@@ -21,7 +21,7 @@ use super::vma_lock::vma_start_write;
 use super::zap::unlink_anon_vmas;
 use crate::arch::Pte;
 use crate::config::Defect;
-use crate::mm::{AnonVmaId, Locked, NewVma, PtePtr, TableId, UffdCtx, VmaId};
+use crate::mm::{AnonVmaId, Locked, NewVma, PtePtr, TableId, VmaId};
 use crate::observe::{FileId, Outcome, UffdFlags};
 use crate::sched::{Cpu, Lock, NotifyEvent, Site};
 
@@ -125,8 +125,8 @@ async fn move_hugetlb_vma(k: &Cpu, mm: u8, start: u32, end: u32, to: u32) -> Out
     let Some(vma) = k.s().w.vma_lookup(mm, start) else { return Outcome::Fault };
     let new_vma = copy_vma(k, vma, start, end, to).await;
     move_hugetlb_page_tables(k, vma, new_vma, start, end, to).await;
-    k.s().w.vmas[new_vma].uffd = UffdCtx::default();
     clear_vma_resv_huge_pages(&mut k.s(), vma);
+    mremap_userfaultfd_prep(k, new_vma, start, to, end - start);
     do_munmap(k, mm, start, end).await;
     Outcome::Done
 }
@@ -207,7 +207,7 @@ async fn move_page_tables(k: &Cpu, vma: VmaId, start: u32, end: u32, to: u32) {
 }
 
 /// `vma_has_uffd_without_event_remap()`: what userfaultfd has write-protected is not protected at the new address.
-fn clears_uffd_wp(k: &Cpu, vma: VmaId) -> bool {
+pub fn clears_uffd_wp(k: &Cpu, vma: VmaId) -> bool {
     let ctx = k.s().w.vmas[vma].uffd;
     ctx.flags.has(UffdFlags::WP) && !ctx.flags.has(UffdFlags::EVENTS) && !k.has(Defect::V5)
 }

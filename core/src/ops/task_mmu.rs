@@ -166,6 +166,20 @@ pub fn pte_uffd_wp_any(k: &Cpu, pte: Pte) -> bool {
     }
 }
 
+/// `pagemap_hugetlb_range()` of one page, without the lock of the PMD: only uffd-wp, as soft-dirty is not kept. False when it is
+/// no hugetlb memory.
+fn pagemap_hugetlb(k: &Cpu, mm: u8, vpn: u32) -> bool {
+    let found = k.s().w.vma_lookup(mm, vpn);
+    if !found.is_some_and(|vma| is_vm_hugetlb_page(k, vma)) {
+        return false;
+    }
+    // Without a table nothing is said (pagemap_pte_hole()).
+    let pte = k.pmd_offset(mm, vpn).map_or(Pte(0), |p| k.entries().pmd_as_pte(k.pmdp_get(p)));
+    let (op, wp) = (k.op(), pte_uffd_wp_any(k, pte));
+    k.s().observe(Observation::UffdWp { op, proc: mm, vpn, wp });
+    true
+}
+
 /// `pagemap_pmd_range()`: reports the soft-dirty and the uffd-wp bit of each page of a range.
 pub async fn pagemap(k: &Cpu, mm: u8, start: u32, end: u32) -> Outcome {
     let arch = k.arch();
@@ -177,6 +191,9 @@ pub async fn pagemap(k: &Cpu, mm: u8, start: u32, end: u32) -> Outcome {
             let s = k.s();
             s.w.vma_lookup(mm, vpn).is_some_and(|v| !s.w.vmas[v].backing.pfnmap())
         };
+        if walked && pagemap_hugetlb(k, mm, vpn) {
+            continue;
+        }
         let huge = if walked && k.pmd_leaf(mm, vpn).is_some() { k.pmd_trans_huge_lock(mm, vpn).await } else { None };
         let locked = if walked && huge.is_none() { k.pte_offset_map_lock(mm, vpn).await } else { None };
         let op = k.op();
@@ -190,9 +207,8 @@ pub async fn pagemap(k: &Cpu, mm: u8, start: u32, end: u32) -> Outcome {
         {
             let s = &mut *k.s();
             s.observe(Observation::UffdWp { op, proc: mm, vpn, wp });
-            // Where the architecture has no such bit, it reads 0 and means nothing. Of hugetlb pages none is kept.
-            let tracked = |v: &VmaId| arch.has_soft_dirty() && !s.w.vmas[*v].backing.hugetlb();
-            if let Some(vma) = s.w.vma_lookup(mm, vpn).filter(tracked) {
+            // Where the architecture has no such bit, it reads 0 and means nothing.
+            if let Some(vma) = s.w.vma_lookup(mm, vpn).filter(|_| arch.has_soft_dirty()) {
                 let dirty = bit || s.w.vmas[vma].soft_dirty;
                 s.observe(Observation::SoftDirty { op, proc: mm, vpn, dirty });
             }

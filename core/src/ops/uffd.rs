@@ -4,6 +4,7 @@
 //! at once; of what else it hears is in [`super::uffd_events`]. Left out: `UFFDIO_API`, `poll()`, `UFFD_USER_MODE_ONLY`, and
 //! moves and copies between address spaces.
 
+use super::hugetlb::{aligned, hugetlb_unshare_all_pmds, is_vm_hugetlb_page, may_split, userfaultfd_huge_must_wait};
 use super::mmap::{nth_vma, split_at_bounds, vmas_in};
 use super::mprotect::uffd_wp_range;
 use super::uffd_events::mmap_changing;
@@ -56,6 +57,9 @@ fn released(k: &Cpu, mm: u8, ctx: UffdCtx) -> bool {
 /// `userfaultfd_must_wait()`: a look at the entry without its lock.
 async fn userfaultfd_must_wait(k: &Cpu, vmf: &VmFault, reason: Userfault) -> bool {
     k.site(Site::UserfaultMustWait).await;
+    if is_vm_hugetlb_page(k, vmf.vma) {
+        return userfaultfd_huge_must_wait(k, vmf.mm, vmf.vpn, reason);
+    }
     if let Some(p) = k.pmd_leaf(vmf.mm, vmf.vpn) {
         let pmd = k.pmdp_get(p);
         // One that is invalid or being migrated will be there again (pmd_present(), pmd_trans_huge()).
@@ -93,7 +97,8 @@ pub async fn userfaultfd_register(k: &Cpu, mm: u8, start: u32, end: u32, flags: 
 
 async fn register_range(k: &Cpu, mm: u8, start: u32, end: u32, flags: UffdFlags) -> Outcome {
     let vmas = vmas_in(k, mm, start, end);
-    if vmas.is_empty() || vmas.iter().any(|v| !vma_can_userfault(k, *v, flags)) {
+    let cut = !may_split(k, mm, start, end);
+    if vmas.is_empty() || cut || vmas.iter().any(|v| !vma_can_userfault(k, *v, flags)) {
         return Outcome::Invalid;
     }
     let ctx = UffdCtx { flags, generation: k.s().w.mms[mm as usize].userfaults.generation };
@@ -114,20 +119,36 @@ async fn register_range(k: &Cpu, mm: u8, start: u32, end: u32, flags: UffdFlags)
         }
         split_at_bounds(k, mm, from, to).await;
         set_ctx(k, mm, from, ctx).await;
+        // uffd_disable_huge_pmd_share()
+        if is_vm_hugetlb_page(k, vma) && flags.has(UffdFlags(UffdFlags::WP.0 | UffdFlags::MINOR.0)) {
+            unshare_registered(k, mm, from).await;
+        }
     }
     Outcome::Done
 }
 
-/// `vma_can_userfault()`: anonymous memory and `tmpfs`; minor faults of `tmpfs` only, and write protection there only where a
-/// release has notes for it.
+/// `hugetlb_unshare_all_pmds()` of the VMA that begins at `start`: a table that others use, too, has no room for what only this
+/// mapping is to be told.
+async fn unshare_registered(k: &Cpu, mm: u8, start: u32) {
+    let found = k.s().w.vma_lookup(mm, start);
+    if let Some(vma) = found
+        && !k.has(Defect::H12)
+    {
+        hugetlb_unshare_all_pmds(k, vma).await;
+    }
+}
+
+/// `vma_can_userfault()`: anonymous memory, `tmpfs` and hugetlb; no minor faults of anonymous memory, and write protection of the
+/// others only where a release has notes for it.
 ///
-/// Left out: hugetlb; asynchronous protection of any other file.
+/// Left out: asynchronous protection of any other file.
 fn vma_can_userfault(k: &Cpu, vma: VmaId, flags: UffdFlags) -> bool {
     let s = k.s();
     let notes = s.w.entries().make_uffd_wp_note() != Pte(0);
     match s.w.vmas[vma].backing {
         Backing::Anon => !flags.has(UffdFlags::MINOR),
         Backing::ShmemShared | Backing::ShmemPrivate => notes || !flags.has(UffdFlags::WP),
+        backing if backing.hugetlb() => notes || !flags.has(UffdFlags::WP),
         // VM_SPECIAL
         backing if backing.device().is_some() => {
             let wp_async = flags.has(UffdFlags::ASYNC) && s.w.config.has(Defect::A4a);
@@ -157,8 +178,12 @@ async fn set_ctx(k: &Cpu, mm: u8, start: u32, ctx: UffdCtx) {
 /// taken away, and those who wait at it find out when they are woken.
 pub async fn userfaultfd_unregister(k: &Cpu, mm: u8, start: u32, end: u32) -> Outcome {
     k.lock(Lock::MmapWrite(mm)).await;
-    let vmas = vmas_in(k, mm, start, end);
-    let outcome = if vmas.is_empty() { Outcome::Invalid } else { Outcome::Done };
+    let mut vmas = vmas_in(k, mm, start, end);
+    // Here we differ from the kernel, which asks for the beginning only, and for the end when the protection is gone (N70).
+    if !may_split(k, mm, start, if k.has(Defect::N70) { start } else { end }) {
+        vmas.clear();
+    }
+    let mut outcome = if vmas.is_empty() { Outcome::Invalid } else { Outcome::Done };
     for vma in vmas {
         let (from, to, old) = bounds(k, vma, start, end);
         if !old.armed() {
@@ -167,19 +192,26 @@ pub async fn userfaultfd_unregister(k: &Cpu, mm: u8, start: u32, end: u32) -> Ou
         if old.flags.has(UffdFlags::MISSING) {
             k.wake_userfault(mm, from, to).await;
         }
-        clear_vma(k, mm, vma, from, to).await;
+        if !clear_vma(k, mm, vma, from, to).await {
+            outcome = Outcome::Invalid;
+            break;
+        }
     }
     k.unlock(Lock::MmapWrite(mm));
     outcome
 }
 
-/// `userfaultfd_clear_vma()`.
-async fn clear_vma(k: &Cpu, mm: u8, vma: VmaId, start: u32, end: u32) {
+/// `userfaultfd_clear_vma()`. False when the VMA cannot be split at the end, by which the protection is gone already.
+async fn clear_vma(k: &Cpu, mm: u8, vma: VmaId, start: u32, end: u32) -> bool {
     if k.s().w.vmas[vma].uffd_wp() {
         uffd_wp_range(k, vma, start, end, false).await;
     }
+    if !may_split(k, mm, start, end) {
+        return false;
+    }
     split_at_bounds(k, mm, start, end).await;
     set_ctx(k, mm, start, UffdCtx::default()).await;
+    true
 }
 
 /// `userfaultfd_release()` of every userfaultfd of the process.
@@ -227,6 +259,10 @@ pub async fn userfaultfd_writeprotect(k: &Cpu, mm: u8, start: u32, end: u32, wp:
         // Asked once, before the first.
         if outcome == Outcome::NoEnt && mmap_changing(k, vma) {
             outcome = Outcome::Busy;
+            break;
+        }
+        if is_vm_hugetlb_page(k, vma) && !aligned(k, start, end) {
+            outcome = Outcome::Invalid;
             break;
         }
         uffd_wp_range(k, vma, from, to, wp).await;

@@ -2,6 +2,7 @@
 //! [`super::uffd_shmem`].
 
 use super::guard::is_guard_pte_marker;
+use super::hugetlb::{is_vm_hugetlb_page, mfill_atomic_hugetlb};
 use super::pgtable::pte_alloc;
 use super::rmap::anon_vma_prepare;
 use super::uffd_events::mmap_changing;
@@ -34,7 +35,8 @@ pub enum Fill {
 }
 
 impl Fill {
-    fn wp(self) -> bool {
+    /// The page comes write-protected.
+    pub fn wp(self) -> bool {
         matches!(self, Fill::Copy { wp: true } | Fill::Continue { wp: true })
     }
 }
@@ -85,6 +87,9 @@ async fn mfill_atomic(k: &Cpu, mm: u8, start: u32, end: u32, first: u32, what: F
         return (0, Outcome::Busy);
     }
     let continues = matches!(what, Fill::Continue { .. });
+    if is_vm_hugetlb_page(k, vma) && (wp || !what.wp()) {
+        return mfill_atomic_hugetlb(k, vma, (start, end), first, what).await;
+    }
     if what.wp() && !wp || !anonymous && !shmem || continues && !shmem {
         return (0, Outcome::Invalid);
     }

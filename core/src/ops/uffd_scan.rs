@@ -1,6 +1,7 @@
 //! `fs/proc/task_mmu.c: PAGEMAP_SCAN` with `PM_SCAN_WP_MATCHING`: which pages were written since they were protected, and
 //! protect them again, in one call.
 
+use super::hugetlb::{is_vm_hugetlb_page, pagemap_scan_hugetlb};
 use super::mmap::vmas_in;
 use super::mprotect::{mkuffd_wp_swap, uffd_wp_range};
 use super::split::split_huge_pmd;
@@ -27,6 +28,10 @@ pub async fn pagemap_scan(k: &Cpu, mm: u8, start: u32, end: u32) -> Outcome {
             (v.start.max(start), v.end.min(end), wp_allowed)
         };
         if !wp_allowed {
+            continue;
+        }
+        if is_vm_hugetlb_page(k, vma) {
+            pagemap_scan_hugetlb(k, vma, from, to).await;
             continue;
         }
         let mut at = from;
@@ -71,7 +76,7 @@ async fn pagemap_scan_pmd_entry(k: &Cpu, vma: VmaId, start: u32, end: u32) {
 }
 
 /// `pagemap_scan_output()`: written is what is not protected.
-fn output(k: &Cpu, mm: u8, vpn: u32, protected: bool) {
+pub fn output(k: &Cpu, mm: u8, vpn: u32, protected: bool) {
     let op = k.op();
     k.s().observe(Observation::UffdWp { op, proc: mm, vpn, wp: protected });
 }

@@ -79,6 +79,11 @@ impl MmuGather {
         self.details == ZapDetails::UNMAP
     }
 
+    /// `ZAP_FLAG_DROP_MARKER`.
+    pub(super) fn drops_markers(&self) -> bool {
+        self.details.drop_markers
+    }
+
     /// `tlb_remove_huge_tlb_entry()`.
     pub(super) fn remove_huge_tlb_entry(&mut self, k: &Cpu, vpn: u32) {
         self.range(vpn);

@@ -27,6 +27,8 @@ impl Oracle {
                 flight.contended |= other.maps();
                 other.disturbed |= flight.effect().is_some();
                 flight.disturbed |= other.effect().is_some();
+            }
+            if other.overlaps(&flight) || other.around.is_some() {
                 other.disturb_waiting(&flight);
             }
         }
@@ -49,6 +51,9 @@ impl Oracle {
             self.procs[parent].space.reach(flight.region, flight.end);
         }
         self.guarded |= flight.code == OpCode::GuardInstall;
+        if self.procs[parent].hugetlb {
+            flight.reaches_out(self.huge_pages);
+        }
         self.flights[cpu] = Some(flight);
         self.start_file_change(cpu, &flight);
         if matches!(flight.code, OpCode::Truncate | OpCode::Remove) || flight.poisons() {

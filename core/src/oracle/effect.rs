@@ -49,8 +49,8 @@ impl Effect {
             Effect::Zero(_) if state.guard => State { applied, ..state },
             Effect::Zero(fresh) => {
                 // In a mapping of a file userfaultfd remembers what it has protected.
-                let file = state.base != Base::Anon;
-                let traps = if file { state.traps.dropped_note_kept(fresh) } else { state.traps.dropped(fresh) };
+                let traps =
+                    if state.remembers() { state.traps.dropped_note_kept(fresh) } else { state.traps.dropped(fresh) };
                 State { applied, traps, pool: state.pool.without_promise(), ..state.zeroed() }
             }
             Effect::Cut(..) => match state.base {
@@ -64,7 +64,7 @@ impl Effect {
             },
             Effect::Hole(file, from, to) => match state.base {
                 Base::Copied(cell) if cell.file() == file && (from..to).contains(&cell.page()) => {
-                    State { applied, ..state.zeroed() }
+                    State { applied, traps: state.traps.cured(), ..state.zeroed() }
                 }
                 _ => return None,
             },

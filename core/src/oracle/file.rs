@@ -10,7 +10,7 @@
 //! when the file has grown over them.
 
 use super::cell::{CONTENTS, Cell, CellId, FileChange, LostCell, Presence};
-use crate::observe::{FILES, FileId, MAPPINGS, REGULAR, SHMEM, Token};
+use crate::observe::{FILES, FileId, HUGETLB_ANON, MAPPINGS, REGULAR, SHMEM, Token};
 use arrayvec::ArrayVec;
 
 /// What `msync` has to tell of data that were lost.
@@ -191,7 +191,8 @@ impl Files {
 
     /// Somebody is about to ask for the page.
     pub(super) fn asked(&mut self, id: CellId) {
-        if self.tracks.is_some() && self.cell(id).presence == Presence::Hole {
+        // The unnamed file of anonymous hugetlb memory has no page ever.
+        if self.tracks.is_some() && self.cell(id).presence == Presence::Hole && id.file() != HUGETLB_ANON {
             self.cell_mut(id).presence = Presence::Perhaps;
         }
     }

@@ -127,7 +127,9 @@ impl Oracle {
             return;
         }
         // A pin for reading takes a page out of the sharing, too, and what is locked is faulted in as for writing.
-        let huge = self.procs[usize::from(flight.proc)].huge_copies && flight.tries();
+        let proc = &self.procs[usize::from(flight.proc)];
+        // The unnamed file of anonymous hugetlb memory has no page ever: whatever is there is a copy.
+        let huge = (proc.huge_copies || proc.hugetlb && self.fresh != Traps::NONE) && flight.tries();
         if huge {
             self.may_huge_pages_be_copied(flight);
         } else if flight.access() == Some(true) || matches!(flight.code, OpCode::PinRead | OpCode::Mlock) {

@@ -69,6 +69,10 @@ pub(super) struct Flight {
     pub(super) effect: Option<Effect>,
     /// What is promised of the pool of huge pages is kept.
     pub(super) promises: bool,
+    /// Its range begins and ends with a huge page.
+    pub(super) whole: bool,
+    /// The pages of its range and what shares a huge page with them, where it tries accesses to hugetlb memory.
+    pub(super) around: Option<(u32, u32)>,
     /// The access of it that waits.
     pub(super) waiting: Option<Waiting>,
     /// How many pages it said it has dealt with.
@@ -130,6 +134,8 @@ impl Flight {
             fresh,
             effect: None,
             promises,
+            whole: (first | end).is_multiple_of(case.config.geometry.ptrs()),
+            around: None,
             waiting: None,
             progress: 0,
             lock_changes: 0,
@@ -190,10 +196,31 @@ impl Flight {
             OpCode::UffdContinue => Some(Uffd::Fill(Filling::Continue { wp: flag(2) }, self.wakes(), 0)),
             OpCode::UffdWp => Some(Uffd::Protect(true)),
             OpCode::UffdUnwp => Some(Uffd::Protect(false)),
-            OpCode::PagemapScan => Some(Uffd::Scan),
+            OpCode::PagemapScan => Some(Uffd::Scan(self.whole)),
             OpCode::UffdMove => self.moves.map(|_| Uffd::Move),
             _ => self.touches().map(Uffd::Touch),
         }
+    }
+
+    /// It tries accesses in a process with hugetlb memory of huge pages of this size.
+    pub(super) fn reaches_out(&mut self, huge: u32) {
+        if self.touches().is_some() && huge != 0 {
+            self.around = Some((self.first / huge * huge, self.end.next_multiple_of(huge)));
+        }
+    }
+
+    /// True of a page beside its range that may be of the same huge page.
+    #[inline]
+    pub(super) fn beside(&self, proc: u8, spot: Spot) -> bool {
+        let inside = |(from, to): (u32, u32)| (from..to).contains(&spot.page);
+        self.around.is_some_and(inside) && self.proc == proc && self.region == spot.region && !self.covers(proc, spot)
+    }
+
+    /// Those pages.
+    pub(super) fn spots_beside(&self) -> impl Iterator<Item = Spot> + use<> {
+        let (region, first, end) = (self.region, self.first, self.end);
+        let (from, to) = self.around.unwrap_or((first, end));
+        (from..first).chain(end..to.max(end)).map(move |page| Spot { region, page })
     }
 
     /// The kind of access that it tries, where somebody keeps track of what is there.
@@ -340,6 +367,11 @@ impl Flight {
             return Some(Effect::Arrive);
         }
         match self.effect()? {
+            Effect::Uffd(Uffd::Touch(write))
+                if self.around.is_some() && !(self.first..self.end).contains(&spot.page) =>
+            {
+                Some(Effect::Uffd(Uffd::Beside(write)))
+            }
             Effect::Uffd(Uffd::Fill(Filling::Copy { wp, .. }, wakes, barred)) => {
                 let copy = Filling::Copy { value: copy_token(self.op, spot.page), wp };
                 Some(Effect::Uffd(Uffd::Fill(copy, wakes, barred)))

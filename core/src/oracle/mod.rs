@@ -445,7 +445,7 @@ impl Oracle {
         for (cpu, flight) in self.flights.iter().enumerate() {
             if let Some(flight) = flight
                 && Some(cpu) != but
-                && (flight.sweeps().is_some() || flight.covers(proc, spot))
+                && (flight.sweeps().is_some() || flight.covers(proc, spot) || flight.beside(proc, spot))
                 && let Some(mut effect) = flight.effect_on(spot)
             {
                 if self.tells

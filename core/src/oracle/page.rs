@@ -130,6 +130,18 @@ impl State {
         value: 0,
     };
 
+    /// It is of hugetlb memory.
+    #[inline]
+    pub(super) fn of_hugetlb(&self) -> bool {
+        self.pool != Pool::Any
+    }
+
+    /// A page of a file may be behind nothing, and hugetlb memory is a file: userfaultfd's protection is remembered there.
+    #[inline]
+    pub(super) fn remembers(&self) -> bool {
+        self.base != Base::Anon || self.of_hugetlb()
+    }
+
     /// A page of anonymous memory that holds zeroes.
     #[inline]
     pub(super) fn mapped(perm: Perm) -> State {
@@ -268,6 +280,9 @@ impl State {
         let traps = self.traps.child();
         let bare = matches!(self.base, Base::Shared(_)) && !traps.write_protects();
         let traps = if bare { traps.cured() } else { traps };
+        // What a child has of its parent's hugetlb memory it may lose again, when the pool has no page for the parent.
+        let lent = self.of_hugetlb() && !matches!(self.base, Base::Shared(_));
+        let traps = if lent { traps.untracked() } else { traps };
         State { applied: 0, traps, pool: self.pool.without_promise(), ..self }
     }
 

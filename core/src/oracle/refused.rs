@@ -6,19 +6,19 @@
 
 use super::Oracle;
 use super::flight::Flight;
-use super::page::{Base, Pool, State};
+use super::page::{Base, State};
 use super::result::Keep;
 use super::space::Spot;
 use super::traps::Traps;
 use crate::config::{Config, Design, Kernel};
-use crate::observe::{HUGETLB_ANON, HUGETLBFS, Outcome, REMAPPED};
+use crate::observe::{Outcome, REMAPPED};
 use crate::program::OpCode;
 
 /// What a call refuses.
-type Reason = fn(&State) -> bool;
+pub(super) type Reason = fn(&State) -> bool;
 
-fn hugetlb(state: &State) -> bool {
-    state.pool != Pool::Any || matches!(state.base.file(), Some(HUGETLBFS | HUGETLB_ANON))
+pub(super) fn hugetlb(state: &State) -> bool {
+    state.of_hugetlb()
 }
 
 fn hugetlb_or_device(state: &State) -> bool {
@@ -103,7 +103,7 @@ impl Oracle {
     }
 
     /// True when some page of the range, or of where it goes, may be such.
-    fn may_meet(&self, flight: &Flight, reason: Reason) -> bool {
+    pub(super) fn may_meet(&self, flight: &Flight, reason: Reason) -> bool {
         let proc = &self.procs[usize::from(flight.proc)];
         if !proc.hugetlb && !proc.devices && !proc.files && self.fresh == Traps::NONE {
             return false;

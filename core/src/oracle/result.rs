@@ -404,6 +404,7 @@ impl Oracle {
                     // An access may always have been tried.
                     let keep = if flight.touches().is_some() { Keep::Applied } else { keep };
                     self.finish_pages(cpu, &flight, keep);
+                    self.finish_beside(cpu, &flight);
                 }
             }
             None => {}
@@ -480,6 +481,21 @@ impl Oracle {
                 self.procs[proc].space.stamp(spot, effect, flight.began);
             }
         }
+    }
+
+    /// The same of what shares a huge page with the pages that it tried to access.
+    fn finish_beside(&mut self, cpu: usize, flight: &Flight) {
+        if flight.around.is_none() {
+            return;
+        }
+        for spot in flight.spots_beside() {
+            let Some(effect) = flight.effect_on(spot) else { return };
+            let states = self.procs[usize::from(flight.proc)].space.states(spot);
+            let huge = states.is_some_and(|s| s.iter().all(State::of_hugetlb));
+            // Of other memory nothing is said.
+            self.finish_page(cpu, flight, effect, if huge { Keep::Applied } else { Keep::Either }, spot);
+        }
+        self.blur_shared_tables();
     }
 
     /// Lets a call have its effect on a page that is in doubt, or that others look at.

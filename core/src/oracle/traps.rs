@@ -11,7 +11,7 @@
 
 use super::cell::Presence;
 use super::page::{Base, Ends, State};
-use crate::observe::{FAULTED, REMAPPED, SHMEM, Token, UffdFlags, Userfault};
+use crate::observe::{FAULTED, HUGETLB_ANON, REMAPPED, SHMEM, Token, UffdFlags, Userfault};
 
 /// See the module.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -59,6 +59,16 @@ impl Traps {
     #[inline]
     fn clear(self, bits: u16) -> Traps {
         Traps(self.0 & !bits)
+    }
+
+    /// The bit that says that a page is there, where that can be certain.
+    fn there(self) -> u16 {
+        if self.is(Traps::TRACKED) { Traps::THERE } else { 0 }
+    }
+
+    /// Nobody keeps track of whether a page is there.
+    pub(super) fn untracked(self) -> Traps {
+        self.clear(Traps::THERE | Traps::HOLE | Traps::TRACKED | Traps::EXACT)
     }
 
     /// The bit that says that nothing is there, where that can be certain.
@@ -211,7 +221,7 @@ impl Traps {
         match reason {
             Userfault::Minor => self,
             Userfault::Missing => self.clear(Traps::THERE).set(self.hole()),
-            Userfault::Wp => self.clear(Traps::PERHAPS_WP | Traps::HOLE).set(Traps::WP | Traps::THERE),
+            Userfault::Wp => self.clear(Traps::PERHAPS_WP | Traps::HOLE).set(Traps::WP | self.there()),
         }
     }
 
@@ -301,10 +311,12 @@ pub(super) enum Uffd {
     Fill(Filling, bool, u8),
     /// `UFFDIO_WRITEPROTECT`.
     Protect(bool),
-    /// `PAGEMAP_SCAN` with write protection.
-    Scan,
+    /// `PAGEMAP_SCAN` with write protection: whether it is about whole huge pages.
+    Scan(bool),
     /// An access is tried: whether it was a store.
     Touch(bool),
+    /// The same at another page of the same huge page, if this is hugetlb memory.
+    Beside(bool),
     /// `UFFDIO_MOVE`, at either place: what it leaves is worked out when it returns.
     Move,
 }
@@ -316,21 +328,24 @@ impl Uffd {
         if state.perm.is_none() {
             return if matches!(self, Uffd::Fill(..) | Uffd::Move) { None } else { Some(state) };
         }
-        let file = state.base != Base::Anon;
+        let file = state.remembers();
         let traps = match self {
-            Uffd::Register(new) if !registrable(state.base, new) => return None,
+            Uffd::Register(new) if !registrable(&state, new) => return None,
             Uffd::Register(new) => register(old, new)?,
             Uffd::Unregister => old.unregistered(),
             Uffd::Fill(_, _, barred) if state.applied & barred != 0 => return None,
             Uffd::Fill(what, wakes, _) => return fill(state, what, wakes),
             Uffd::Protect(_) if !old.flags().has(UffdFlags::WP) => return None,
             // Guards have no protection.
-            Uffd::Protect(true) | Uffd::Scan if state.guard => old,
+            Uffd::Protect(true) | Uffd::Scan(_) if state.guard => old,
             Uffd::Protect(true) => protect(old, file),
             Uffd::Protect(false) => old.clear(Traps::ANY_WP),
-            Uffd::Scan if old.scanned(file) => protect(old, file),
-            Uffd::Scan => old,
+            Uffd::Scan(_) if !old.scanned(file) => old,
+            Uffd::Scan(whole) if state.of_hugetlb() => protect_what_is_there(old, whole),
+            Uffd::Scan(_) => protect(old, file),
             Uffd::Touch(write) => old.perhaps_touched(write),
+            Uffd::Beside(write) if state.of_hugetlb() => old.perhaps_touched(write),
+            Uffd::Beside(_) => return None,
             Uffd::Move => return None,
         };
         Some(State { traps, ..state }.while_lazy())
@@ -349,10 +364,11 @@ impl Uffd {
     }
 }
 
-/// Anonymous memory has no page cache and so no minor faults; of files only those of `tmpfs`. Some releases let any
+/// Anonymous memory has no page cache and so no minor faults; of files only those of `tmpfs` and `hugetlbfs`. Some releases let any
 /// mapping be write-protected, and a device is then one, too (A4).
-fn registrable(base: Base, new: UffdFlags) -> bool {
-    match base.file() {
+fn registrable(state: &State, new: UffdFlags) -> bool {
+    match state.base.file() {
+        _ if state.of_hugetlb() => true,
         None => !new.has(UffdFlags::MINOR),
         Some(REMAPPED | FAULTED) => new.modes() == UffdFlags::WP,
         Some(file) => file == SHMEM,
@@ -387,6 +403,15 @@ fn protect(old: Traps, file: bool) -> Traps {
     }
 }
 
+/// `PAGEMAP_SCAN` of hugetlb memory: what is not there was not written, and is not protected; nor is a part of a huge page.
+fn protect_what_is_there(old: Traps, whole: bool) -> Traps {
+    match old {
+        _ if old.is(Traps::POISON | Traps::WP | Traps::HOLE) => old,
+        _ if old.is(Traps::THERE) && whole => old.clear(Traps::PERHAPS_WP).set(Traps::WP),
+        _ => old.set(Traps::PERHAPS_WP),
+    }
+}
+
 impl Filling {
     fn wp(self) -> bool {
         matches!(self, Filling::Copy { wp: true, .. } | Filling::Continue { wp: true })
@@ -409,7 +434,8 @@ impl Filling {
 
 fn fill(state: State, what: Filling, wakes: bool) -> Option<State> {
     let old = state.traps;
-    if state.guard {
+    // There is no huge page of zeroes.
+    if state.guard || what == Filling::Zero && state.of_hugetlb() {
         return None;
     }
     let marked = old.is(Traps::WP | Traps::POISON) && !what.replaces_marks(state.base);
@@ -418,9 +444,10 @@ fn fill(state: State, what: Filling, wakes: bool) -> Option<State> {
     }
     let empty = old.clear(Traps::ANY_WP | Traps::POISON | Traps::HOLE).set(if wakes { Traps::AWAKE } else { 0 });
     let empty = empty.set(if what.wp() { Traps::WP } else { 0 });
-    let own = |value| State { traps: empty.set(Traps::THERE), ..state.written(value) };
+    let own = |value| State { traps: empty.set(old.there()), ..state.written(value) };
     match (what, state.base) {
         (Filling::Continue { .. }, Base::Anon) => None,
+        (Filling::Continue { .. }, base) if base.file() == Some(HUGETLB_ANON) => None,
         (Filling::Continue { .. }, _) => Some(State { traps: empty, ..state.zeroed() }),
         (Filling::Copy { .. } | Filling::Zero, Base::Shared(_)) => Some(State { traps: empty, ..state }),
         (Filling::Copy { value, .. }, _) => Some(own(value)),
@@ -444,7 +471,7 @@ impl State {
 
     /// True where `UFFDIO_MOVE` works: writable anonymous memory.
     fn movable(&self) -> bool {
-        self.base == Base::Anon && self.allows(true) && !self.guard
+        self.base == Base::Anon && !self.of_hugetlb() && self.allows(true) && !self.guard
     }
 
     /// True when a page is surely there, or surely not, for a call that moves it.

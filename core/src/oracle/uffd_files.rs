@@ -17,7 +17,7 @@ use super::result::Keep;
 use super::space::{Space, Spot};
 use super::traps::{Filling, Traps, Uffd};
 use crate::config::{MAX_CPUS, MAX_PROCS};
-use crate::observe::{SHMEM, UffdFlags, copy_token};
+use crate::observe::{HUGETLBFS, SHMEM, UffdFlags, copy_token};
 use crate::program::{Case, OpCode};
 
 impl Oracle {
@@ -35,6 +35,9 @@ impl Oracle {
         } else if filling.is_none() {
             return;
         }
+        if flight.around.is_some() {
+            self.ask_for_huge_pages(flight);
+        }
         for spot in flight.spots() {
             let token = filling.and_then(|what| file_token(flight, what, spot));
             let Some(states) = self.procs[usize::from(flight.proc)].space.states(spot) else {
@@ -44,7 +47,7 @@ impl Oracle {
             for base in states.iter().map(|s| s.base) {
                 let (Base::Shared(cell) | Base::Private(cell) | Base::Copied(cell)) = base else { continue };
                 self.files.asked(cell);
-                let shared = base == Base::Shared(cell) && cell.file() == SHMEM;
+                let shared = base == Base::Shared(cell) && matches!(cell.file(), SHMEM | HUGETLBFS);
                 if let Some(token) = token.filter(|_| shared && self.files.presence(cell) != Presence::There) {
                     self.files.begin(cell, 1 << cpu, FileChange::Fill(token));
                 }
@@ -64,6 +67,32 @@ impl Oracle {
         }
     }
 
+    /// An access asks for all of a huge page. One that is mapped may be seen in every process that shares the table.
+    fn ask_for_huge_pages(&mut self, flight: &Flight) {
+        for spot in flight.spots_beside() {
+            let states = self.procs[usize::from(flight.proc)].space.states(spot);
+            for base in states.into_iter().flatten().filter(|s| s.of_hugetlb()).map(|s| s.base) {
+                if let Base::Shared(cell) | Base::Private(cell) | Base::Copied(cell) = base {
+                    self.files.asked(cell);
+                }
+            }
+        }
+        self.blur_shared_tables();
+    }
+
+    /// PMD tables are shared by mappings that nothing is to be told of: what one process maps the others have then, too.
+    pub(super) fn blur_shared_tables(&mut self) {
+        let alone = UffdFlags(UffdFlags::WP.0 | UffdFlags::MINOR.0);
+        let blur = |state: &mut State| {
+            let shared = matches!(state.base, Base::Shared(cell) if cell.file() == HUGETLBFS);
+            if shared && !state.traps.flags().has(alone) {
+                state.traps = state.traps.perhaps_mapped();
+            }
+        };
+        self.procs.iter_mut().for_each(|p| p.space.each_state(None, blur));
+        self.children.iter_mut().for_each(|c| c.each_state(None, blur));
+    }
+
     /// A page of which nothing is known may be filled: so may every page of the file that it may be, and that is not known
     /// to be another one of the call's.
     fn begin_unsure_fills(&mut self, cpu: usize, flight: &Flight, what: Filling) {
@@ -71,8 +100,10 @@ impl Oracle {
         for spot in flight.spots() {
             let Some(token) = file_token(flight, what, spot).filter(|_| unknown(self, spot)) else { continue };
             let pages = if self.moved { 0..self.region_pages } else { spot.page..spot.page + 1 };
-            for page in pages {
-                self.files.begin(CellId::new(SHMEM, page), 1 << cpu, FileChange::Fill(token));
+            for file in [SHMEM, HUGETLBFS] {
+                pages
+                    .clone()
+                    .for_each(|page| self.files.begin(CellId::new(file, page), 1 << cpu, FileChange::Fill(token)));
             }
         }
     }
@@ -152,7 +183,8 @@ impl Oracle {
         }
     }
 
-    /// A hole takes the zero page of a private mapping away, where the monitor has put it: the file is seen again.
+    /// A hole takes the zero page of a private mapping away, where the monitor has put it: the file is seen again. Of `hugetlbfs` it
+    /// takes poison away as well.
     pub(super) fn blur_zero_pages(&mut self) {
         if self.fresh == Traps::NONE {
             return;
@@ -167,7 +199,8 @@ impl Oracle {
     /// another CPU looks into the file without a lock: so a private copy can be missed where the file has a hole.
     pub(super) fn may_blink(&self, case: &Case, set: &Reach, wanted: Ends) -> bool {
         let blinks = |s: &State| match s.base {
-            Base::Copied(cell) => {
+            // Of hugetlb memory the entry is looked at again, with its lock.
+            Base::Copied(cell) if !s.of_hugetlb() => {
                 let shown = State { base: Base::Private(cell), ..*s };
                 shown.traps.watches_file() && shown.ends(&self.files, false).meets(wanted)
             }
@@ -224,7 +257,8 @@ fn blur_zeroes(space: &mut Space) {
     while let Some(spot) = space.after(at) {
         at = Some(spot);
         let Some(states) = space.states(spot) else { continue };
-        let zero = |s: &State| matches!(s.base, Base::Copied(_)) && s.value == 0;
+        let poison = |s: &State| s.traps.poisoned() && s.base.file() == Some(HUGETLBFS);
+        let zero = |s: &State| matches!(s.base, Base::Copied(_)) && s.value == 0 || poison(s);
         if !states.iter().any(zero) {
             continue;
         }

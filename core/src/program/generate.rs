@@ -14,7 +14,7 @@ mod tests;
 pub(super) use interrupt::{generate_action, generate_interrupt};
 
 use crate::config::{Config, Kernel, MAX_DEVICES, MAX_PROCS, MAX_REGIONS, MAX_SWAP_DEVICES};
-use crate::observe::{Backing, FILES, SHMEM, UffdFlags};
+use crate::observe::{Backing, FILES, HUGETLBFS, SHMEM, UffdFlags};
 use crate::phys::MAX_MEMCGS;
 use crate::program::case::{Case, MAX_FUZZ_INTERRUPTS, MAX_FUZZ_OPS, Map};
 use crate::program::codec::normalize;
@@ -280,7 +280,7 @@ pub(super) fn generate_op(rng: &mut Rng, case: &Case, focus: &mut Focus) -> Op {
         (op.page, op.len) = (0, ptrs * (1 + rng.below(2)));
         stay_inside(rng, case, &mut op);
     }
-    if op.code == OpCode::UffdRegister && rng.percent(50) {
+    if op.code == OpCode::UffdRegister && !huge && rng.percent(50) {
         (op.page, op.len) = (0, NEAR_PAGES + rng.below(NEAR_PAGES));
         stay_inside(rng, case, &mut op);
     }
@@ -341,7 +341,8 @@ fn pick_arg(rng: &mut Rng, code: OpCode, proc: u8, case: &Case, families: Family
         }
         Shape::RangeProt => rng.below(3) as u8,
         Shape::RangeFlags if code == OpCode::UffdRegister => {
-            pick_registration(rng, case.maps.iter().any(|m| m.backing.file() == Some(SHMEM)))
+            let cached = |b: Backing| matches!(b.file(), Some(SHMEM | HUGETLBFS));
+            pick_registration(rng, case.maps.iter().any(|m| cached(m.backing)))
         }
         Shape::RangeFlags if rng.percent(30) => rng.below(1 << code.flags().len()) as u8,
         Shape::ProcProc => {
@@ -374,7 +375,7 @@ fn pick_arg(rng: &mut Rng, code: OpCode, proc: u8, case: &Case, families: Family
 }
 
 /// Modes and features of a userfaultfd: mostly those of one of its uses.
-fn pick_registration(rng: &mut Rng, tmpfs: bool) -> u8 {
+fn pick_registration(rng: &mut Rng, cached: bool) -> u8 {
     let [missing, wp] = [UffdFlags::MISSING.0, UffdFlags::WP.0];
     let [asynchronous, unpopulated] = [UffdFlags::ASYNC.0, UffdFlags::UNPOPULATED.0];
     let events = if rng.percent(25) { UffdFlags::EVENTS.0 } else { 0 };
@@ -386,7 +387,7 @@ fn pick_registration(rng: &mut Rng, tmpfs: bool) -> u8 {
             10..=11 => wp | unpopulated,
             12..=13 => wp | asynchronous | if rng.percent(60) { unpopulated } else { 0 },
             14 => wp | missing | UffdFlags::EVENT_FORK.0,
-            15..=17 if tmpfs => {
+            15..=17 if cached => {
                 UffdFlags::MINOR.0 | if rng.percent(50) { missing } else { 0 } | if rng.percent(30) { wp } else { 0 }
             }
             15..=17 => wp | missing | unpopulated,

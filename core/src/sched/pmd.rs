@@ -32,7 +32,7 @@ impl Sim {
         let pte = ec.pmd_as_pte(pmd);
         let kind = ec.pmd_kind(pmd);
         let pfn = match kind {
-            PmdKind::None | PmdKind::Table => return Target::Nothing,
+            PmdKind::None | PmdKind::Table | PmdKind::Marker(_) => return Target::Nothing,
             PmdKind::Huge | PmdKind::Invalid => ec.arch.pte_pfn(pte),
             PmdKind::Migration(_) => ec.swp_offset_pfn(ec.arch.pte_to_swp_entry(pte)),
             PmdKind::Bad => u64::MAX,
@@ -179,7 +179,8 @@ impl Sim {
 
     fn log_pmd(&mut self, cpu: Option<u8>, ec: EntryConfig, p: PmdPtr, old: Pmd, new: Pmd) {
         // That a table came, or went when it was empty, says nothing of any page.
-        if self.trace.is_none() || !ec.pmd_kind(old).is_leaf() && !ec.pmd_kind(new).is_leaf() {
+        let says = |pmd| ec.pmd_as_pte(pmd) != Pte(0);
+        if self.trace.is_none() || !says(old) && !says(new) {
             return;
         }
         if ec.pmd_kind(new) == PmdKind::Table {
@@ -285,6 +286,7 @@ fn pmd_digest(ec: EntryConfig, pmd: Pmd) -> u8 {
         PmdKind::Huge => 2,
         PmdKind::Invalid => 3,
         PmdKind::Migration(k) => 4 + (k as u8 & 7),
+        PmdKind::Marker(k) => 12 + (k as u8 & 1),
         PmdKind::Bad => 15,
     };
     let leaf = ec.pmd_as_pte(pmd);

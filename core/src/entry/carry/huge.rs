@@ -6,7 +6,10 @@
 use super::Carry::{Carried, Decided, Dropped, MayDrop, MaySet};
 use super::rules::{WALKER, c};
 use super::{Cell, Cells, Path};
-use crate::entry::EntryKind::{self, MigrationRead, MigrationReadExclusive, MigrationWrite, None as Empty, Present};
+use crate::entry::EntryKind::{
+    self, MarkerPoisoned, MarkerUffdWp, MigrationRead, MigrationReadExclusive, MigrationWrite, None as Empty, Present,
+    SwapSpecial,
+};
 use std::fmt;
 
 /// A kind of entry, and the level at which it stands.
@@ -118,6 +121,43 @@ const SPLIT_FROZEN: Cells = [
 const SPLIT_MIGRATING: Cells =
     [c(Carried, "__split_huge_pmd_locked of a migration entry: every page gets what it says"); 6];
 
+const NO_ROOM: &str = "an entry without a page has no room for it";
+const NOTED: Cells = [
+    c(Dropped, NO_ROOM),
+    c(Dropped, NO_ROOM),
+    c(MaySet, "move_huge_pte: moved here"),
+    c(super::Carry::Set, "hugetlb_change_protection: make_pte_marker(PTE_MARKER_UFFD_WP)"),
+    c(Dropped, NO_ROOM),
+    c(Dropped, NO_ROOM),
+];
+const POISONED: Cells = [
+    c(Dropped, NO_ROOM),
+    c(Dropped, NO_ROOM),
+    c(MaySet, "move_huge_pte: moved here"),
+    c(Dropped, "hugetlb_mfill_atomic_pte: make_pte_marker(PTE_MARKER_POISONED)"),
+    c(Dropped, NO_ROOM),
+    c(Dropped, NO_ROOM),
+];
+const NOTE_LEFT: Cells = [
+    c(Dropped, NO_ROOM),
+    c(Dropped, "__unmap_hugepage_range: set_page_dirty"),
+    c(Dropped, "make_pte_marker: soft-dirty is not kept"),
+    c(Carried, "__unmap_hugepage_range: only such an entry leaves a note"),
+    c(Dropped, NO_ROOM),
+    c(Dropped, NO_ROOM),
+];
+const FILLED: Cells = [
+    c(MaySet, "make_huge_pte: pte_mkyoung"),
+    c(MaySet, "make_huge_pte, hugetlb_mfill_atomic_pte: huge_pte_mkdirty"),
+    c(MaySet, "huge_pte_mkdirty sets it"),
+    c(
+        Decided,
+        "hugetlb_no_page: huge_pte_mkuffd_wp (pte_marker_uffd_wp); hugetlb_mfill_atomic_pte: as it was asked to",
+    ),
+    c(MaySet, "hugetlb_add_new_anon_rmap"),
+    c(MaySet, "make_huge_pte: huge_pte_mkwrite"),
+];
+
 const FLAGS: Cells = [c(Decided, "many paths: see the table of paths"); 6];
 
 const FAULT: &str =
@@ -128,6 +168,12 @@ const RESTORE: &str = "remove_migration_pmd, from migrate.c remove_migration_pte
 const CHANGE: &str = "change_huge_pmd, copy_huge_pmd; fs/proc/task_mmu.c clear_soft_dirty_pmd";
 const SPLIT_PMD: &str = "__split_huge_pmd_locked: every page has a PTE of its own";
 const FREEZE: &str = "__split_huge_pmd_locked with freeze, from try_to_migrate_one: the folio is about to be split";
+
+const NOTE: &str =
+    "hugetlb.c hugetlb_change_protection, copy_hugetlb_page_range: the child's; move_huge_pte: moved here";
+const NOTE_GONE: &str = "hugetlb.c hugetlb_change_protection, __unmap_hugepage_range, move_huge_pte";
+const FILL: &str = "hugetlb.c hugetlb_no_page, hugetlb_mfill_atomic_pte";
+const LEAVE: &str = "hugetlb.c __unmap_hugepage_range: the note is left";
 
 /// Every legal pair that has a huge page in it.
 pub const HUGE_TRANSITIONS: &[HugeTransition] = &[
@@ -159,6 +205,21 @@ pub const HUGE_TRANSITIONS: &[HugeTransition] = &[
     split(MigrationRead, MigrationRead, SPLIT_PMD, SPLIT_MIGRATING),
     split(MigrationReadExclusive, MigrationReadExclusive, SPLIT_PMD, SPLIT_MIGRATING),
     split(MigrationWrite, MigrationWrite, SPLIT_PMD, SPLIT_MIGRATING),
+    pmd(Empty, MarkerUffdWp, NOTE, NOTED),
+    pmd(Empty, SwapSpecial, NOTE, NOTED),
+    pmd(Empty, MarkerPoisoned, "hugetlb.c hugetlb_mfill_atomic_pte, copy_hugetlb_page_range, move_huge_pte", POISONED),
+    pmd(MarkerUffdWp, Empty, NOTE_GONE, GONE),
+    pmd(SwapSpecial, Empty, NOTE_GONE, GONE),
+    pmd(MarkerPoisoned, Empty, "hugetlb.c __unmap_hugepage_range, move_huge_pte", GONE),
+    pmd(MarkerUffdWp, Present, FILL, FILLED),
+    pmd(SwapSpecial, Present, FILL, FILLED),
+    pmd(MarkerPoisoned, Present, "hugetlb.c hugetlb_mfill_atomic_pte", FILLED),
+    pmd(Present, MarkerUffdWp, LEAVE, NOTE_LEFT),
+    pmd(Present, SwapSpecial, LEAVE, NOTE_LEFT),
+    pmd(MigrationRead, MarkerUffdWp, LEAVE, NOTE_LEFT),
+    pmd(MigrationRead, SwapSpecial, LEAVE, NOTE_LEFT),
+    pmd(MigrationReadExclusive, MarkerUffdWp, LEAVE, NOTE_LEFT),
+    pmd(MigrationReadExclusive, SwapSpecial, LEAVE, NOTE_LEFT),
 ];
 
 /// Paths from a huge page to itself that treat bits in their own way.

@@ -5,17 +5,18 @@ use super::reserve::{
     alloc_hugetlb_folio, fault_mutex, hugetlb_vma_lock_read, hugetlb_vma_unlock_read, place, restore_reserve_on_error,
 };
 use super::share::huge_pte_alloc;
+use super::uffd::hugetlb_handle_userfault;
 use super::zap::unmap_ref_private;
 use super::{copy_user_large_folio, make_huge_pte};
 use crate::arch::Pmd;
 use crate::config::Defect;
-use crate::entry::PmdKind;
+use crate::entry::{EntryKind, PmdKind};
 use crate::mm::{PmdPtr, VmaId};
-use crate::observe::HUGETLBFS;
+use crate::observe::{HUGETLBFS, UffdFlags, Userfault};
 use crate::ops::filemap::{filemap_get_entry, lock_folio_at};
 use crate::ops::huge::pmd_folio;
 use crate::ops::rmap::anon_vma_prepare;
-use crate::ops::vmf::{FaultResult, VmFault};
+use crate::ops::vmf::{FaultResult, VmFault, userfaultfd_pte_wp};
 use crate::phys::{CacheEntry, Flags, HpageFlags, Pfn};
 use crate::rule::{Evidence, Rule};
 use crate::sched::{Cpu, Lock, NotifyEvent, Site};
@@ -44,8 +45,10 @@ pub async fn hugetlb_fault(k: &Cpu, vmf: &VmFault) -> FaultResult {
     let f = Fault { vmf, vma, address, p, orig, mutex };
     k.site(Site::HugeFault).await;
     let mut wait = None;
-    let result = match k.entries().pmd_kind(orig) {
-        PmdKind::None => hugetlb_no_page(k, &f).await,
+    let kind = k.entries().pmd_kind(orig);
+    let result = match kind {
+        PmdKind::Marker(EntryKind::MarkerPoisoned) => Ok(FaultResult::HwPoison),
+        _ if kind.none_mostly() => hugetlb_no_page(k, &f).await,
         PmdKind::Huge => hugetlb_present(k, &f, &mut wait).await,
         PmdKind::Migration(_) => {
             k.unlock(mutex);
@@ -57,7 +60,7 @@ pub async fn hugetlb_fault(k: &Cpu, vmf: &VmFault) -> FaultResult {
             let table = kind == PmdKind::Table;
             let e = Evidence { proc: Some(p.mm), vpn: Some(p.vpn), ..Evidence::default() };
             k.bug_on(table, Rule::BugHugetlbPte, e);
-            FaultResult::Done
+            Ok(FaultResult::Done)
         }
     };
     hugetlb_vma_unlock_read(k, vma);
@@ -66,7 +69,10 @@ pub async fn hugetlb_fault(k: &Cpu, vmf: &VmFault) -> FaultResult {
     if let Some(folio) = wait {
         k.folio_wait_locked(folio).await;
     }
-    result
+    match result {
+        Ok(result) => result,
+        Err(reason) => hugetlb_handle_userfault(k, vmf, address, reason).await,
+    }
 }
 
 /// `hugetlb_pte_stable()`.
@@ -86,15 +92,16 @@ struct NewFolio {
     cached: bool,
 }
 
-/// `hugetlb_no_page()`, without the unlocking at its end.
-async fn hugetlb_no_page(k: &Cpu, f: &Fault<'_>) -> FaultResult {
+/// `hugetlb_no_page()`, without the unlocking at its end; an error is for what the monitor has to be asked.
+async fn hugetlb_no_page(k: &Cpu, f: &Fault<'_>) -> Result<FaultResult, Userfault> {
     // The owner of the mapping has taken its page away from this child.
     if k.s().w.vmas[f.vma].hugetlb.unmapped {
-        return FaultResult::SigBus;
+        return Ok(FaultResult::SigBus);
     }
     let found = match find_or_make_folio(k, f).await {
-        Ok(found) => found,
-        Err(result) => return result,
+        Found::Folio(found) => found,
+        Found::Userfault(reason) => return Err(reason),
+        Found::End(result) => return Ok(result),
     };
     let folio = found.folio;
     k.pmd_lock(f.p).await;
@@ -106,7 +113,7 @@ async fn hugetlb_no_page(k: &Cpu, f: &Fault<'_>) -> FaultResult {
         }
         k.folio_unlock(folio);
         k.folio_put(folio);
-        return if cut { FaultResult::SigBus } else { FaultResult::Done };
+        return Ok(if cut { FaultResult::SigBus } else { FaultResult::Done });
     }
     if found.cached {
         k.hugetlb_add_file_rmap(folio);
@@ -114,7 +121,12 @@ async fn hugetlb_no_page(k: &Cpu, f: &Fault<'_>) -> FaultResult {
         k.hugetlb_add_new_anon_rmap(folio, f.vma, f.address);
     }
     let shared = k.s().w.vmas[f.vma].shared();
-    k.set_pmd_at(f.p, make_huge_pte(k, f.vma, folio, shared)).await;
+    let mut leaf = make_huge_pte(k, f.vma, folio, shared);
+    // pte_marker_uffd_wp(): what was protected before it was there stays so.
+    if k.entries().is_uffd_wp_note(k.entries().pmd_as_pte(f.orig)) {
+        leaf = k.arch().pte_mkuffd_wp(leaf);
+    }
+    k.set_pmd_at(f.p, k.arch().pte_mkhuge(leaf)).await;
     let mut result = FaultResult::Done;
     let unlock = found.cached && f.vmf.write && !shared;
     if unlock {
@@ -131,7 +143,7 @@ async fn hugetlb_no_page(k: &Cpu, f: &Fault<'_>) -> FaultResult {
     if !unlock {
         k.folio_unlock(folio);
     }
-    result
+    Ok(result)
 }
 
 /// Has the file been truncated since the fault looked? Here we differ from the kernel, which looks once: what a private mapping
@@ -140,21 +152,49 @@ fn behind_the_end(k: &Cpu, f: &Fault<'_>) -> bool {
     place(k, f.vma, f.address).is_some_and(|index| index >= k.i_size_read(HUGETLBFS))
 }
 
+/// What the first half of `hugetlb_no_page()` comes to.
+enum Found {
+    Folio(NewFolio),
+    Userfault(Userfault),
+    End(FaultResult),
+}
+
+/// An event, unless the entry is another one by now: it was looked at without a lock, and perhaps while somebody was changing it.
+async fn userfault_if_stable(k: &Cpu, f: &Fault<'_>, reason: Userfault) -> Found {
+    if k.has(Defect::H8) || hugetlb_pte_stable(k, f).await {
+        Found::Userfault(reason)
+    } else {
+        Found::End(FaultResult::Done)
+    }
+}
+
 /// The first half of `hugetlb_no_page()`: a locked folio with a reference, from the page cache or new.
-async fn find_or_make_folio(k: &Cpu, f: &Fault<'_>) -> Result<NewFolio, FaultResult> {
+async fn find_or_make_folio(k: &Cpu, f: &Fault<'_>) -> Found {
     let index = place(k, f.vma, f.address);
+    let (missing, minor) = {
+        let s = k.s();
+        (s.w.vmas[f.vma].uffd_missing(), s.w.vmas[f.vma].uffd_minor())
+    };
     if let Some(index) = index {
         if let Some(folio) = filemap_lock_hugetlb_folio(k, index).await {
             if k.folio_test(folio, Flags::HWPOISON) {
                 k.folio_unlock(folio);
                 k.folio_put(folio);
-                return Err(FaultResult::HwPoison);
+                return Found::End(FaultResult::HwPoison);
             }
-            return Ok(NewFolio { folio, new: false, cached: true });
+            if minor {
+                k.folio_unlock(folio);
+                k.folio_put(folio);
+                return userfault_if_stable(k, f, Userfault::Minor).await;
+            }
+            return Found::Folio(NewFolio { folio, new: false, cached: true });
         }
         if index >= k.i_size_read(HUGETLBFS) {
-            return Err(FaultResult::SigBus);
+            return Found::End(FaultResult::SigBus);
         }
+    }
+    if missing {
+        return userfault_if_stable(k, f, Userfault::Missing).await;
     }
     let shared = k.s().w.vmas[f.vma].shared();
     if !shared {
@@ -162,20 +202,22 @@ async fn find_or_make_folio(k: &Cpu, f: &Fault<'_>) -> Result<NewFolio, FaultRes
     }
     let Some(folio) = alloc_hugetlb_folio(k, f.vma, f.address, false).await else {
         // Migration takes no mutex: perhaps its entry was seen between a clear and a set.
-        return Err(if hugetlb_pte_stable(k, f).await { FaultResult::SigBus } else { FaultResult::Done });
+        return Found::End(if hugetlb_pte_stable(k, f).await { FaultResult::SigBus } else { FaultResult::Done });
     };
     k.folio_zero_user(folio);
     k.folio_set(folio, Flags::UPTODATE);
     k.folio_lock_new(folio);
-    let Some(index) = index.filter(|_| shared) else { return Ok(NewFolio { folio, new: true, cached: false }) };
+    let Some(index) = index.filter(|_| shared) else {
+        return Found::Folio(NewFolio { folio, new: true, cached: false });
+    };
     k.site(Site::CacheAdd).await;
     if !k.hugetlb_add_to_page_cache(HUGETLBFS, index, folio) {
         restore_reserve_on_error(k, f.vma, f.address, folio);
         k.folio_unlock(folio);
         k.folio_put(folio);
-        return Err(FaultResult::SigBus);
+        return Found::End(FaultResult::SigBus);
     }
-    Ok(NewFolio { folio, new: true, cached: true })
+    Found::Folio(NewFolio { folio, new: true, cached: true })
 }
 
 /// `filemap_lock_hugetlb_folio()`: with a reference.
@@ -189,35 +231,45 @@ pub(super) async fn filemap_lock_hugetlb_folio(k: &Cpu, index: u32) -> Option<Pf
 }
 
 /// The second half of `hugetlb_fault()`: a page is mapped, but not as the access needs it.
-async fn hugetlb_present(k: &Cpu, f: &Fault<'_>, wait: &mut Option<Pfn>) -> FaultResult {
+async fn hugetlb_present(k: &Cpu, f: &Fault<'_>, wait: &mut Option<Pfn>) -> Result<FaultResult, Userfault> {
     k.pmd_lock(f.p).await;
     if k.pmdp_get(f.p) != f.orig {
         k.pmd_unlock(f.p);
-        return FaultResult::Done;
+        return Ok(FaultResult::Done);
     }
     let arch = k.arch();
     let (write, unshare) = (f.vmf.write, f.vmf.unshare);
-    if (write || unshare) && !k.pte_write(k.entries().pmd_as_pte(f.orig)) {
+    let mut leaf = k.entries().pmd_as_pte(f.orig);
+    if write && !k.pte_write(leaf) && userfaultfd_pte_wp(k, f.vma, leaf) {
+        if !k.s().w.vmas[f.vma].uffd.flags.has(UffdFlags::ASYNC) {
+            k.pmd_unlock(f.p);
+            return Err(Userfault::Wp);
+        }
+        // userfaultfd_wp_async()
+        leaf = arch.pte_clear_uffd_wp(leaf);
+        k.set_pmd_at(f.p, arch.pte_mkhuge(leaf)).await;
+    }
+    if (write || unshare) && !k.pte_write(leaf) {
         let folio = pmd_folio(k, f.orig);
         let anon = k.folio(folio).anon();
         if anon && !k.trylock(Lock::Folio(folio)).await {
             k.pmd_unlock(f.p);
             *wait = Some(folio);
-            return FaultResult::Done;
+            return Ok(FaultResult::Done);
         }
         k.folio_get(folio);
-        let result = hugetlb_wp(k, f, f.orig).await;
+        let result = hugetlb_wp(k, f, arch.pte_mkhuge(leaf)).await;
         k.pmd_unlock(f.p);
         if anon {
             k.folio_unlock(folio);
         }
         k.folio_put(folio);
-        return result;
+        return Ok(result);
     }
     k.pmdp_update(f.p, |pte| if write { arch.pte_mkdirty(arch.pte_mkyoung(pte)) } else { arch.pte_mkyoung(pte) }).await;
     k.flush_tlb_fix_spurious_fault(f.vmf.vpn);
     k.pmd_unlock(f.p);
-    FaultResult::Done
+    Ok(FaultResult::Done)
 }
 
 /// `set_huge_ptep_writable()`.
@@ -230,6 +282,10 @@ async fn set_huge_ptep_writable(k: &Cpu, p: PmdPtr) {
 /// referenced otherwise or not, because copies may fail for want of pages; else the whole of it is copied.
 async fn hugetlb_wp(k: &Cpu, f: &Fault<'_>, pte: Pmd) -> FaultResult {
     let (vma, p, unshare) = (f.vma, f.p, f.vmf.unshare);
+    // Only a fault that has just mapped the page in the place of a marker comes here.
+    if !unshare && k.pte_uffd_wp(k.entries().pmd_as_pte(pte)) && !k.has(Defect::H9) {
+        return FaultResult::Done;
+    }
     if k.s().w.vmas[vma].shared() {
         set_huge_ptep_writable(k, p).await;
         return FaultResult::Done;
@@ -283,14 +339,17 @@ async fn hugetlb_cow(k: &Cpu, f: &Fault<'_>, pte: Pmd, [old, new]: [Pfn; 2]) -> 
     k.pmd_lock(p).await;
     let same = k.pmdp_get(p) == pte;
     if same {
-        let newpte = make_huge_pte(k, vma, new, !f.vmf.unshare);
+        let mut leaf = make_huge_pte(k, vma, new, !f.vmf.unshare);
+        if k.pte_uffd_wp(k.entries().pmd_as_pte(pte)) && !k.has(Defect::H13) {
+            leaf = k.arch().pte_mkuffd_wp(leaf);
+        }
         // huge_ptep_clear_flush()
         k.pmdp_huge_get_and_clear(p).await;
         k.flush_tlb_range(p.mm, f.address, end).await;
         k.hugetlb_remove_rmap(old);
         k.hugetlb_add_new_anon_rmap(new, vma, f.address);
         k.note(Note::Copied, Some(old), new, 0);
-        k.set_pmd_at(p, newpte).await;
+        k.set_pmd_at(p, k.arch().pte_mkhuge(leaf)).await;
         k.hpage_set(new, HpageFlags::MIGRATABLE);
     }
     k.pmd_unlock(p);

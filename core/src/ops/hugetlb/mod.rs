@@ -15,7 +15,9 @@ mod migrate;
 mod mremap;
 mod protect;
 mod reserve;
+mod scan;
 mod share;
+mod uffd;
 mod zap;
 
 pub use fault::hugetlb_fault;
@@ -25,11 +27,13 @@ pub use migrate::{dissolve_free_hugetlb_folio, dissolve_free_hugetlb_folios, iso
 pub use mremap::move_hugetlb_page_tables;
 pub use protect::hugetlb_change_protection;
 pub use reserve::{clear_vma_resv_huge_pages, hugetlb_reserve_pages, hugetlb_vm_op_close, hugetlb_vm_op_open};
+pub use scan::pagemap_scan_hugetlb;
 pub use share::{hugetlb_split, hugetlb_unshare_all_pmds, hugetlb_unshare_early};
+pub use uffd::{mfill_atomic_hugetlb, userfaultfd_huge_must_wait};
 pub use zap::{unmap_single_hugetlb_vma, zap_hugetlb_page_range_single};
 
 use super::huge::pmd_folio;
-use crate::arch::Pmd;
+use crate::arch::Pte;
 use crate::entry::PmdKind;
 use crate::mm::VmaId;
 use crate::phys::{Flags, Pfn};
@@ -83,15 +87,13 @@ fn copy_user_large_folio(k: &Cpu, new: Pfn, old: Pfn) {
     }
 }
 
-/// `make_huge_pte()`: writable only when asked to be and permitted.
-fn make_huge_pte(k: &Cpu, vma: VmaId, folio: Pfn, try_mkwrite: bool) -> Pmd {
+/// `make_huge_pte()`, before it is marked as huge: writable only when asked to be and permitted.
+fn make_huge_pte(k: &Cpu, vma: VmaId, folio: Pfn, try_mkwrite: bool) -> Pte {
     let arch = k.arch();
     let (prot, writable) = {
         let s = k.s();
         (s.w.page_prot(vma), s.w.vmas[vma].writable())
     };
     let entry = arch.pte_mkyoung(arch.pfn_pte(u64::from(folio), prot));
-    let entry =
-        if try_mkwrite && writable { arch.pte_mkwrite(arch.pte_mkdirty(entry)) } else { arch.pte_wrprotect(entry) };
-    arch.pte_mkhuge(entry)
+    if try_mkwrite && writable { arch.pte_mkwrite(arch.pte_mkdirty(entry)) } else { arch.pte_wrprotect(entry) }
 }

@@ -4,8 +4,11 @@ use super::reserve::{hugetlb_vma_lock_write, hugetlb_vma_unlock_write};
 use super::share::{
     Unshared, adjust_range_if_pmd_sharing_possible, huge_pmd_unshare, huge_pmd_unshare_flush, huge_pte_alloc,
 };
+use crate::arch::Pmd;
 use crate::config::Defect;
+use crate::entry::PmdKind;
 use crate::mm::{PmdPtr, VmaId};
+use crate::ops::mremap::clears_uffd_wp;
 use crate::ops::pgtable::pmd_alloc;
 use crate::sched::{Cpu, Lock, NotifyEvent, Site};
 
@@ -30,7 +33,7 @@ pub async fn move_hugetlb_page_tables(k: &Cpu, vma: VmaId, new_vma: VmaId, start
         }
         // Here we differ from the kernel, which would share a table here, and for that take i_mmap_rwsem a second time (N22).
         let dst = if k.has(Defect::N22) { huge_pte_alloc(k, new_vma, new).await } else { pmd_alloc(k, mm, new).await };
-        move_huge_pte(k, src, dst).await;
+        move_huge_pte(k, vma, src, dst).await;
     }
     k.site(Site::MremapFlush).await;
     k.flush_tlb_range(mm, start, end).await;
@@ -55,7 +58,7 @@ async fn nothing_to_move(k: &Cpu, unshared: &mut Unshared, vma: VmaId, src: PmdP
 
 /// `move_huge_pte()`, with a flush that the kernel leaves to its caller (N23), as `move_ptes()` did once: whoever finds the
 /// entry at the new address, with no more than the lock, may free the page.
-async fn move_huge_pte(k: &Cpu, src: PmdPtr, dst: PmdPtr) {
+async fn move_huge_pte(k: &Cpu, vma: VmaId, src: PmdPtr, dst: PmdPtr) {
     k.pmd_lock(dst).await;
     let nested = src.table != dst.table;
     if nested {
@@ -66,9 +69,26 @@ async fn move_huge_pte(k: &Cpu, src: PmdPtr, dst: PmdPtr) {
         k.flush_tlb_range(src.mm, src.vpn, src.vpn + k.config().geometry.ptrs()).await;
     }
     k.site(Site::MremapMove).await;
-    k.set_pmd_at(dst, pmd).await;
+    if let Some(moved) = moved_entry(k, vma, pmd) {
+        k.set_pmd_at(dst, moved).await;
+    }
     if nested {
         k.unlock(Lock::PmdNested(src.table));
     }
     k.pmd_unlock(dst);
+}
+
+/// What an entry is at the new address, if anything: the protection of userfaultfd stays behind unless the monitor hears of the
+/// move.
+fn moved_entry(k: &Cpu, vma: VmaId, pmd: Pmd) -> Option<Pmd> {
+    let (arch, ec) = (k.arch(), k.entries());
+    if !clears_uffd_wp(k, vma) {
+        return Some(pmd);
+    }
+    let pte = ec.pmd_as_pte(pmd);
+    match ec.pmd_kind(pmd) {
+        PmdKind::Marker(_) if ec.is_uffd_wp_note(pte) => None,
+        PmdKind::Huge => Some(arch.pte_mkhuge(arch.pte_clear_uffd_wp(pte))),
+        _ => Some(Pmd(arch.pte_swp_clear_uffd_wp(pte).0)),
+    }
 }

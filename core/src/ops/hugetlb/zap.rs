@@ -4,10 +4,12 @@ use super::reserve::{
     hugetlb_vma_lock_write, hugetlb_vma_unlock_write, vma_add_reservation, vma_needs_reservation, vma_private_lock,
 };
 use super::share::{Unshared, adjust_range_if_pmd_sharing_possible, huge_pmd_unshare, huge_pmd_unshare_flush};
+use super::uffd::huge_marker;
 use crate::config::Defect;
-use crate::entry::PmdKind;
+use crate::entry::{PTE_MARKER_UFFD_WP, PmdKind};
 use crate::mm::{PmdPtr, VmaId};
 use crate::ops::huge::pmd_folio;
+use crate::ops::task_mmu::pte_uffd_wp_any;
 use crate::ops::zap::{MmuGather, ZapDetails};
 use crate::phys::{HpageFlags, Pfn};
 use crate::sched::{Cpu, Lock, NotifyEvent};
@@ -92,7 +94,13 @@ async fn unmap_hugepage(k: &Cpu, tlb: &mut MmuGather, vma: VmaId, p: PmdPtr, ref
         PmdKind::None | PmdKind::Table => return None,
         // Unmapped already, and without a reference.
         _ => {
-            k.pmdp_huge_get_and_clear(p).await;
+            // pte_swp_uffd_wp_any()
+            let kept = pte_uffd_wp_any(k, k.entries().pmd_as_pte(pmd)) && !tlb.drops_markers();
+            if kept {
+                k.set_pmd_at(p, huge_marker(k, PTE_MARKER_UFFD_WP)).await;
+            } else {
+                k.pmdp_huge_get_and_clear(p).await;
+            }
             return None;
         }
     }
@@ -109,6 +117,9 @@ async fn unmap_hugepage(k: &Cpu, tlb: &mut MmuGather, vma: VmaId, p: PmdPtr, ref
     tlb.remove_huge_tlb_entry(k, p.vpn);
     if k.pte_dirty(k.arch().pmd_leaf(old)) {
         k.folio_mark_dirty(folio);
+    }
+    if k.pte_uffd_wp(k.arch().pmd_leaf(old)) && !tlb.drops_markers() {
+        k.set_pmd_at(p, huge_marker(k, PTE_MARKER_UFFD_WP)).await;
     }
     k.hugetlb_remove_rmap(folio);
     Some(folio)
