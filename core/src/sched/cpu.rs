@@ -126,9 +126,21 @@ impl Cpu {
     }
 
     /// A place where somebody else may act. Yields before the caller does what comes next.
-    #[inline]
+    #[inline(always)]
     pub fn site(&self, site: Site) -> Passing<'_> {
-        Passing { cpu: self, site, stopped: false }
+        let progress = if self.pass_at_once(site) { Progress::Passed } else { Progress::Before };
+        Passing { cpu: self, site, progress }
+    }
+
+    /// Passes a site if nothing happens there. False when something may: nothing has then.
+    #[inline(never)]
+    fn pass_at_once(&self, site: Site) -> bool {
+        let s = &mut *self.s();
+        let free = s.passes_at_once(self.id, site);
+        if free {
+            s.passed(self.id, site);
+        }
+        free
     }
 
     /// Waits for the next op to do; the last one, if any, is over.
@@ -151,40 +163,73 @@ impl Cpu {
     }
 }
 
+/// How far a CPU is with passing a site.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// Past it.
+    Passed,
+    /// Not there yet.
+    Before,
+    /// Stopped there; goes on when it is polled again.
+    Stopped,
+}
+
 /// A CPU on its way past a [`Site`]: ready at once unless the case interrupts it there.
 #[must_use = "a site is passed by awaiting it"]
 pub struct Passing<'a> {
     cpu: &'a Cpu,
     site: Site,
-    stopped: bool,
+    progress: Progress,
 }
 
 impl Future for Passing<'_> {
     type Output = ();
 
-    #[inline]
-    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+    #[inline(always)]
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+        if self.progress == Progress::Passed { Poll::Ready(()) } else { self.get_mut().stop() }
+    }
+}
+
+impl Passing<'_> {
+    /// Not passed at once: the case may have something happen there.
+    #[inline(never)]
+    fn stop(&mut self) -> Poll<()> {
         let s = &mut *self.cpu.s();
-        if s.ctl.violation.is_none() && (self.stopped || s.pass(self.cpu.id, self.site)) {
+        let stopped = self.progress == Progress::Stopped;
+        if s.ctl.violation.is_none() && (stopped || s.pass(self.cpu.id, self.site)) {
             return Poll::Ready(());
         }
-        self.stopped = true;
+        self.progress = Progress::Stopped;
         Poll::Pending
     }
 }
 
 impl Sim {
     /// Passes a site. False when the CPU has to stop there for now.
-    #[inline]
     pub(super) fn pass(&mut self, cpu: u8, site: Site) -> bool {
+        self.passed(cpu, site);
+        let c = &self.ctl.cpus[cpu as usize];
+        if c.op_steps > c.budget {
+            return self.out_of_steps(cpu);
+        }
+        !self.ctl.armed(site) || self.interrupted_at(cpu, site)
+    }
+
+    /// True of a site at which nothing can happen this time.
+    #[inline(always)]
+    pub(super) fn passes_at_once(&self, cpu: u8, site: Site) -> bool {
+        let c = &self.ctl.cpus[cpu as usize];
+        !self.ctl.armed(site) && c.op_steps < c.budget && self.ctl.violation.is_none()
+    }
+
+    /// Counts a site that is being passed.
+    #[inline(always)]
+    pub(super) fn passed(&mut self, cpu: u8, site: Site) {
         self.ctl.step += 1;
         let c = &mut self.ctl.cpus[cpu as usize];
         c.site = Some(site);
         c.op_steps += 1;
-        if c.op_steps > c.budget {
-            return self.out_of_steps(cpu);
-        }
-        if self.ctl.armed & (1 << site as u8) == 0 { true } else { self.interrupted_at(cpu, site) }
     }
 
     #[cold]

@@ -93,7 +93,7 @@ pub struct Ctl {
     /// How often each `(cpu, site)` with an interruption was passed.
     pub hits: Vec<(u8, Site, u32)>,
     /// Bit *n* set: some interruption names the site with index *n*.
-    pub armed: u128,
+    armed: [u64; 2],
     /// Interruptions that have happened.
     pub interrupted: u32,
     /// Somebody may be waiting for a lock.
@@ -124,7 +124,8 @@ impl Ctl {
         self.interrupts.clear();
         self.interrupts.extend_from_slice(interrupts);
         self.hits.clear();
-        self.armed = interrupts.iter().fold(0, |m, i| m | 1 << i.site as u8);
+        self.armed = [0; 2];
+        interrupts.iter().for_each(|i| self.armed[i.site as usize / 64] |= 1 << (i.site as u8 % 64));
         self.interrupted = 0;
         self.waiters = false;
         self.pte_locks = 0;
@@ -133,6 +134,12 @@ impl Ctl {
         self.touched_slots.clear();
         self.weakened.clear();
         self.stores = 0;
+    }
+
+    /// True when some interruption names this site.
+    #[inline(always)]
+    pub fn armed(&self, site: Site) -> bool {
+        self.armed[site as usize / 64] >> (site as u8 % 64) & 1 != 0
     }
 
     /// True when no CPU is in an op.

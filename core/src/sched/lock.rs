@@ -49,7 +49,8 @@ fn give_shared(readers: &mut u8, cpu: u8) -> bool {
 }
 
 impl Sim {
-    fn try_take(&mut self, lock: Lock, cpu: u8) -> bool {
+    #[inline(always)]
+    pub(super) fn try_take(&mut self, lock: Lock, cpu: u8) -> bool {
         let w = &mut self.w;
         match lock {
             Lock::MemoryFailure => take(&mut w.mf_mutex, cpu),
@@ -130,6 +131,7 @@ impl Sim {
         }
     }
 
+    #[inline(always)]
     fn give_back(&mut self, lock: Lock, cpu: u8) -> bool {
         let w = &mut self.w;
         match lock {
@@ -179,15 +181,21 @@ impl Sim {
     }
 
     fn try_acquire(&mut self, lock: Lock, class: LockClass, cpu: u8) -> bool {
-        if !self.try_take(lock, cpu) {
-            return false;
+        let free = self.try_take(lock, cpu);
+        if free {
+            self.acquired(lock, class, cpu);
         }
+        free
+    }
+
+    /// Notes for lockdep that a lock was taken.
+    #[inline(always)]
+    pub(super) fn acquired(&mut self, lock: Lock, class: LockClass, cpu: u8) {
         self.ctl.cpus[cpu as usize].held.push(class);
         if class >= LockClass::Pmd {
             self.ctl.pte_locks += 1;
             self.check_table(lock, cpu);
         }
-        true
     }
 
     /// What lockdep would say before a CPU blocks on a lock: none of its class or of a later one may be held. As
@@ -214,7 +222,8 @@ impl Sim {
         self.violate(cpu, rule, e);
     }
 
-    fn release(&mut self, lock: Lock, class: LockClass, cpu: u8) {
+    #[inline(always)]
+    pub(super) fn release(&mut self, lock: Lock, class: LockClass, cpu: u8) {
         if !self.give_back(lock, cpu) {
             return self.not_owner(class, cpu);
         }
@@ -266,6 +275,8 @@ impl Sim {
 /// How far a CPU is with taking a lock.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
+    /// It has the lock.
+    Taken,
     /// At [`Site::Lock`].
     Site,
     /// Interrupted there; goes on when it is polled again.
@@ -279,16 +290,23 @@ enum Stage {
 pub struct Locking<'a> {
     cpu: &'a Cpu,
     lock: Lock,
-    class: LockClass,
     stage: Stage,
 }
 
 impl Future for Locking<'_> {
     type Output = ();
 
-    #[inline]
-    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
-        let (id, lock, class) = (self.cpu.id, self.lock, self.class);
+    #[inline(always)]
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+        if self.stage == Stage::Taken { Poll::Ready(()) } else { self.get_mut().wait() }
+    }
+}
+
+impl Locking<'_> {
+    /// Not taken at once: the CPU is stopped at the site, or breaks a rule there, or has to wait.
+    #[inline(never)]
+    fn wait(&mut self) -> Poll<()> {
+        let (id, lock, class) = (self.cpu.id, self.lock, self.lock.class());
         let s = &mut *self.cpu.s();
         if s.ctl.violation.is_some() {
             return Poll::Pending;
@@ -311,9 +329,10 @@ impl Future for Locking<'_> {
 
 impl Cpu {
     /// Takes a lock, waiting for it. Others may act just before.
-    #[inline]
+    #[inline(always)]
     pub fn lock(&self, lock: Lock) -> Locking<'_> {
-        Locking { cpu: self, lock, class: lock.class(), stage: Stage::Site }
+        let stage = if self.lock_at_once(lock) { Stage::Taken } else { Stage::Site };
+        Locking { cpu: self, lock, stage }
     }
 
     /// Takes a lock if it is free. Others may act just before.
@@ -363,12 +382,6 @@ impl Cpu {
         if std::mem::replace(&mut s.ctl.cpus[self.id as usize].lazy_mmu, on) == on {
             s.violate(self.id, Rule::LazyMmu, Evidence { what: Some(wrong), ..Evidence::default() });
         }
-    }
-
-    /// Gives a lock back.
-    #[inline]
-    pub fn unlock(&self, lock: Lock) {
-        self.s().release(lock, lock.class(), self.id);
     }
 
     /// Turns a write lock of `mmap_lock` into a read lock (`mmap_write_downgrade()`).

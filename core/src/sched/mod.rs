@@ -16,6 +16,7 @@ mod interrupt;
 mod large;
 mod lock;
 mod lock_class;
+mod lock_kinds;
 mod mlock;
 mod notifier;
 mod pmd;
