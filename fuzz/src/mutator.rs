@@ -40,17 +40,27 @@ pub(crate) fn choose(target: &Target) {
     BIAS.store(target.family.map_or(0, |f| f as usize + 1), Ordering::Relaxed);
 }
 
-/// One structured mutation, or a case that is generated, towards what the target is about.
-fn mutate_bytes(data: &mut [u8], size: usize, max_size: usize, seed: u32) -> usize {
+/// A mutator towards what the target is about.
+fn mutator() -> CaseMutator {
     let bias = BIAS.load(Ordering::Relaxed).checked_sub(1).map(|f| Family::ALL[f]);
-    let mut mutator = CaseMutator::new(MutateConfig { bias, ..MutateConfig::default() });
+    CaseMutator::new(MutateConfig { bias, ..MutateConfig::default() })
+}
+
+/// A generated case as an input, and its length.
+pub(crate) fn generate_bytes(data: &mut [u8], seed: u64) -> usize {
+    let room = data.len();
+    mutator().generate_bytes(data, room, seed)
+}
+
+/// One structured mutation, or a case that is generated.
+fn mutate_bytes(data: &mut [u8], size: usize, max_size: usize, seed: u32) -> usize {
     // Drawn from what the mutators do not see of the seed.
     if seed % 100 < FRESH_PERCENT {
         // libFuzzer's seeds are too few for a long campaign: cases would come again.
         let nth = MADE.fetch_add(1, Ordering::Relaxed);
-        mutator.generate_bytes(data, max_size, nth << 32 | u64::from(seed))
+        mutator().generate_bytes(data, max_size, nth << 32 | u64::from(seed))
     } else {
-        mutator.mutate_bytes(data, size, max_size, seed / 100)
+        mutator().mutate_bytes(data, size, max_size, seed / 100)
     }
 }
 

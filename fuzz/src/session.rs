@@ -26,6 +26,11 @@ impl Session {
         Session { comparer, case: Case::empty(), pin }
     }
 
+    /// Whether the machine reports its states, which only an engine that looks at them needs.
+    pub(crate) fn report_states(&mut self, on: bool) {
+        self.comparer.machine().set_coverage(on.then(coverage::state));
+    }
+
     /// What every case is pinned to.
     pub fn pin(&self) -> &Pin {
         &self.pin

@@ -56,19 +56,19 @@ pub struct Config {
 impl Config {
     /// The release as it was: its designs and its defects, on x86-64, tiny geometry, two CPUs.
     pub fn of(kernel: Kernel) -> Self {
+        Config { defects: kernel.defects(), ..Config::fixed(kernel) }
+    }
+
+    /// The designs of a release with every known defect repaired: what must never give a violation.
+    pub fn fixed(kernel: Kernel) -> Self {
         Config {
             kernel,
             arch: Arch::X86_64,
             geometry: Geometry::Tiny,
             cpus: 2,
             designs: kernel.designs(),
-            defects: kernel.defects(),
+            defects: DefectSet::EMPTY,
         }
-    }
-
-    /// The designs of a release with every known defect repaired: what must never give a violation.
-    pub fn fixed(kernel: Kernel) -> Self {
-        Config { defects: DefectSet::EMPTY, ..Config::of(kernel) }
     }
 
     /// True when `defect` is switched on.

@@ -76,7 +76,15 @@ impl FamilySet {
         if rng.percent(15) {
             return FamilySet::ALL;
         }
-        let chosen = Family::ALL.into_iter().filter(|_| rng.percent(45)).fold(FamilySet::BASE, FamilySet::with);
+        let chosen = if rng.percent(70) {
+            // What a bug needs is mostly the work of one, two or three.
+            let few = 1 + rng.below(3 - u32::from(bias.is_some()));
+            let jobs = [(Family::Reclaim, 45), (Family::Migrate, 30)].into_iter().filter(|(_, p)| rng.percent(*p));
+            let with_jobs = jobs.fold(FamilySet::BASE, |set, (job, _)| set.with(job));
+            (0..few).filter_map(|_| rng.pick(&Family::ALL)).fold(with_jobs, FamilySet::with)
+        } else {
+            Family::ALL.into_iter().filter(|_| rng.percent(45)).fold(FamilySet::BASE, FamilySet::with)
+        };
         bias.map_or(chosen, |f| chosen.with(f))
     }
 

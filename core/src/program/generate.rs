@@ -6,7 +6,9 @@
 //! well after what, and `interrupt` where somebody else is likely to be in the way.
 
 mod chain;
+mod idiom;
 mod interrupt;
+mod race;
 
 #[cfg(test)]
 mod tests;
@@ -68,24 +70,49 @@ pub fn generate(rng: &mut Rng, case: &mut Case, cfg: &GenConfig) {
         let ptrs = case.config.geometry.ptrs();
         case.maps[0].backing = rng.pick(&HUGETLB).unwrap_or_default();
         case.maps[0].pages = ptrs * (1 + rng.below(2));
-        if case.maps.len() > 1 && rng.percent(60) {
+        if rng.percent(35) {
+            // Another process has the same.
+            case.maps.truncate(1);
+            case.maps.push(Map { proc: 1, ..case.maps[0] });
+        } else if case.maps.len() > 1 && rng.percent(60) {
             // A second mapping, often of the same file.
             let same = case.maps[0].backing;
             case.maps[1].backing = if rng.percent(60) { same } else { rng.pick(&HUGETLB).unwrap_or_default() };
             case.maps[1].pages = ptrs * (1 + rng.below(2));
         }
     }
-    for _ in 0..n {
+    focus.stays = rng.percent(50);
+    for _ in 0..[0, 1, 1, 1, 2, 2, 3][rng.index(7)] {
+        idiom::add_idiom(rng, case, &mut focus);
+    }
+    let racing = case.config.cpus > 1 && max > 1 && rng.percent(55);
+    if racing {
+        let before = before_race(rng, n.saturating_sub(case.ops.len()));
+        race::generate_race(rng, case, &mut focus, before);
+    }
+    let probes = if rng.percent(60) { 1 + rng.index(3) } else { 0 };
+    while case.ops.len() + probes < n {
         let op = generate_op(rng, case, &mut focus);
         case.ops.push(op);
     }
-    if !cfg.sequential {
+    for _ in 0..probes {
+        idiom::add_probe(rng, case, &mut focus);
+    }
+    case.ops.truncate(max);
+    if !cfg.sequential && (!racing || rng.percent(30)) {
         for _ in 0..interrupt_count(rng) {
             let interrupt = generate_interrupt(rng, case);
             case.interrupts.push(interrupt);
         }
     }
+    case.interrupts.truncate(MAX_FUZZ_INTERRUPTS);
     normalize(case);
+}
+
+/// Ops before a race: enough for a state, and mostly few.
+fn before_race(rng: &mut Rng, n: usize) -> usize {
+    let most = if rng.percent(70) { n.min(3) } else { n };
+    rng.index(most)
 }
 
 /// Most bugs need none, one or two; now and then a crowd.
@@ -104,18 +131,30 @@ fn generate_maps(rng: &mut Rng, case: &mut Case, families: FamilySet) {
     let watched = families.contains(Family::Uffd) && rng.percent(25);
     let backing = if watched && !file { pick_shmem(rng) } else { pick_backing(rng, families) };
     case.maps.push(Map { proc: 0, region: 0, pages, perm: Perm::ReadWrite, backing });
-    if rng.percent(if file { 60 } else { 20 }) {
+    if backing != Backing::Anon && rng.percent(45) {
+        // Somebody else has the same mapped, so that ops on one page meet.
+        let perm = if rng.percent(80) { Perm::ReadWrite } else { Perm::from_arg(rng.below(2) as u8) };
+        case.maps.push(Map { proc: 1, region: 0, pages, perm, backing: sibling(rng, backing) });
+    } else if rng.percent(if file { 60 } else { 20 }) {
         let perm = if rng.percent(80) { Perm::ReadWrite } else { Perm::from_arg(rng.below(2) as u8) };
         let (proc, region) = (rng.below(2) as u8, 1 + rng.below(MAX_REGIONS as u32 - 1) as u8);
         case.maps.push(Map { proc, region, pages: 1 + rng.below(8), perm, backing: pick_backing(rng, families) });
     }
 }
 
+/// Another way to map what a backing shows, or the same.
+fn sibling(rng: &mut Rng, backing: Backing) -> Backing {
+    let alike = |b: &Backing| b.file().is_some() && b.file() == backing.file();
+    let nth = Backing::ALL.into_iter().filter(alike).count();
+    let other = Backing::ALL.into_iter().filter(alike).nth(rng.index(nth));
+    other.filter(|_| rng.percent(50)).unwrap_or(backing)
+}
+
 /// Room for a huge page, or two; now and then of `tmpfs`, which another process maps too.
 fn make_room_for_huge_pages(rng: &mut Rng, case: &mut Case, biased: bool) {
     let ptrs = case.config.geometry.ptrs();
     case.maps[0].pages = case.maps[0].pages.max(ptrs * (1 + rng.below(2)));
-    if biased && rng.percent(20) {
+    if rng.percent(if biased { 25 } else { 10 }) {
         case.maps[0].backing = Backing::ShmemShared;
         if rng.percent(60) {
             case.maps.truncate(1);
@@ -135,14 +174,14 @@ const HUGETLB: [Backing; 5] = [
 
 /// Is the case about hugetlb memory? A few of those that use its family are; all where that is the bias.
 fn wants_hugetlb(rng: &mut Rng, focus: &Focus) -> bool {
-    let share = if focus.bias == Some(Family::Hugetlb) { 95 } else { 25 };
+    let share = if focus.bias == Some(Family::Hugetlb) { 95 } else { 35 };
     focus.families.contains(Family::Hugetlb) && rng.percent(share)
 }
 
 /// What a mapping shows: mostly private anonymous memory, unless the case is about files.
 fn pick_backing(rng: &mut Rng, families: FamilySet) -> Backing {
     let device = families.contains(Family::Driver) && rng.percent(35);
-    let wanted = device || families.contains(Family::File) && rng.percent(60);
+    let wanted = device || families.contains(Family::File) && rng.percent(75);
     let any = match (wanted, device) {
         (false, _) => None,
         (true, true) => rng.pick(&DEVICES),
@@ -185,14 +224,26 @@ pub(super) struct Focus {
     families: FamilySet,
     /// The one that they are mostly taken from.
     bias: Option<Family>,
+    /// All about one page.
+    stays: bool,
 }
 
 impl Focus {
     /// After the ops that the case has: their last page, CPU and process.
     pub(super) fn of(case: &Case) -> Focus {
         let families = FamilySet::of(case.ops.iter().map(|op| op.code));
-        let mut focus =
-            Focus { cpu: 0, proc: 0, region: 0, page: 0, len: 1, last: None, live: 1, families, bias: None };
+        let mut focus = Focus {
+            cpu: 0,
+            proc: 0,
+            region: 0,
+            page: 0,
+            len: 1,
+            last: None,
+            live: 1,
+            families,
+            bias: None,
+            stays: false,
+        };
         focus.live |= case.maps.iter().fold(0, |l, m| l | 1 << m.proc);
         case.ops.iter().for_each(|op| focus.follow(op));
         focus
@@ -204,6 +255,11 @@ impl Focus {
         self.families = more.into_iter().chain(bias).fold(self.families, FamilySet::with);
         self.bias = bias;
         self
+    }
+
+    /// Is the op of one of the families?
+    fn has(&self, code: OpCode) -> bool {
+        self.families.contains(code.family())
     }
 
     /// After one op more.
@@ -243,14 +299,17 @@ pub(super) fn generate_op(rng: &mut Rng, case: &Case, focus: &mut Focus) -> Op {
     op.proc = pick_proc(rng, focus);
     op.region = match rng.below(40) {
         0 => rng.below(MAX_REGIONS as u32) as u8,
-        1..=6 => 0,
+        1..=6 if !focus.stays => 0,
         _ => focus.region,
     };
-    op.page = if rng.percent(70) { focus.page } else { pick_page(rng, config) };
+    op.page = if rng.percent(if focus.stays { 90 } else { 70 }) { focus.page } else { pick_page(rng, config) };
+    let follows = next.is_some() || base.is_some();
     op.len = match rng.below(40) {
         0 => 1 + rng.below(config.geometry.ptrs() * 2),
-        1..=8 => 1 + rng.below(NEAR_PAGES),
-        9..=16 if next.is_some() || base.is_some() => focus.len,
+        1..=8 if !focus.stays => 1 + rng.below(NEAR_PAGES),
+        1..=3 => 1 + rng.below(NEAR_PAGES),
+        9..=16 if follows => focus.len,
+        4..=29 if follows && focus.stays => focus.len,
         _ => 1,
     };
     stay_inside(rng, case, &mut op);
@@ -354,7 +413,10 @@ fn pick_arg(rng: &mut Rng, code: OpCode, proc: u8, case: &Case, families: Family
         }
         Shape::Swap => rng.below(MAX_SWAP_DEVICES as u32) as u8,
         Shape::Count => rng.below(u32::from(MAX_NR_HUGEPAGES)) as u8,
-        Shape::File => rng.below(FILES as u32) as u8,
+        Shape::File => match case.maps.first().and_then(|m| m.backing.file()) {
+            Some(file) if rng.percent(80) => file,
+            _ => rng.below(FILES as u32) as u8,
+        },
         Shape::Cgroup => rng.below(MAX_MEMCGS as u32) as u8,
         // Mostly to the same place in another window, so that whole tables can move.
         Shape::RangeTo => {

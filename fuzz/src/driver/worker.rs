@@ -15,7 +15,7 @@ use crate::coverage::{self, Seen};
 use crate::hash::fnv1a;
 use crate::mutator;
 use crate::session::{self, Failure, Session};
-use crate::targets::{self, Target};
+use crate::targets::{self, Input, Target};
 
 /// Time between two progress messages.
 const TELL_EVERY: Duration = Duration::from_millis(200);
@@ -27,6 +27,9 @@ const LOOK_AT_ALL: u64 = 4096;
 /// ... and one in so many after that: the look costs as much as a small case, and states that are new lead to
 /// inputs that reach them again.
 const LOOK_AT_ONE_IN: u64 = 16;
+
+/// Cases that are generated and run for each input of the engine, which costs as much as several of them.
+const GENERATED: u32 = 8;
 
 /// Message and place of the last panic, as the hook saw it.
 static PANIC: Mutex<String> = Mutex::new(String::new());
@@ -60,6 +63,11 @@ pub(super) struct Worker {
     stats: Stats,
     start: Instant,
     busy_at_start: Option<Duration>,
+    /// The target takes cases, which can be generated.
+    generates: bool,
+    /// Cases that were generated, and the buffer for the next.
+    made: u64,
+    bytes: Vec<u8>,
     told: Instant,
     report: Report,
 }
@@ -93,6 +101,9 @@ impl Worker {
             stats: Stats::default(),
             start: now,
             busy_at_start: on_cpu(),
+            generates: matches!(target.input, Input::Case(_)),
+            made: 0,
+            bytes: Vec::new(),
             told: now,
             report,
         })
@@ -107,6 +118,15 @@ impl Worker {
     pub(super) fn input(&mut self, bytes: &[u8]) -> Next {
         if mutator::take_panic() {
             return self.panicked(bytes);
+        }
+        if self.generates {
+            self.session.report_states(false);
+            for _ in 0..GENERATED {
+                if self.generated() == Next::Stop {
+                    return Next::Stop;
+                }
+            }
+            self.session.report_states(true);
         }
         if let Some(reason) = self.enough() {
             return self.done(reason);
@@ -123,6 +143,32 @@ impl Worker {
             Ok(Err(failure)) => self.found(&failure),
             Err(_) => self.panicked(bytes),
         }
+    }
+
+    /// Runs one case that is generated, past the engine: it is not told what the case reached, and so loses no time on it.
+    fn generated(&mut self) -> Next {
+        if let Some(reason) = self.enough() {
+            return self.done(reason);
+        }
+        self.made += 1;
+        let seed = u64::from(self.campaign.seed) << 40 ^ self.made;
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.resize(self.campaign.max_len, 0);
+        let run = AssertUnwindSafe(|| {
+            let n = mutator::generate_bytes(&mut bytes, seed);
+            bytes.truncate(n);
+            self.target.run(&bytes, &mut self.session)
+        });
+        let result = panic::catch_unwind(run);
+        self.stats.cases += 1;
+        self.tell();
+        let next = match result {
+            Ok(Ok(())) => Next::Keep,
+            Ok(Err(failure)) => self.found(&failure),
+            Err(_) => self.panicked(&bytes),
+        };
+        self.bytes = bytes;
+        next
     }
 
     fn enough(&mut self) -> Option<StopReason> {
@@ -229,7 +275,6 @@ fn save(dir: &Path, stem: &str, extension: &str, contents: Vec<u8>) -> (PathBuf,
 mod tests {
     use super::*;
     use crate::pin::Pin;
-    use crate::targets::Input;
     use std::sync::mpsc;
 
     static BROKEN: Target = Target {

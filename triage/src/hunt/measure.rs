@@ -121,7 +121,7 @@ fn is_caused_by(judge: &mut Judge, defect: Defect, Input { name, doc, .. }: Inpu
 mod tests {
     use super::*;
 
-    const LEAK: &str = "kernel   7.3\ngeometry tiny\n\nprocess A\n  heap = mmap anon private rw 4\n\ncpu 0\n  A exit\n";
+    const LEAK: &str = "kernel   7.3\ngeometry tiny\n\nprocess A\n  heap = mmap anon private rw 4\n\ncpu 0\n  A write heap[0]\n  A exit\n";
 
     #[test]
     fn a_violation_counts_only_where_the_defect_makes_the_difference() {
@@ -130,7 +130,7 @@ mod tests {
         let shown = case(&LEAK.replace("tiny\n", "tiny\ndefect   S17\n"));
         assert!(judge.run("x.case", &shown.doc.case).expect("runs").is_some());
         assert!(is_caused_by(&mut judge, Defect::S17, shown).expect("runs"));
-        let both = case(&LEAK.replace("tiny\n", "tiny\ndefect   S17 S4\n"));
+        let both = case(&LEAK.replace("tiny\n", "tiny\ndefect   S4\ndefect   S17\n"));
         assert!(!is_caused_by(&mut judge, Defect::S4, both).expect("runs"), "S17 is enough");
     }
 

@@ -14,7 +14,7 @@ use crate::program::rng::Rng;
 use crate::sched::Site::{self, *};
 
 /// Sites that most ops come to.
-const COMMON: [Site; 8] = [Lock, Lock, Lock, PteClear, PteSet, TlbFlush, NotifierStart, FaultEntry];
+pub(super) const COMMON: [Site; 8] = [Lock, Lock, Lock, PteClear, PteSet, TlbFlush, NotifierStart, FaultEntry];
 /// Sites of ops on huge pages and page tables as a whole.
 const HUGE: [Site; 8] =
     [PmdSet, PmdClear, PmdInvalidate, PmdPopulate, HugeZap, HugeZapCleared, SplitUnmap, SplitFreeze];
@@ -36,6 +36,12 @@ const FAULT: [Site; 16] = [
     ToRam,
     HugeFault,
 ];
+const FIRST_FAULT: [Site; 4] = [Access, FaultEntry, AnonFaultAlloc, AnonFaultSet];
+const COW: [Site; 4] = [WpCopy, WpCopy, WpCopied, WpReuse];
+const SWAP_IN: [Site; 5] = [SwapInLookup, SwapInRead, SwapInDirect, SwapInSet, ShmemSwapIn];
+const RESTORE: [Site; 3] = [RestoreExclusive, RemoveExclusive, NotifierStart];
+const BACK_TO_RAM: [Site; 4] = [ToRam, VmaCollect, VmaCopy, VmaFinalize];
+const HUGE_FAULT: [Site; 4] = [HugeFault, PmdSet, WpCopy, PmdPopulate];
 const FILE_FAULT: [Site; 9] =
     [CacheLookup, CacheAdd, FileRead, FaultAround, FinishFault, PageMkwrite, ShmemSwapIn, WpCopy, WpCopied];
 const DRIVER_FAULT: [Site; 2] = [InsertPfn, DriverFault];
@@ -81,7 +87,8 @@ fn own_sites(code: OpCode) -> &'static [&'static [Site]] {
         OpCode::PinLongterm | OpCode::MemRead | OpCode::MemWrite => &[&GUP, &FAULT, &FILE_FAULT],
         OpCode::Pin | OpCode::PinRead | OpCode::Mlock | OpCode::MlockAll => &[&GUP, &FAULT, &FILE_FAULT],
         OpCode::PinFast => &[&GUP_FAST, &GUP_FAST, &FAULT],
-        OpCode::Mmap | OpCode::Munmap | OpCode::Dontneed | OpCode::DontneedLocked | OpCode::MremapResize => &[&ZAP],
+        OpCode::Mmap => &[&ZAP, &[RemapPfn]],
+        OpCode::Munmap | OpCode::Dontneed | OpCode::DontneedLocked | OpCode::MremapResize => &[&ZAP],
         OpCode::Exit | OpCode::ExitThread => &[&ZAP, &[ExitMmap]],
         OpCode::Fork => &[&FORK],
         OpCode::Mprotect | OpCode::NumaScan | OpCode::UffdWp => &[&PROTECT],
@@ -113,6 +120,32 @@ fn own_sites(code: OpCode) -> &'static [&'static [Site]] {
         OpCode::Unplug | OpCode::ResetDevice | OpCode::Relocate => &[&[DriverMove], &[TruncateUnmap], &ZAP],
         OpCode::Munlock | OpCode::MunlockAll => &[&[MlockEntry]],
         _ => &[&COMMON],
+    }
+}
+
+/// Sites of the op with this index: of one that faults pages in, those of a fault that suits what was done before.
+pub(super) fn sites_of(rng: &mut Rng, case: &Case, at: usize) -> &'static [Site] {
+    let Some(op) = case.ops.get(at) else { return &COMMON };
+    if rng.percent(35) && case.ops[..at].iter().any(|op| op.code.family() == Family::Thp) {
+        return &HUGE;
+    }
+    let own = rng.pick(own_sites(op.code)).unwrap_or(&COMMON);
+    if !own_sites(op.code).iter().any(|sites| sites.as_ptr() == FAULT.as_ptr()) || rng.percent(40) {
+        return own;
+    }
+    let map = case.maps.iter().find(|m| m.region == op.region).map(|m| m.backing).unwrap_or_default();
+    let before = case.ops[..at].len().saturating_sub(4);
+    match rng.pick(&case.ops[before..at]).map(|op| op.code) {
+        Some(OpCode::Pageout | OpCode::Reclaim | OpCode::SwapOn | OpCode::WillNeed) => &SWAP_IN,
+        Some(OpCode::UffdRegister | OpCode::UffdWp) => &USERFAULT,
+        Some(OpCode::Exclusive) => &RESTORE,
+        Some(OpCode::ToDevice) => &BACK_TO_RAM,
+        Some(OpCode::Hugepage | OpCode::Collapse | OpCode::Khugepaged) => &HUGE_FAULT,
+        _ if map.hugetlb() => &HUGETLB,
+        _ if map.file().is_some() => &FILE_FAULT,
+        Some(OpCode::Fork | OpCode::Ksm) => &COW,
+        Some(_) => own,
+        None => &FIRST_FAULT,
     }
 }
 
