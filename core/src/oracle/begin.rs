@@ -70,6 +70,10 @@ impl Oracle {
         if flight.effect().is_some() {
             let kind = if flight.touches().is_some() { &mut self.touching } else { &mut self.changing };
             kind[parent] |= bit;
+            // Who registers hugetlb memory, or does so no longer, decides on what may be asked for and copied.
+            if flight.effect().is_some_and(|e| e.registers() || e.maps() || flight.moves.is_some()) {
+                self.ask_again(flight.proc);
+            }
             if self.procs[parent].files && flight.effect().is_some_and(Effect::replaces) {
                 self.break_cow_again();
             }

@@ -121,6 +121,11 @@ impl Effect {
         matches!(self, Effect::Cut(file, from) if cell.file() == file && cell.page() >= from)
     }
 
+    /// True when it decides on whether userfaultfd stops accesses.
+    pub(super) fn registers(self) -> bool {
+        matches!(self, Effect::Uffd(Uffd::Register(_) | Uffd::Unregister))
+    }
+
     /// True when the memory cell behind the page is another one afterwards.
     #[inline]
     pub(super) fn replaces(self) -> bool {

@@ -281,7 +281,7 @@ impl Oracle {
         let asks = |op: &Op| matches!(op.code, OpCode::Hugepage | OpCode::Collapse);
         let ptrs = case.ops.iter().any(asks).then(|| case.config.geometry.ptrs());
         self.region_pages = case.config.geometry.region_pages();
-        self.files.clear(self.region_pages, ptrs, registers.then_some(!huge));
+        self.files.clear(self.region_pages, ptrs, registers.then_some(!huge && !self.locking));
         self.refusals = Refusals::of(&case.config);
         self.guarded = false;
         self.huge_pages = case.config.geometry.ptrs();
@@ -359,6 +359,7 @@ impl Oracle {
                 if let Some(p) = self.procs.get_mut(usize::from(proc)) {
                     p.space.released();
                     self.doubt_told(proc);
+                    self.ask_again(proc);
                 }
                 Ok(())
             }

@@ -416,7 +416,9 @@ impl Oracle {
         let resets = flight.code == OpCode::ResetDevice;
         if flight.cuts() || resets || flight.code == OpCode::Remove {
             let certain = flight.cuts() || resets || keep == Keep::Applied && !flight.contended;
-            let alone = self.flights.iter().flatten().all(|f| f.op == flight.op);
+            // A part of a hugetlb page is filled with zeroes.
+            let removes = flight.whole || !self.procs[proc].hugetlb;
+            let alone = removes && self.flights.iter().flatten().all(|f| f.op == flight.op);
             self.files.end(bit, certain, alone);
             self.blur_zero_pages();
             self.doubt_losses();

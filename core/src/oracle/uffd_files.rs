@@ -38,6 +38,7 @@ impl Oracle {
         if flight.around.is_some() {
             self.ask_for_huge_pages(flight);
         }
+        let huge = flight.around.is_some();
         for spot in flight.spots() {
             let token = filling.and_then(|what| file_token(flight, what, spot));
             let Some(states) = self.procs[usize::from(flight.proc)].space.states(spot) else {
@@ -46,7 +47,9 @@ impl Oracle {
             };
             for base in states.iter().map(|s| s.base) {
                 let (Base::Shared(cell) | Base::Private(cell) | Base::Copied(cell)) = base else { continue };
-                self.files.asked(cell);
+                if !huge || cell.file() != HUGETLBFS {
+                    self.files.asked(cell);
+                }
                 let shared = base == Base::Shared(cell) && matches!(cell.file(), SHMEM | HUGETLBFS);
                 if let Some(token) = token.filter(|_| shared && self.files.presence(cell) != Presence::There) {
                     self.files.begin(cell, 1 << cpu, FileChange::Fill(token));
@@ -67,17 +70,38 @@ impl Oracle {
         }
     }
 
-    /// An access asks for all of a huge page. One that is mapped may be seen in every process that shares the table.
+    /// An access asks for all of a huge page, unless userfaultfd is sure to stop it. One that is mapped may be seen in every
+    /// process that shares the table.
     fn ask_for_huge_pages(&mut self, flight: &Flight) {
-        for spot in flight.spots_beside() {
-            let states = self.procs[usize::from(flight.proc)].space.states(spot);
-            for base in states.into_iter().flatten().filter(|s| s.of_hugetlb()).map(|s| s.base) {
-                if let Base::Shared(cell) | Base::Private(cell) | Base::Copied(cell) = base {
+        for spot in flight.spots().chain(flight.spots_beside()) {
+            let changes = self.changes(flight.proc, spot, None);
+            let Some(set) = self.procs[usize::from(flight.proc)].space.reachable(spot, &changes) else {
+                self.files.doubt_holes();
+                continue;
+            };
+            for state in &set {
+                let asks = state.of_hugetlb() && !self.is_stopped(state);
+                if let Base::Shared(cell) | Base::Private(cell) | Base::Copied(cell) = state.base
+                    && asks
+                {
                     self.files.asked(cell);
                 }
             }
         }
         self.blur_shared_tables();
+    }
+
+    /// What stops accesses to hugetlb memory changes: those in flight may go on, and ask for pages or copy them.
+    pub(super) fn ask_again(&mut self, proc: u8) {
+        if self.fresh == Traps::NONE || !self.procs[usize::from(proc)].hugetlb {
+            return;
+        }
+        for cpu in 0..MAX_CPUS {
+            if let Some(flight) = self.flights[cpu].filter(|f| f.proc == proc && f.around.is_some()) {
+                self.ask_for_huge_pages(&flight);
+            }
+        }
+        self.break_cow_again();
     }
 
     /// PMD tables are shared by mappings that nothing is to be told of: what one process maps the others have then, too.
