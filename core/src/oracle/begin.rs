@@ -53,6 +53,10 @@ impl Oracle {
         self.guarded |= flight.code == OpCode::GuardInstall;
         if self.procs[parent].hugetlb {
             flight.reaches_out(self.huge_pages);
+            flight.stopped = self.all_stopped(&flight);
+        }
+        if flight.cuts() || flight.code == OpCode::Remove {
+            self.doubt_stops(None);
         }
         self.flights[cpu] = Some(flight);
         self.start_file_change(cpu, &flight);

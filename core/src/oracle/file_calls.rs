@@ -194,7 +194,7 @@ impl Oracle {
         for i in 0..set.len() {
             let state = set[i];
             let Base::Private(cell) = state.base else { continue };
-            if self.is_stopped(&state) {
+            if state.is_stopped(&self.files) {
                 continue;
             }
             match self.files.values(cell) {
@@ -212,17 +212,12 @@ impl Oracle {
         self.keep(proc, spot, fits.then_some(set), &changes);
     }
 
-    /// True of a page of hugetlb memory of which userfaultfd is sure to stop any access: nothing is copied there.
-    pub(super) fn is_stopped(&self, state: &State) -> bool {
-        state.of_hugetlb() && !state.passes_file(&self.files, false)
-    }
-
     /// True of a page to which nothing happens and that shows no file to copy from, or of which every copy is known already.
     fn copies_known(&self, proc: u8, spot: Spot) -> bool {
         let p = usize::from(proc);
         let Some(states) = self.procs[p].space.states(spot) else { return true };
         let known = |state: &State| match state.base {
-            Base::Private(_) if self.is_stopped(state) => true,
+            Base::Private(_) if state.is_stopped(&self.files) => true,
             Base::Private(cell) => {
                 let known = |value| states.contains(&state.written(value));
                 self.files.all_values(cell, known) && states.iter().filter(|s| s.stale()).all(|s| known(s.value))

@@ -73,6 +73,8 @@ pub(super) struct Flight {
     pub(super) whole: bool,
     /// The pages of its range and what shares a huge page with them, where it tries accesses to hugetlb memory.
     pub(super) around: Option<(u32, u32)>,
+    /// Whatever it accesses is hugetlb memory of which userfaultfd is sure to stop it, and nobody has changed that since.
+    pub(super) stopped: bool,
     /// The access of it that waits.
     pub(super) waiting: Option<Waiting>,
     /// How many pages it said it has dealt with.
@@ -136,6 +138,7 @@ impl Flight {
             promises,
             whole: (first | end).is_multiple_of(case.config.geometry.ptrs()),
             around: None,
+            stopped: false,
             waiting: None,
             progress: 0,
             lock_changes: 0,

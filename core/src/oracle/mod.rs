@@ -359,6 +359,7 @@ impl Oracle {
                 if let Some(p) = self.procs.get_mut(usize::from(proc)) {
                     p.space.released();
                     self.doubt_told(proc);
+                    self.doubt_stops(Some(proc));
                     self.ask_again(proc);
                 }
                 Ok(())

@@ -226,6 +226,13 @@ impl State {
         !self.traps.watches_file() || !self.through().is_some_and(stopped)
     }
 
+    /// A page of hugetlb memory of which userfaultfd is sure to stop any access because of what the file has or has not: nothing is
+    /// mapped there, and nothing copied.
+    #[inline]
+    pub(super) fn is_stopped(&self, files: &Files) -> bool {
+        self.of_hugetlb() && !self.passes_file(files, false)
+    }
+
     /// The state after a store to private memory; a store to a shared page changes the file instead.
     pub(super) fn written(self, value: Token) -> State {
         match self.base {

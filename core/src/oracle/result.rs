@@ -401,10 +401,12 @@ impl Oracle {
                     self.finish_uffd_move(cpu, &flight, keep);
                 } else {
                     self.finish_moves(cpu, &flight, keep);
-                    // An access may always have been tried.
-                    let keep = if flight.touches().is_some() { Keep::Applied } else { keep };
+                    // An access may always have been tried, unless it was sure to be stopped.
+                    let tried =
+                        if flight.stopped && self.all_stopped(&flight) { Keep::NotApplied } else { Keep::Applied };
+                    let keep = if flight.touches().is_some() { tried } else { keep };
                     self.finish_pages(cpu, &flight, keep);
-                    self.finish_beside(cpu, &flight);
+                    self.finish_beside(cpu, &flight, tried);
                 }
             }
             None => {}
@@ -486,7 +488,7 @@ impl Oracle {
     }
 
     /// The same of what shares a huge page with the pages that it tried to access.
-    fn finish_beside(&mut self, cpu: usize, flight: &Flight) {
+    fn finish_beside(&mut self, cpu: usize, flight: &Flight, keep: Keep) {
         if flight.around.is_none() {
             return;
         }
@@ -495,7 +497,7 @@ impl Oracle {
             let states = self.procs[usize::from(flight.proc)].space.states(spot);
             let huge = states.is_some_and(|s| s.iter().all(State::of_hugetlb));
             // Of other memory nothing is said.
-            self.finish_page(cpu, flight, effect, if huge { Keep::Applied } else { Keep::Either }, spot);
+            self.finish_page(cpu, flight, effect, if huge { keep } else { Keep::Either }, spot);
         }
         self.blur_shared_tables();
     }

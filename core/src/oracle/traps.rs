@@ -343,6 +343,10 @@ impl Uffd {
             Uffd::Scan(_) if !old.scanned(file) => old,
             Uffd::Scan(whole) if state.of_hugetlb() => protect_what_is_there(old, whole),
             Uffd::Scan(_) => protect(old, file),
+            // A page of the file may be mapped, whatever the process is registered for.
+            Uffd::Touch(write) | Uffd::Beside(write) if state.of_hugetlb() && state.through().is_some() => {
+                old.perhaps_touched(write).perhaps_mapped()
+            }
             Uffd::Touch(write) => old.perhaps_touched(write),
             Uffd::Beside(write) if state.of_hugetlb() => old.perhaps_touched(write),
             Uffd::Beside(_) => return None,

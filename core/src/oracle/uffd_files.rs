@@ -80,7 +80,7 @@ impl Oracle {
                 continue;
             };
             for state in &set {
-                let asks = state.of_hugetlb() && !self.is_stopped(state);
+                let asks = state.of_hugetlb() && !state.is_stopped(&self.files);
                 if let Base::Shared(cell) | Base::Private(cell) | Base::Copied(cell) = state.base
                     && asks
                 {
@@ -165,10 +165,25 @@ impl Oracle {
 
     /// An access may have mapped what lies beside its pages.
     fn blur_around(&mut self, flight: &Flight) {
-        blur_window(&mut self.procs[usize::from(flight.proc)].space, flight.region);
+        let files = Some(&self.files);
+        blur_window(&mut self.procs[usize::from(flight.proc)].space, flight.region, files);
         if self.forking[usize::from(flight.proc)] != 0 {
-            self.children.iter_mut().for_each(|child| blur_window(child, flight.region));
+            self.children.iter_mut().for_each(|child| blur_window(child, flight.region, files));
         }
+    }
+
+    /// Userfaultfd is sure to stop every access of this call, which is to hugetlb memory.
+    pub(super) fn all_stopped(&self, flight: &Flight) -> bool {
+        let space = &self.procs[usize::from(flight.proc)].space;
+        let stopped = |spot| space.states(spot).is_some_and(|s| s.iter().all(|s| s.is_stopped(&self.files)));
+        let alone = !flight.disturbed && !flight.contended;
+        flight.around.is_some() && alone && flight.spots().chain(flight.spots_beside()).all(stopped)
+    }
+
+    /// Those in flight of a process, or of any, may be stopped no longer.
+    pub(super) fn doubt_stops(&mut self, proc: Option<u8>) {
+        let here = |f: &&mut Flight| proc.is_none_or(|p| f.proc == p);
+        self.flights.iter_mut().flatten().filter(here).for_each(|f| f.stopped = false);
     }
 
     /// The same of one page, while somebody is at it.
@@ -176,7 +191,7 @@ impl Oracle {
         let space = &mut self.procs[usize::from(proc)].space;
         let Some(states) = space.states(spot) else { return };
         if states.iter().any(|s| s.through().is_some()) {
-            blur_window(space, spot.region);
+            blur_window(space, spot.region, None);
         }
     }
 
@@ -268,9 +283,10 @@ fn file_token(flight: &Flight, what: Filling, spot: Spot) -> Option<u32> {
     }
 }
 
-fn blur_window(space: &mut Space, region: u8) {
+/// Where the files are given, what of hugetlb memory is surely stopped is left as it is.
+fn blur_window(space: &mut Space, region: u8, files: Option<&Files>) {
     space.each_state(Some(region), |state| {
-        if state.through().is_some() {
+        if state.through().is_some() && !files.is_some_and(|files| state.is_stopped(files)) {
             state.traps = state.traps.perhaps_mapped();
         }
     });
