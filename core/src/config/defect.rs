@@ -419,7 +419,7 @@ defects! {
         "what \"hugetlb/userfaultfd: unshare all pmds for hugetlbfs when register wp\" (5.13) must do";
     N70 = "N70", fixed None, "userfaultfd_unregister",
         "UFFDIO_UNREGISTER up to the middle of a hugetlb page is refused when it has taken the write protection of that page away",
-        "found here; fs/userfaultfd.c of 6.12 asks whether the range begins with a huge page, and userfaultfd_clear_vma() resolves before it splits; not tried";
+        "found here; seen on real 6.12.117, 6.18.44 and 7.3.4 kernels: docs/found/N70-unregister-of-a-part-of-a-hugetlb-page.md";
     H13 = "H13", fixed Some(Kernel::V6_6), "hugetlb_wp",
         "a hugetlb page that is copied for a pin for reading is write-protected for userfaultfd no longer",
         "\"mm/hugetlb: fix uffd-wp bit lost when unsharing happens\" (6.4)";
