@@ -163,7 +163,7 @@ rules! {
     ProgressMigrate = "progress.migrate", AtReturn,
         "a folio that is held by nothing but its mappings can be migrated", "mm/migrate.c: migrate_pages()";
     ProgressOffline = "progress.offline", AtReturn,
-        "a memory block whose folios are held by nothing but their mappings can be offlined",
+        "a memory block whose folios are held by nothing but their mappings can be offlined (unless a page of a large one has failed)",
         "mm/memory_hotplug.c: offline_pages()";
     ProgressSteps = "progress.steps", Always,
         "an operation ends within its budget of steps", "docs/ARCHITECTURE.md: every loop has a budget";

@@ -387,6 +387,12 @@ defects! {
     N28 = "N28", fixed None, "free_huge_folio",
         "a hugetlb page that a reservation comes back for is given to the allocator as surplus: the reservation has no page",
         "found here; seen on real 6.12.117 and 7.3.4 kernels: docs/found/N28-hugetlb-reservation-without-a-page.md";
+    N29 = "N29", fixed None, "collapse_pte_mapped_thp",
+        "collapsing a tmpfs page that PTEs map forgets their dirty bits: what was stored is lost when the page is reclaimed",
+        "found here; seen on real 6.12.117 and 7.3.4 kernels: docs/found/N29-collapse-forgets-dirty-ptes.md";
+    N31 = "N31", fixed None, "retract_page_tables",
+        "a page table goes with the notes of poisoned pages in it, and what was poisoned can be read again",
+        "found here; seen on real 6.12.117 and 7.3.4 kernels: docs/found/N31-collapse-forgets-poison.md";
     H5 = "H5", fixed None, "__unmap_hugepage_range",
         "the owner of a hugetlb mapping drops a page that its child still maps, and gets its reservation back",
         "6.11 to 6.19; 6.12.117 restores the reservation on the last unmap only; in no release's set, as 6.15 stands for a repaired one";

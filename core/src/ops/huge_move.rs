@@ -37,8 +37,9 @@ async fn move_locked(k: &Cpu, old: PmdPtr, new: PmdPtr, change: impl Fn(Pte) -> 
     let present = !matches!(ec.pmd_kind(pmd), PmdKind::Migration(_));
     {
         let s = &mut *k.s();
-        // pmd_move_must_withdraw()
-        if let Some(table) = s.w.tables.withdraw(old.table) {
+        // pmd_move_must_withdraw(): only anonymous memory has a table in reserve, and others may have theirs in the same list.
+        let anonymous = s.w.vma_lookup(old.mm, old.vpn).is_some_and(|vma| s.w.vmas[vma].anonymous());
+        if anonymous && let Some(table) = s.w.tables.withdraw(old.table) {
             s.w.tables.deposit(new.table, table);
         }
     }

@@ -11,6 +11,7 @@ use super::khugepaged::{By, Scan, is_refcount_suitable, max_ptes_swap};
 use super::retract::{collapse_pte_mapped_thp, retract_page_tables};
 use super::shmem::shmem_get_folio_noalloc;
 use super::unmap::{Ttu, try_to_unmap};
+use super::vma_lock::vma_start_write;
 use crate::config::Design;
 use crate::mm::VmaId;
 use crate::observe::SHMEM;
@@ -34,6 +35,11 @@ pub(super) async fn collapse_scan_file(k: &Cpu, mm: u8, haddr: u32, start: u32, 
         let write = k.uses(Design::RetractWithMmapLock);
         let lock = if write { Lock::MmapWrite(mm) } else { Lock::MmapRead(mm) };
         k.lock(lock).await;
+        // Nobody may be in the address space, be it under the lock of a VMA.
+        let vma = k.s().w.vma_lookup(mm, haddr);
+        if write && let Some(vma) = vma {
+            vma_start_write(k, vma).await;
+        }
         result = collapse_pte_mapped_thp(k, mm, haddr, by == By::Madvise).await;
         k.unlock(lock);
     }

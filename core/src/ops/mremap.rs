@@ -348,8 +348,6 @@ pub async fn mremap_resize(k: &Cpu, mm: u8, start: u32, end: u32, new_end: u32) 
             }
         }
         Some(_) if new_end == end => Outcome::Done,
-        // VM_DONTEXPAND (EFAULT in the kernel).
-        Some(vma) if k.s().w.vmas[vma].backing.device().is_some() => Outcome::Invalid,
         Some(vma) => expand(k, mm, vma, end, new_end).await,
     };
     let populate = outcome == Outcome::Done && vma.is_some_and(|vma| k.s().w.vmas[vma].locked());

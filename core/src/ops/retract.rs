@@ -12,11 +12,11 @@ use super::khugepaged::{By, Scan, find_pmd};
 use super::vma_lock::vma_try_start_write;
 use crate::arch::Pte;
 use crate::config::{Defect, Design};
-use crate::entry::PmdKind;
+use crate::entry::{EntryKind, PmdKind};
 use crate::mm::{Life, PmdPtr, PtePtr, TableId, Thp, VmaId};
 use crate::observe::{FileId, SHMEM};
 use crate::phys::{CacheEntry, Pfn};
-use crate::sched::{Cpu, Lock, NotifyEvent, Site};
+use crate::sched::{Cpu, Lock, NotifyEvent, Sim, Site};
 
 /// `retract_page_tables()`: the tables that mapped the pages of a huge folio go, so that it can be mapped by PMDs.
 pub(super) async fn retract_page_tables(k: &Cpu, file: FileId, start: u32) {
@@ -94,7 +94,15 @@ fn may_retract(k: &Cpu, vma: VmaId, table: TableId) -> bool {
     if s.w.config.uses(Design::RetractAsksEntries) {
         return (0..s.w.geometry().ptrs()).all(|i| s.w.config.arch.pte_none(Pte(s.w.tables.get(table, i))));
     }
-    s.w.vmas[vma].anon_vma.is_none() && !s.w.vmas[vma].uffd_wp()
+    s.w.vmas[vma].anon_vma.is_none() && !s.w.vmas[vma].uffd_wp() && !poisoned(&s, table)
+}
+
+/// Is there a note that the contents of a page were lost, or are to count as lost? Here we differ from the kernel, which asks only
+/// whether userfaultfd write-protects the mapping (N31).
+fn poisoned(s: &Sim, table: TableId) -> bool {
+    let entries = s.w.entries();
+    let is_poison = |i| entries.kind(Pte(s.w.tables.get(table, i))) == EntryKind::MarkerPoisoned;
+    !s.w.config.has(Defect::N31) && (0..s.w.geometry().ptrs()).any(is_poison)
 }
 
 /// The same up to 6.5: only when `mmap_lock` can be had for writing at once, so that nobody is in the address space.
@@ -120,7 +128,7 @@ async fn collapse_and_free_pmd(k: &Cpu, p: PmdPtr) {
     let ptrs = k.config().geometry.ptrs();
     k.mmu_notifier_invalidate_range_start(p.mm, p.vpn, p.vpn + ptrs, NotifyEvent::Clear).await;
     k.pmd_lock(p).await;
-    let table = pmd_pgtable(k, p);
+    let table = pmd_pgtable(k, p).filter(|table| !poisoned(&k.s(), *table));
     if table.is_some() {
         pmdp_collapse_flush(k, p).await;
     }
@@ -285,7 +293,11 @@ async fn clear_pte_mapped(k: &Cpu, vma: VmaId, first: PtePtr, folio: Pfn) -> Res
             Some(true) => {}
         }
         // The flush is left to pmdp_collapse_flush().
-        k.ptep_get_and_clear(PtePtr { index: first.index + i, vpn: first.vpn + i, ..first }).await;
+        let pte = k.ptep_get_and_clear(PtePtr { index: first.index + i, vpn: first.vpn + i, ..first }).await;
+        // Here we differ from the kernel, which takes every page of tmpfs for dirty (N29).
+        if k.pte_dirty(pte) && !k.has(Defect::N29) {
+            k.folio_mark_dirty(folio);
+        }
         k.folio_remove_rmap_pte(folio + i);
         k.munlock_vma_folio(folio, vma);
         nr_ptes += 1;

@@ -12,7 +12,7 @@
 use super::cell::CellId;
 use super::effect::Effect;
 use super::flight::Flight;
-use super::page::{Ends, State};
+use super::page::{Base, Ends, State};
 use super::result::Keep;
 use super::space::Spot;
 use super::{Oracle, OracleViolation, broken};
@@ -130,6 +130,12 @@ impl Oracle {
                 Some(cell) if named.cells.contains(&cell) => {}
                 Some(cell) => named.cells.try_push(cell).ok()?,
                 None => named.values.try_push(state.value).ok()?,
+            }
+            // Who goes by the page table sees no copy while another CPU has its entry in hand, and takes the file's page.
+            if let (OpCode::MemoryFailure, Base::Copied(cell), false) = (flight.code, state.base, self.alone)
+                && !named.cells.contains(&cell)
+            {
+                named.cells.try_push(cell).ok()?;
             }
             if state.lazy {
                 named.values.try_push(0).ok()?;

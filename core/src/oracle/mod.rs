@@ -240,6 +240,8 @@ pub struct Oracle {
     refusals: Refusals,
     /// Guard pages have been asked for.
     guarded: bool,
+    /// There is one CPU: nobody finds an entry clear that is being changed.
+    alone: bool,
     /// Some page has moved to another address.
     moved: bool,
     /// The case locks memory.
@@ -266,7 +268,9 @@ impl Oracle {
         self.forking = [0; MAX_PROCS];
         self.touching = [0; MAX_PROCS];
         let registers = case.ops.iter().any(|op| op.code == OpCode::UffdRegister);
-        self.promises = case.ops.iter().all(|op| op.code.family() != Family::Poison);
+        // Memory that fails or goes off line takes pages out of the pool.
+        let shrinks = |op: &Op| op.code.family() == Family::Poison || op.code == OpCode::Offline;
+        self.promises = !case.ops.iter().any(shrinks);
         self.uffd_flags = case.config.uffd_flags();
         self.tells = registers && Self::tells(&case.ops);
         let huge = case.ops.iter().any(|op| op.code.family() == Family::Thp);
@@ -283,7 +287,7 @@ impl Oracle {
         self.region_pages = case.config.geometry.region_pages();
         self.files.clear(self.region_pages, ptrs, registers.then_some(!huge && !self.locking));
         self.refusals = Refusals::of(&case.config);
-        self.guarded = false;
+        (self.guarded, self.alone) = (false, case.config.cpus == 1);
         self.huge_pages = case.config.geometry.ptrs();
         self.moved = false;
         self.procs[0].live = true;
@@ -335,7 +339,7 @@ impl Oracle {
                 if let Some(spot) = Self::spot(case, proc, vpn) {
                     let past = self.flight(case, op).map_or(Ends::default(), |f| f.past);
                     // SIGBUS tells of lost memory, that a file ends before the page, or of what userfaultfd does there.
-                    let excused = signal == Signal::Bus && self.may_end_in_sigbus(case, (proc, spot), by, write, past);
+                    let excused = signal == Signal::Bus && self.may_end_in_sigbus((proc, spot), by, write, past);
                     if !excused && (signal != Signal::Bus || !self.sigbus(case, op, proc, spot)) {
                         self.signal(proc, spot, by, write, signal, past)
                             .map_err(|v| v.at(proc, vpn, by, signal.name()))?;

@@ -192,7 +192,9 @@ impl State {
     /// True when the access may retire: the mapping permits it and nothing is sure to stop it.
     #[inline]
     pub(super) fn permits(self, write: bool) -> bool {
-        !self.guard && self.allows(write) && self.traps.passes(write)
+        // Whether the file has a page is another question: `passes_file`.
+        let traps = if self.through().is_some() { self.traps.perhaps_mapped() } else { self.traps };
+        !self.guard && self.allows(write) && traps.passes(write)
     }
 
     /// The page of a file that is seen through it.

@@ -8,6 +8,7 @@
 //! that decide copy-on-write by counting references, where pins are broken by later write faults; processes that have
 //! mapped files.
 
+use super::effect::Effect;
 use super::flight::Flight;
 use super::page::{Base, State, dedup, insert};
 use super::result::Keep;
@@ -97,7 +98,9 @@ impl Oracle {
         let at = Spot { region: flight.region, page: flight.first };
         // They may be moving the page.
         let replacing = self.changes(flight.proc, at, None);
-        let replacing = replacing.iter().filter(|(_, e)| e.replaces()).fold(0, |bits, (bit, _)| bits | bit);
+        // (What takes pages of files away is none of a pin's business: where files are mapped, no pin is sure.)
+        let parts = |effect: &Effect| effect.replaces() && !matches!(effect, Effect::Cut(..) | Effect::Hole(..));
+        let replacing = replacing.iter().filter(|(_, e)| parts(e)).fold(0, |bits, (bit, _)| bits | bit);
         let doubt = replacing != 0 || self.poisoning();
         let files = self.procs[usize::from(flight.proc)].files;
         let sure = !doubt && !files && !flight.disturbed && !config.uses(Design::CowByCount);

@@ -42,19 +42,17 @@ impl Oracle {
         let wanted = Ends::of(reason);
         let (known, changes) = self.look(proc, spot, cpu).map_err(at)?;
         let mut blinked = false;
-        if !flight.past.meets(wanted) {
-            let reach = self.procs[usize::from(proc)].space.reachable(spot, &changes);
-            if let Some(mut set) = reach {
-                let expected = set.iter().any(|s| s.ends(&self.files, write).meets(wanted));
-                if !expected && !self.may_blink(case, &set, wanted) {
-                    return Err(at(broken(Rule::OracleUffdEvent).known(known)));
-                }
-                blinked = !expected;
-                if expected && changes.is_empty() {
-                    set.retain(|s| s.ends(&self.files, write).meets(wanted));
-                    set.iter_mut().for_each(|s| *s = s.stopped(reason));
-                    self.keep(proc, spot, Some(&mut set), &changes);
-                }
+        if let Some(mut set) = self.procs[usize::from(proc)].space.reachable(spot, &changes) {
+            blinked = self.may_blink(&set, wanted);
+            let expected = set.iter().any(|s| s.ends(&self.files, write).meets(wanted));
+            let before = flight.past.meets(wanted);
+            if !expected && !blinked && !before {
+                return Err(at(broken(Rule::OracleUffdEvent).known(known)));
+            }
+            if expected && !before && changes.is_empty() {
+                set.retain(|s| s.ends(&self.files, write).meets(wanted));
+                set.iter_mut().for_each(|s| *s = s.stopped(reason));
+                self.keep(proc, spot, Some(&mut set), &changes);
             }
         }
         if flight.waiting.is_some_and(|w| w.spot == spot && w.reason == reason && !w.touched) {
@@ -72,21 +70,14 @@ impl Oracle {
 
     /// An access may end in `SIGBUS` because of userfaultfd: the page is poisoned, or it is to be so instead of an event.
     /// What a device asks for cannot wait, and fails instead.
-    pub(super) fn may_end_in_sigbus(
-        &self,
-        case: &Case,
-        (proc, spot): (u8, Spot),
-        by: Agent,
-        write: bool,
-        past: Ends,
-    ) -> bool {
+    pub(super) fn may_end_in_sigbus(&self, (proc, spot): (u8, Spot), by: Agent, write: bool, past: Ends) -> bool {
         if self.fresh == Traps::NONE {
             return false;
         }
         let reach = self.procs[usize::from(proc)].space.reachable(spot, &self.changes(proc, spot, None));
         let wanted = if matches!(by, Agent::Cpu(_)) { Ends::BUS } else { Ends::FAULT };
         let may = |s: &Reach| s.iter().any(|s| s.ends(&self.files, write).meets(wanted));
-        past.meets(wanted) || reach.is_none_or(|s| may(&s) || self.may_blink(case, &s, wanted))
+        past.meets(wanted) || reach.is_none_or(|s| may(&s) || self.may_blink(&s, wanted))
     }
 
     /// A call has succeeded that wakes those who wait at its pages; how many of them it has dealt with.

@@ -18,7 +18,7 @@ use super::space::{Space, Spot};
 use super::traps::{Filling, Traps, Uffd};
 use crate::config::{MAX_CPUS, MAX_PROCS};
 use crate::observe::{HUGETLBFS, SHMEM, UffdFlags, copy_token};
-use crate::program::{Case, OpCode};
+use crate::program::OpCode;
 
 impl Oracle {
     /// A call begins: it may ask for pages, or fill them.
@@ -236,7 +236,7 @@ impl Oracle {
 
     /// While somebody changes an entry, reclaim and migration not excepted, it maps nothing for a moment, and a fault on
     /// another CPU looks into the file without a lock: so a private copy can be missed where the file has a hole.
-    pub(super) fn may_blink(&self, case: &Case, set: &Reach, wanted: Ends) -> bool {
+    pub(super) fn may_blink(&self, set: &Reach, wanted: Ends) -> bool {
         let blinks = |s: &State| match s.base {
             // Of hugetlb memory the entry is looked at again, with its lock.
             Base::Copied(cell) if !s.of_hugetlb() => {
@@ -245,7 +245,7 @@ impl Oracle {
             }
             _ => false,
         };
-        case.config.cpus > 1 && set.iter().any(blinks)
+        !self.alone && set.iter().any(blinks)
     }
 
     /// What a call that fills a page finds there.

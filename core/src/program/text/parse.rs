@@ -34,7 +34,9 @@ pub fn parse(text: &str) -> std::result::Result<Document, ParseError> {
         return Err(ParseError { line: 1, column: 1, message });
     }
     let mut parser = Parser::default();
+    let mut lines = 0;
     for (i, line) in text.strip_prefix('\u{feff}').unwrap_or(text).lines().enumerate() {
+        lines = i + 1;
         let inside = line.trim_end_matches('\r');
         if let Some(at) = inside.find('\r') {
             let column = inside[..at].chars().count() + 1;
@@ -42,6 +44,11 @@ pub fn parse(text: &str) -> std::result::Result<Document, ParseError> {
             return Err(ParseError { line: i + 1, column, message });
         }
         parser.line(i + 1, line)?;
+    }
+    if !parser.said {
+        // Perhaps a file that was cut short: it must not pass for a case in which nothing goes wrong.
+        let message = "there is no case here, only blank lines and comments".to_owned();
+        return Err(ParseError { line: lines.max(1), column: 1, message });
     }
     Ok(parser.finish())
 }
@@ -81,6 +88,8 @@ struct Parser {
     comments: Vec<Comment>,
     /// Whole-line comments that wait for their line.
     pending: Vec<String>,
+    /// There was a line that is no comment.
+    said: bool,
 }
 
 #[derive(Default)]
@@ -131,6 +140,7 @@ impl Default for Parser {
             bindings: Bindings::default(),
             comments: Vec::new(),
             pending: Vec::new(),
+            said: false,
         }
     }
 }
@@ -142,6 +152,7 @@ impl Parser {
             self.pending.extend(lexed.comment.map(one_line));
             return Ok(());
         }
+        self.said = true;
         let mut words = Words::new(number, &lexed);
         let place = self.item(&mut words)?;
         words.end()?;

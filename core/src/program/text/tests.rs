@@ -204,7 +204,16 @@ fn comments_of_a_case_that_lost_its_ops_are_kept_at_the_end() {
 fn tabs_carriage_returns_and_a_byte_order_mark_are_tolerated() {
     let text = "\u{feff}kernel\t6.15\r\n\r\ncpu\t0\r\n\tA write heap [ 0 .. 2 ]\t# why\r\n";
     assert_eq!(parsed(text), parsed("kernel 6.15\ncpu 0\nA write heap[0..2] # why"));
-    assert_eq!(parsed("").case, parsed("# nothing\n").case);
+}
+
+#[test]
+fn a_text_of_blank_lines_and_comments_is_no_case() {
+    for text in ["", "\n", "# nothing\n", "\n# cut sho"] {
+        let error = parse(text).unwrap_err();
+        assert!(error.message.contains("only blank lines and comments"), "{text:?}: {error}");
+        assert_eq!((error.line, error.column), (text.lines().count().max(1), 1));
+    }
+    assert!(parsed("kernel 6.12\n").case.ops.is_empty());
 }
 
 #[test]
@@ -405,7 +414,7 @@ fn any_text_made_of_known_words_is_parsed_or_refused_but_never_panics() {
             good += 1;
         }
     }
-    assert!(good > 500, "{good}");
+    assert!(good > 100, "{good}");
 }
 
 #[test]
@@ -423,7 +432,7 @@ fn a_text_with_one_character_changed_is_parsed_or_refused_but_never_panics() {
         let text: String = text.into_iter().collect();
         match parse(&text) {
             Ok(document) => assert_eq!(parsed(&print(&document)), document, "{text}"),
-            Err(e) => assert!(e.line <= text.lines().count() && e.column >= 1),
+            Err(e) => assert!(e.line <= text.lines().count().max(1) && e.column >= 1),
         }
     }
 }
