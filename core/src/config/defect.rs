@@ -293,6 +293,9 @@ defects! {
         "UFFDIO_MOVE carries the uffd-wp bit of a swapped page into memory that is not registered for it",
         "found here; mm/userfaultfd.c of 6.12 and 6.19 copies the entry as it is";
     S43 = "S43", fixed None, "split_page_memcg", "only the first page of a split folio stays charged", "seeded";
+    S44 = "S44", fixed None, "tlb_finish_mmu",
+        "who zaps does not flush for another zap that has cleared the entries and not flushed yet",
+        "as before 99baac21e458 (\"mm: fix MADV_[FREE|DONTNEED] TLB flush miss problem\", 4.13)";
     A4a = "A4a", fixed None, "vma_can_userfault",
         "a PFN map can be registered for asynchronous write protection; insert_pfn() takes the uffd-wp marker for a mapped entry, and the fault repeats for ever",
         "since 6.7; VM_SPECIAL is refused in 6.12.117 and not yet in 6.19. uffd-wp threads of 2021: \"insert_pfn() -> checks for !pte_none\"";

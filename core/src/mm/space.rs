@@ -66,6 +66,8 @@ pub struct Mm {
     pub touched: bool,
     /// `mm_cpumask()`: CPUs that may have translations of it.
     pub cpumask: u8,
+    /// `tlb_flush_pending`: those who gather pages and have not flushed.
+    pub tlb_flush_pending: u32,
     /// Devices that mirror it, a bit for each.
     pub mirrored_by: u8,
     /// `notifier_subscriptions->invalidate_seq`: odd while ranges are being invalidated.

@@ -13,7 +13,7 @@ use crate::trace::Note;
 
 /// `madvise_free_single_vma()` of the part of a VMA.
 pub async fn madvise_free_single_vma(k: &Cpu, mm: u8, start: u32, end: u32) {
-    let mut tlb = MmuGather::new(mm);
+    let mut tlb = MmuGather::new(k, mm);
     k.mmu_notifier_invalidate_range_start(mm, start, end, NotifyEvent::Clear).await;
     let mut at = start;
     while at < end {
@@ -22,7 +22,7 @@ pub async fn madvise_free_single_vma(k: &Cpu, mm: u8, start: u32, end: u32) {
         at = next;
     }
     k.mmu_notifier_invalidate_range_end(mm).await;
-    tlb.flush(k).await;
+    tlb.finish(k).await;
 }
 
 /// `madvise_free_pte_range()`.

@@ -226,7 +226,7 @@ type Isolated = ArrayVec<Pfn, BATCH>;
 
 /// `madvise_pageout_page_range()`.
 async fn madvise_pageout(k: &Cpu, mm: u8, start: u32, end: u32) {
-    let mut tlb = MmuGather::new(mm);
+    let mut tlb = MmuGather::new(k, mm);
     let mut at = start;
     while at < end {
         let next = k.pmd_addr_end(at, end).min(at + BATCH as u32);
@@ -249,6 +249,7 @@ async fn madvise_pageout(k: &Cpu, mm: u8, start: u32, end: u32) {
         }
         at = next;
     }
+    tlb.finish(k).await;
 }
 
 /// The branch of `madvise_cold_or_pageout_pte_range()` for a huge page: true when it has been split, because only a part
@@ -289,14 +290,14 @@ async fn pageout_huge(k: &Cpu, mm: u8, start: u32, end: u32, folios: &mut ArrayV
 
 /// `madvise_cold_page_range()`. Huge pages are left as they are.
 async fn madvise_cold(k: &Cpu, mm: u8, start: u32, end: u32) {
-    let mut tlb = MmuGather::new(mm);
+    let mut tlb = MmuGather::new(k, mm);
     let mut at = start;
     while at < end {
         let next = k.pmd_addr_end(at, end);
         madvise_cold_or_pageout_pte_range(k, &mut tlb, mm, at, next, None).await;
         at = next;
     }
-    tlb.flush(k).await;
+    tlb.finish(k).await;
 }
 
 /// `madvise_cold_or_pageout_pte_range()`: isolates what is mapped once, or (without `pageout`) makes it old. A large

@@ -248,10 +248,10 @@ pub(super) async fn unmap_region(k: &Cpu, mm: u8, detached: &Detached) {
         let s = k.s();
         (s.w.vmas[v].start, s.w.vmas[v].end)
     };
-    let mut tlb = MmuGather::unmapping(mm);
+    let Some((&first, &last)) = detached.first().zip(detached.last()) else { return };
+    let mut tlb = MmuGather::unmapping(k, mm);
     tlb.keep_notes(k.has(Defect::A4b));
     // unmap_vmas(): one notification around all of them.
-    let Some((&first, &last)) = detached.first().zip(detached.last()) else { return };
     let (start, end) = (bounds(k, first).0, bounds(k, last).1);
     k.mmu_notifier_invalidate_range_start(mm, start, end, NotifyEvent::Clear).await;
     for &vma in detached {
@@ -263,7 +263,7 @@ pub(super) async fn unmap_region(k: &Cpu, mm: u8, detached: &Detached) {
         unlink_anon_vmas(k, vma).await;
         unlink_file_vma(k, vma).await;
     }
-    tlb.flush(k).await;
+    tlb.finish(k).await;
     for &vma in detached {
         let (start, end) = bounds(k, vma);
         let (floor, ceiling) = gap_around(k, mm, start);

@@ -82,7 +82,7 @@ pub async fn exit_mmap(k: &Cpu, mm: u8) {
         }
     }
     k.lock(Lock::MmapRead(mm)).await;
-    let mut tlb = MmuGather::unmapping(mm);
+    let mut tlb = MmuGather::unmapping(k, mm);
     let mut i = 0;
     while let Some(vma) = nth_vma(k, mm, i) {
         let (start, end) = {
@@ -92,7 +92,7 @@ pub async fn exit_mmap(k: &Cpu, mm: u8) {
         unmap_single_vma(k, &mut tlb, vma, start, end).await;
         i += 1;
     }
-    tlb.flush(k).await;
+    tlb.finish(k).await;
     k.unlock(Lock::MmapRead(mm));
     k.lock(Lock::MmapWrite(mm)).await;
     while let Some(vma) = nth_vma(k, mm, 0) {

@@ -60,18 +60,19 @@ pub struct MmuGather {
 
 impl MmuGather {
     /// `tlb_gather_mmu()`.
-    pub fn new(mm: u8) -> MmuGather {
+    pub fn new(k: &Cpu, mm: u8) -> MmuGather {
+        k.s().w.mms[mm as usize].tlb_flush_pending += 1;
         MmuGather { mm, details: ZapDetails::ALL, locked: false, pages: ArrayVec::new(), start: u32::MAX, end: 0 }
     }
 
     /// Gathers for a mapping that goes.
-    pub fn unmapping(mm: u8) -> MmuGather {
-        MmuGather { details: ZapDetails::UNMAP, ..MmuGather::new(mm) }
+    pub fn unmapping(k: &Cpu, mm: u8) -> MmuGather {
+        MmuGather::with(k, mm, ZapDetails::UNMAP)
     }
 
     /// Gathers with these details.
-    pub(super) fn with(mm: u8, details: ZapDetails) -> MmuGather {
-        MmuGather { details, ..MmuGather::new(mm) }
+    pub(super) fn with(k: &Cpu, mm: u8, details: ZapDetails) -> MmuGather {
+        MmuGather { details, ..MmuGather::new(k, mm) }
     }
 
     /// `ZAP_FLAG_UNMAP`: the mapping goes.
@@ -116,6 +117,18 @@ impl MmuGather {
         }
         self.flush_tlb_only(k).await;
         self.free_pages(k).await;
+    }
+
+    /// `tlb_finish_mmu()`. Where others gather in the same address space, entries that this one has found clear may still be in a
+    /// TLB; so all of it is flushed.
+    pub async fn finish(mut self, k: &Cpu) {
+        let mm = self.mm as usize;
+        let nested = k.s().w.mms[mm].tlb_flush_pending > 1;
+        if nested && !k.has(Defect::S44) {
+            (self.start, self.end) = (0, u32::MAX);
+        }
+        self.flush(k).await;
+        k.s().w.mms[mm].tlb_flush_pending -= 1;
     }
 
     /// `tlb_flush_mmu_tlbonly()`.
@@ -367,11 +380,11 @@ pub async fn free_swap_and_cache(k: &Cpu, slot: u32) {
 /// `zap_page_range_single()`.
 pub async fn zap_page_range_single(k: &Cpu, vma: VmaId, start: u32, end: u32, details: ZapDetails) {
     let mm = k.s().w.vmas[vma].mm;
-    let mut tlb = MmuGather { details, ..MmuGather::new(mm) };
+    let mut tlb = MmuGather::with(k, mm, details);
     k.mmu_notifier_invalidate_range_start(mm, start, end, NotifyEvent::Clear).await;
     zap_range(k, &mut tlb, vma, start, end).await;
     k.mmu_notifier_invalidate_range_end(mm).await;
-    tlb.flush(k).await;
+    tlb.finish(k).await;
 }
 
 /// `unlink_anon_vmas()`.

@@ -30,12 +30,12 @@ pub async fn unmap_single_hugetlb_vma(k: &Cpu, tlb: &mut MmuGather, vma: VmaId, 
 /// `zap_page_range_single()` of hugetlb memory.
 pub async fn zap_hugetlb_page_range_single(k: &Cpu, vma: VmaId, start: u32, end: u32, details: ZapDetails) {
     let mm = k.s().w.vmas[vma].mm;
-    let mut tlb = MmuGather::with(mm, details);
+    let mut tlb = MmuGather::with(k, mm, details);
     let range = adjust_range_if_pmd_sharing_possible(k, vma, start..end);
     k.mmu_notifier_invalidate_range_start(mm, range.start, range.end, NotifyEvent::Clear).await;
     unmap_single_hugetlb_vma(k, &mut tlb, vma, start, end).await;
     k.mmu_notifier_invalidate_range_end(mm).await;
-    tlb.flush(k).await;
+    tlb.finish(k).await;
 }
 
 /// `unmap_hugepage_range()`, with `i_mmap_rwsem` held for writing.
@@ -47,12 +47,12 @@ pub(super) async fn unmap_hugepage_range(
     details: ZapDetails,
 ) {
     let mm = k.s().w.vmas[vma].mm;
-    let mut tlb = MmuGather::with(mm, details);
+    let mut tlb = MmuGather::with(k, mm, details);
     let adjusted = adjust_range_if_pmd_sharing_possible(k, vma, range.clone());
     k.mmu_notifier_invalidate_range_start(mm, adjusted.start, adjusted.end, NotifyEvent::Clear).await;
     unmap_hugepage_range_locked(k, &mut tlb, vma, range, ref_page).await;
     k.mmu_notifier_invalidate_range_end(mm).await;
-    tlb.flush(k).await;
+    tlb.finish(k).await;
 }
 
 /// `__unmap_hugepage_range()`; with `ref_page` only where that is mapped.
