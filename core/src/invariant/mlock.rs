@@ -38,7 +38,8 @@ pub fn stranded(w: &World, folio: Pfn) -> Option<Finding> {
     let f = &w.mem.folios[folio as usize];
     // What has left its file while it was mapped is not found any more.
     let found = f.file().is_some() || f.anon();
-    let doubtful = found && f.flags.has(Flags::MLOCKED) && f.order == 0 && f.mapcount > 0;
+    let excused = f.ghost.munlock_missed;
+    let doubtful = found && f.flags.has(Flags::MLOCKED) && f.order == 0 && f.mapcount > 0 && !excused;
     (doubtful && !locked_mapping(w, folio)).then(|| Finding {
         rule: Rule::MlockStranded,
         cause: None,

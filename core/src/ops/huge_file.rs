@@ -137,7 +137,12 @@ async fn split_frozen_file(k: &Cpu, folio: Pfn, keep: Pfn, end: u32) {
         let s = k.s();
         (s.folio(folio).index, s.folio(folio).nr_pages())
     };
+    // Whatever unmaps a locked page unlocks it; but who unlocks takes the lock off the mapping first.
+    let missed = k.folio_test(folio, Flags::MLOCKED);
     k.folio_dissolve(folio);
+    for page in folio..folio + pages {
+        k.s().w.mem.folios[page as usize].ghost.munlock_missed = missed;
+    }
     k.page_cache_split(folio, pages);
     for tail in folio + 1..folio + pages {
         if isolated {

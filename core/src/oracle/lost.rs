@@ -80,7 +80,9 @@ impl Oracle {
         if lost.is_none() || lost != Some(Lost::Surely) && may_be_beyond {
             return false;
         }
-        let settled = self.changes(proc, spot, None).is_empty();
+        // Who was on the way while the failure was handled may have met what is not used any more, and the contents come from swap.
+        let on_the_way = self.poisoning() || self.flight(case, op).is_none_or(|f| f.began <= self.failed);
+        let settled = !on_the_way && self.changes(proc, spot, None).is_empty();
         if lost != Some(Lost::Surely) {
             let now = if settled { Lost::Surely } else { Lost::Maybe };
             self.procs[usize::from(proc)].space.lose(spot, now);

@@ -94,6 +94,8 @@ pub struct Ghost {
     pub lost: bool,
     /// Of a head: a migration entry of one of its pages was zapped, so that the page did not come back.
     pub migration_zapped: bool,
+    /// Its huge page was split while somebody was about to unlock it, and had lost its mapping by the time he looked.
+    pub munlock_missed: bool,
     /// Queued for the next check of counts.
     pub touched: bool,
     /// Where the mapcount and the number of entries last parted, and in which op.

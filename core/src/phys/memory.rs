@@ -189,6 +189,7 @@ impl Memory {
         let poisoned = folio.flags.has(Flags::HWPOISON);
         folio.flags = Flags::default();
         folio.ghost.migration_zapped = false;
+        folio.ghost.munlock_missed = false;
         (folio.anon_vma, folio.stable, folio.memcg) = (0, 0, 0);
         folio.mapping = 0;
         folio.refcount = 0;
