@@ -391,7 +391,9 @@ async fn replace_page(k: &Cpu, vma: VmaId, page: Pfn, kpage: Pfn, orig_pte: Pte)
     let mut replaced = false;
     k.site(Site::KsmReplace).await;
     if let Some(p) = k.pte_offset_map_lock(mm, vpn).await {
-        if k.ptep_get(p) == orig_pte || k.has(Defect::S41) {
+        // Here we differ from the kernel once more: memory_failure() takes no lock of KSM's (N61).
+        let failed = k.folio_test(kpage, Flags::HWPOISON) && !k.has(Defect::N61);
+        if !failed && (k.ptep_get(p) == orig_pte || k.has(Defect::S41)) {
             k.folio_get(kpage);
             k.folio_add_anon_rmap_pte(kpage, false);
             k.mlock_vma_folio(kpage, vma);

@@ -62,8 +62,9 @@ async fn userfaultfd_must_wait(k: &Cpu, vmf: &VmFault, reason: Userfault) -> boo
     }
     if let Some(p) = k.pmd_leaf(vmf.mm, vmf.vpn) {
         let pmd = k.pmdp_get(p);
-        // One that is invalid or being migrated will be there again (pmd_present(), pmd_trans_huge()).
-        return k.entries().pmd_kind(pmd) == PmdKind::Huge
+        // What is being migrated will be there again; what is invalid for a moment is present, and waited for (pmd_present(),
+        // pmd_trans_huge()).
+        return matches!(k.entries().pmd_kind(pmd), PmdKind::Huge | PmdKind::Invalid)
             && !k.pte_write(k.arch().pmd_leaf(pmd))
             && reason == Userfault::Wp;
     }

@@ -12,7 +12,7 @@
 use super::cell::CellId;
 use super::effect::Effect;
 use super::flight::Flight;
-use super::page::{Base, Ends, State};
+use super::page::{Ends, State};
 use super::result::Keep;
 use super::space::Spot;
 use super::{Oracle, OracleViolation, broken};
@@ -125,6 +125,10 @@ impl Oracle {
 
     /// What the frame behind a page that a call names may be. `None`: any.
     fn named(&self, flight: &Flight, spot: Spot) -> Option<Named> {
+        // A frame that is only named may be somebody else's by the time it fails.
+        if flight.code == OpCode::MemoryFailure && !self.alone {
+            return None;
+        }
         let states = self.procs[usize::from(flight.proc)].space.states(spot).filter(|_| !flight.disturbed)?;
         let mut named = Named::default();
         for state in states.iter().filter(|s| s.perm.is_some()) {
@@ -132,12 +136,6 @@ impl Oracle {
                 Some(cell) if named.cells.contains(&cell) => {}
                 Some(cell) => named.cells.try_push(cell).ok()?,
                 None => named.values.try_push(state.value).ok()?,
-            }
-            // Who goes by the page table sees no copy while another CPU has its entry in hand, and takes the file's page.
-            if let (OpCode::MemoryFailure, Base::Copied(cell), false) = (flight.code, state.base, self.alone)
-                && !named.cells.contains(&cell)
-            {
-                named.cells.try_push(cell).ok()?;
             }
             if state.lazy {
                 named.values.try_push(0).ok()?;

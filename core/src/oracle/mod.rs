@@ -240,7 +240,7 @@ pub struct Oracle {
     refusals: Refusals,
     /// Guard pages have been asked for.
     guarded: bool,
-    /// There is one CPU: nobody finds an entry clear that is being changed.
+    /// Nobody interrupts anybody: nobody finds an entry clear that is being changed, or a frame of another use.
     alone: bool,
     /// Some page has moved to another address.
     moved: bool,
@@ -287,7 +287,7 @@ impl Oracle {
         self.region_pages = case.config.geometry.region_pages();
         self.files.clear(self.region_pages, ptrs, registers.then_some(!huge && !self.locking));
         self.refusals = Refusals::of(&case.config);
-        (self.guarded, self.alone) = (false, case.config.cpus == 1);
+        (self.guarded, self.alone) = (false, case.config.cpus == 1 || case.interrupts.is_empty());
         self.huge_pages = case.config.geometry.ptrs();
         self.moved = false;
         self.procs[0].live = true;

@@ -239,7 +239,10 @@ impl State {
     pub(super) fn written(self, value: Token) -> State {
         match self.base {
             Base::Shared(_) => self,
-            Base::Private(cell) | Base::Copied(cell) => State { base: Base::Copied(cell), value, lazy: false, ..self },
+            // A copy is there, whatever was said of the entry through which the file was seen.
+            Base::Private(cell) | Base::Copied(cell) => {
+                State { base: Base::Copied(cell), value, lazy: false, traps: self.traps.perhaps_mapped(), ..self }
+            }
             Base::Anon => State { value, lazy: false, ..self },
         }
     }
