@@ -426,6 +426,9 @@ defects! {
     H12 = "H12", fixed None, "userfaultfd_register",
         "PMD tables stay shared when memory is registered for write protection or minor faults",
         "what \"hugetlb/userfaultfd: unshare all pmds for hugetlbfs when register wp\" (5.13) must do";
+    H14 = "H14", fixed None, "pagemap_hugetlb_range",
+        "pagemap reads a hugetlb entry without its lock, while migration has it clear: a protected page reads as written",
+        "6.12.117 takes no lock, 6.18 does; in no release's set, as 6.15 stands for a repaired one";
     N70 = "N70", fixed None, "userfaultfd_unregister",
         "UFFDIO_UNREGISTER up to the middle of a hugetlb page is refused when it has taken the write protection of that page away",
         "found here; seen on real 6.12.117, 6.18.44 and 7.3.4 kernels: docs/found/N70-unregister-of-a-part-of-a-hugetlb-page.md";

@@ -166,15 +166,22 @@ pub fn pte_uffd_wp_any(k: &Cpu, pte: Pte) -> bool {
     }
 }
 
-/// `pagemap_hugetlb_range()` of one page, without the lock of the PMD: only uffd-wp, as soft-dirty is not kept. False when it is
-/// no hugetlb memory.
-fn pagemap_hugetlb(k: &Cpu, mm: u8, vpn: u32) -> bool {
+/// `pagemap_hugetlb_range()` of one page: only uffd-wp, as soft-dirty is not kept. False when it is no hugetlb memory.
+async fn pagemap_hugetlb(k: &Cpu, mm: u8, vpn: u32) -> bool {
     let found = k.s().w.vma_lookup(mm, vpn);
     if !found.is_some_and(|vma| is_vm_hugetlb_page(k, vma)) {
         return false;
     }
     // Without a table nothing is said (pagemap_pte_hole()).
-    let pte = k.pmd_offset(mm, vpn).map_or(Pte(0), |p| k.entries().pmd_as_pte(k.pmdp_get(p)));
+    let p = k.pmd_offset(mm, vpn);
+    let locked = p.filter(|_| !k.has(Defect::H14));
+    if let Some(p) = locked {
+        k.pmd_lock(p).await;
+    }
+    let pte = p.map_or(Pte(0), |p| k.entries().pmd_as_pte(k.pmdp_get(p)));
+    if let Some(p) = locked {
+        k.pmd_unlock(p);
+    }
     let (op, wp) = (k.op(), pte_uffd_wp_any(k, pte));
     k.s().observe(Observation::UffdWp { op, proc: mm, vpn, wp });
     true
@@ -191,7 +198,7 @@ pub async fn pagemap(k: &Cpu, mm: u8, start: u32, end: u32) -> Outcome {
             let s = k.s();
             s.w.vma_lookup(mm, vpn).is_some_and(|v| !s.w.vmas[v].backing.pfnmap())
         };
-        if walked && pagemap_hugetlb(k, mm, vpn) {
+        if walked && pagemap_hugetlb(k, mm, vpn).await {
             continue;
         }
         let huge = if walked && k.pmd_leaf(mm, vpn).is_some() { k.pmd_trans_huge_lock(mm, vpn).await } else { None };

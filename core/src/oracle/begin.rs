@@ -61,7 +61,7 @@ impl Oracle {
         self.flights[cpu] = Some(flight);
         self.start_file_change(cpu, &flight);
         if matches!(flight.code, OpCode::Truncate | OpCode::Remove) || flight.poisons() {
-            self.blur_protection();
+            self.blur_protection(self.now);
         }
         self.begin_on_files(cpu, &flight);
         self.break_cow(&flight);

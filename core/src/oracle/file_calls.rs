@@ -95,10 +95,11 @@ impl Oracle {
     }
 
     /// While a file gets shorter or a hole, the protection of what it showed there may go with its pages, or stay; a page
-    /// whose memory fails leaves an entry that keeps no bits.
-    pub(super) fn blur_protection(&mut self) {
+    /// whose memory fails leaves an entry that keeps no bits. `since` is when the call began that is asked for.
+    pub(super) fn blur_protection(&mut self, since: u32) {
         let cutting = |f: &Flight| matches!(f.code, OpCode::Truncate | OpCode::Remove) || f.poisons();
-        if self.fresh == Traps::NONE || !self.flights.iter().flatten().any(cutting) {
+        let meanwhile = self.failed > since || self.flights.iter().flatten().any(cutting);
+        if self.fresh == Traps::NONE || !meanwhile {
             return;
         }
         for proc in 0..MAX_PROCS {

@@ -12,7 +12,7 @@
 use super::cell::CellId;
 use super::effect::Effect;
 use super::flight::Flight;
-use super::page::{Ends, State};
+use super::page::{Base, Ends, State};
 use super::result::Keep;
 use super::space::Spot;
 use super::{Oracle, OracleViolation, broken};
@@ -82,7 +82,10 @@ impl Oracle {
         }
         // Who was on the way while the failure was handled may have met what is not used any more, and the contents come from swap.
         let on_the_way = self.poisoning() || self.flight(case, op).is_none_or(|f| f.began <= self.failed);
-        let settled = !on_the_way && self.changes(proc, spot, None).is_empty();
+        // A private copy whose entry somebody has in hand is not seen for a moment, and what failed is the file's page.
+        let blinks =
+            !self.alone && space.states(spot).is_none_or(|s| s.iter().any(|s| matches!(s.base, Base::Copied(_))));
+        let settled = !on_the_way && !blinks && self.changes(proc, spot, None).is_empty();
         if lost != Some(Lost::Surely) {
             let now = if settled { Lost::Surely } else { Lost::Maybe };
             self.procs[usize::from(proc)].space.lose(spot, now);

@@ -413,7 +413,7 @@ impl Oracle {
         }
         let protects = matches!(flight.code, OpCode::UffdWp | OpCode::PagemapScan);
         if protects || matches!(flight.code, OpCode::Truncate | OpCode::Remove) || flight.poisons() {
-            self.blur_protection();
+            self.blur_protection(flight.began);
         }
         let resets = flight.code == OpCode::ResetDevice;
         if flight.cuts() || resets || flight.code == OpCode::Remove {
@@ -477,7 +477,8 @@ impl Oracle {
             } else {
                 self.finish_page(cpu, flight, effect, keep, spot);
             }
-            if self.fresh != Traps::NONE && self.touching[proc] & !(1 << cpu) != 0 {
+            let touched = flight.disturbed || self.touching[proc] & !(1 << cpu) != 0;
+            if self.fresh != Traps::NONE && touched {
                 self.blur_page(flight.proc, spot);
             }
             self.heal((flight.proc, spot), effect, keep, flight.began);

@@ -221,7 +221,10 @@ impl Machine {
             turns.min().map(|(_, c)| c)
         });
         if chosen.is_none() {
-            let waiting = |c: &usize| s.ctl.cpus[*c].op.is_some() && s.ctl.cpus[*c].run != Run::Userfault;
+            // Who waits for a swap slot looks again after every tick, while the monitor may still wake the one that has it.
+            let monitored = s.ctl.cpus.iter().any(|c| c.run == Run::Userfault);
+            let tries = |run: Run| run == Run::Userfault || monitored && matches!(run, Run::WaitingForSlot(_));
+            let waiting = |c: &usize| s.ctl.cpus[*c].op.is_some() && !tries(s.ctl.cpus[*c].run);
             if let Some(c) = (0..MAX_CPUS).find(waiting) {
                 let what = match s.ctl.cpus[c].run {
                     Run::Waiting(lock) => lock.class().name(),
