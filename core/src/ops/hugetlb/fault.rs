@@ -105,7 +105,8 @@ async fn hugetlb_no_page(k: &Cpu, f: &Fault<'_>) -> Result<FaultResult, Userfaul
     };
     let folio = found.folio;
     k.pmd_lock(f.p).await;
-    let cut = !k.has(Defect::N25) && behind_the_end(k, f);
+    let own = !found.cached || f.vmf.write && !k.s().w.vmas[f.vma].shared();
+    let cut = own && !k.has(Defect::N25) && behind_the_end(k, f);
     if cut || k.pmdp_get(f.p) != f.orig {
         k.pmd_unlock(f.p);
         if found.new && !found.cached {
