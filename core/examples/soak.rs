@@ -8,11 +8,10 @@
 //! The family that the cases are mostly about (`ptefuzz list ops` has their names; `any` for none), how many, and the seed: one
 //! command, one result. Of each rule that was broken the smallest case is printed, and the exit status is 1.
 
-use ptefuzz_core::arch::Arch;
-use ptefuzz_core::config::{Config, Design, DesignGroup, Kernel};
+use ptefuzz_core::config::{Config, Design, DesignGroup};
 use ptefuzz_core::entry::EntryConfig;
 use ptefuzz_core::program::family::Family;
-use ptefuzz_core::program::generate::{GenConfig, generate};
+use ptefuzz_core::program::generate::{GenConfig, any_machine, generate};
 use ptefuzz_core::program::rng::Rng;
 use ptefuzz_core::program::{Case, text};
 use ptefuzz_core::run::Machine;
@@ -57,11 +56,9 @@ fn soak(bias: Option<Family>, cases: u64, seed: u64) -> BTreeMap<&'static str, C
     finds
 }
 
-/// A machine: mostly one with two CPUs, each on any release and architecture, half of them with designs of their own.
+/// Any machine, half of them with designs of their own.
 fn config(rng: &mut Rng) -> Config {
-    let mut config = Config::fixed(rng.pick(&Kernel::ALL).unwrap_or(Kernel::NEWEST));
-    config.cpus = if rng.percent(70) { 2 } else { 1 + 2 * rng.below(2) as u8 };
-    config.arch = if rng.percent(25) { Arch::Arm64 } else { Arch::X86_64 };
+    let mut config = any_machine(rng);
     if rng.percent(50) {
         return config;
     }

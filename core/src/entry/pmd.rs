@@ -1,8 +1,8 @@
 //! Entries one level up: what a PMD means, and which kind may follow which.
 //!
 //! A PMD points to a table, or maps a huge page with the bits of a PTE and one that tells the two apart, or holds a
-//! migration entry; of hugetlb memory it may hold a marker, too. A huge PMD that is being changed is *invalid* for a moment: the hardware cannot use it, and for
-//! the kernel it is still there, so that nobody takes it for none (`pmdp_invalidate()`).
+//! migration entry; of hugetlb memory it may hold a marker, too. A huge PMD that is being changed is *invalid* for a moment:
+//! the hardware cannot use it, and for the kernel it is still there, so that nobody takes it for none (`pmdp_invalidate()`).
 
 use super::{EntryConfig, EntryKind};
 use crate::arch::{Pmd, Pte};

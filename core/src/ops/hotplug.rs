@@ -117,7 +117,7 @@ async fn isolate_folio_to_list(k: &Cpu, folio: Pfn) -> bool {
     if !f.flags.has(Flags::ALLOCATED) {
         return false;
     }
-    let poisoned = folio_contain_hwpoisoned_page(k, folio);
+    let poisoned = k.s().w.mem.has_hwpoisoned(folio);
     if poisoned && f.order == 0 {
         unmap_poisoned(k, folio).await;
     } else if f.flags.has(Flags::HUGETLB) {
@@ -165,16 +165,11 @@ fn allocated_in(k: &Cpu, block: u32) -> u32 {
     s.w.mem.block_range(block).filter(in_the_way).count() as u32
 }
 
-/// `folio_contain_hwpoisoned_page()`.
-fn folio_contain_hwpoisoned_page(k: &Cpu, folio: Pfn) -> bool {
-    (folio..folio + k.folio_nr_pages(folio)).any(|page| k.folio_test(page, Flags::HWPOISON))
-}
-
 /// A folio that nothing keeps in the block but its mappings. A large one with a failed page is passed over by the kernel, too.
 fn movable_in(k: &Cpu, block: u32) -> Option<Pfn> {
-    let stays = |p: Pfn| k.folio_test_large(p) && folio_contain_hwpoisoned_page(k, p);
-    let range = k.s().w.mem.block_range(block);
-    range.into_iter().find(|p| k.s().only_mapped(*p) && !stays(*p))
+    let s = k.s();
+    let stays = |p: Pfn| s.folio(p).large() && s.w.mem.has_hwpoisoned(p);
+    s.w.mem.block_range(block).find(|p| s.only_mapped(*p) && !stays(*p))
 }
 
 /// A process that maps the folio at its index, for the report.

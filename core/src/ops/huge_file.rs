@@ -33,7 +33,7 @@ async fn do_set_pmd(k: &Cpu, vmf: &VmFault, p: PmdPtr, folio: Pfn) -> bool {
         // vma_thp_disabled(), thp_vma_suitable_order()
         let inside = v.start <= p.vpn && p.vpn + pages <= v.end;
         // folio_test_has_hwpoisoned()
-        let failed = s.w.mem.pages(folio).iter().any(|page| page.flags.has(Flags::HWPOISON));
+        let failed = s.w.mem.has_hwpoisoned(folio);
         let suitable = v.thp != Thp::Never && inside && v.linear_page_index(p.vpn) == f.index && !failed;
         (suitable, s.w.page_prot(vmf.vma), pages)
     };

@@ -56,8 +56,8 @@ impl Default for Files {
 }
 
 impl Files {
-    /// Every page of every file is zero, of `pages` that each has. `huge` is the size of huge pages, if there may be any; `tracks` whether somebody asks
-    /// which pages are holes, and if so, whether holes are filled only when pages are asked for.
+    /// Every page of every file is zero, of `pages` that each has. `huge` is the size of huge pages, if there may be any;
+    /// `tracks` whether somebody asks which pages are holes, and if so, whether holes are filled only when pages are asked for.
     pub(super) fn clear(&mut self, pages: u32, huge: Option<u32>, tracks: Option<bool>) {
         self.pages = pages;
         self.cells.iter_mut().for_each(Vec::clear);

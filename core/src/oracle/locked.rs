@@ -4,7 +4,7 @@
 //! and certain when it returns, if no other such call of the process was in flight meanwhile.
 
 use super::flight::Flight;
-use super::page::{Base, Ends, Pool};
+use super::page::{Base, Ends};
 use super::result::Keep;
 use super::space::Spot;
 use super::{Oracle, Proc};
@@ -131,7 +131,7 @@ impl Proc {
             return if on_fault { Lock::OnFault } else { Lock::Yes };
         }
         let Some(states) = self.space.states(spot) else { return Lock::Maybe };
-        if states.iter().any(|s| s.pool != Pool::Any || s.of_device()) {
+        if states.iter().any(|s| s.of_hugetlb() || s.of_device()) {
             Lock::Maybe
         } else if on_fault || states.iter().any(|s| s.base != Base::Anon) {
             Lock::OnFault

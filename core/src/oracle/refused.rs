@@ -17,16 +17,12 @@ use crate::program::OpCode;
 /// What a call refuses.
 pub(super) type Reason = fn(&State) -> bool;
 
-pub(super) fn hugetlb(state: &State) -> bool {
-    state.of_hugetlb()
-}
-
 fn hugetlb_or_device(state: &State) -> bool {
-    hugetlb(state) || state.of_device()
+    state.of_hugetlb() || state.of_device()
 }
 
 fn not_anonymous(state: &State) -> bool {
-    hugetlb(state) || state.base != Base::Anon
+    state.of_hugetlb() || state.base != Base::Anon
 }
 
 fn armed(state: &State) -> bool {
@@ -71,16 +67,16 @@ impl Oracle {
             (OpCode::Mmap, Outcome::Invalid) if flight.backing.device() == Some(REMAPPED) => {
                 return Some(Keep::NotApplied);
             }
-            (OpCode::Mmap | OpCode::Munmap | OpCode::Mprotect, Outcome::Invalid) => hugetlb,
-            (OpCode::Mergeable | OpCode::Unmergeable, Outcome::Invalid) => hugetlb,
-            (OpCode::Hugepage | OpCode::Nohugepage, Outcome::Invalid) => hugetlb,
-            (OpCode::Mremap, Outcome::Invalid) => hugetlb,
+            (OpCode::Mmap | OpCode::Munmap | OpCode::Mprotect, Outcome::Invalid) => State::of_hugetlb,
+            (OpCode::Mergeable | OpCode::Unmergeable, Outcome::Invalid) => State::of_hugetlb,
+            (OpCode::Hugepage | OpCode::Nohugepage, Outcome::Invalid) => State::of_hugetlb,
+            (OpCode::Mremap, Outcome::Invalid) => State::of_hugetlb,
             (OpCode::MremapDontunmap, Outcome::Invalid) => hugetlb_or_device,
             (OpCode::MremapResize, Outcome::Invalid) => {
                 let proc = &self.procs[usize::from(flight.proc)];
                 return (proc.hugetlb || proc.devices).then_some(Keep::NotApplied);
             }
-            (OpCode::WillNeed, Outcome::Invalid) => hugetlb,
+            (OpCode::WillNeed, Outcome::Invalid) => State::of_hugetlb,
             (OpCode::DontneedLocked, Outcome::Invalid) if !self.refusals.dontneed_locked => {
                 return Some(Keep::NotApplied);
             }

@@ -6,7 +6,7 @@
 
 use super::file::Files;
 use super::flight::Flight;
-use super::page::{Base, Ends, Overflow, Pool, Reach, State, insert, loaded, stored};
+use super::page::{Base, Ends, Overflow, Reach, State, insert, loaded, stored};
 use super::result::Keep;
 use super::space::Spot;
 use super::traps::Traps;
@@ -26,7 +26,7 @@ impl Flight {
 impl State {
     /// The same page as a debugger has it: what is private may be written, unless it is hugetlb memory, and everything read.
     fn forced(self) -> State {
-        let kept = matches!(self.base, Base::Shared(_)) || self.pool != Pool::Any;
+        let kept = matches!(self.base, Base::Shared(_)) || self.of_hugetlb();
         let perm = self.perm.map(|p| if p == Perm::ReadWrite || !kept { Perm::ReadWrite } else { Perm::Read });
         State { perm, ..self }
     }

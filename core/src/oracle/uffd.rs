@@ -8,7 +8,6 @@
 
 use super::flight::{Flight, Waiting};
 use super::page::{Base, Ends, Reach, State};
-use super::refused::hugetlb;
 use super::result::Keep;
 use super::space::Spot;
 use super::traps::Traps;
@@ -164,7 +163,7 @@ impl Oracle {
             OpCode::UffdWp | OpCode::UffdUnwp => match outcome {
                 Outcome::Done => self.all_can(flight, flight.end).map(|()| Keep::Applied),
                 // What would cut a huge page; what lies before it has been changed.
-                Outcome::Invalid if !flight.whole && self.may_meet(flight, hugetlb) => Ok(Keep::Either),
+                Outcome::Invalid if !flight.whole && self.may_meet(flight, State::of_hugetlb) => Ok(Keep::Either),
                 // What lies before the page that is not registered has been changed.
                 Outcome::NoEnt if self.all_registered(flight, UffdFlags::WP) => Err("the range is registered"),
                 Outcome::NoEnt => Ok(Keep::Either),
@@ -193,7 +192,9 @@ impl Oracle {
             Outcome::Done if !possible => Err("such memory cannot be registered so"),
             Outcome::Done => self.all_can(flight, flight.end).map(|()| Keep::Applied),
             // What would cut a huge page, and protection where a release has no notes for it.
-            Outcome::Invalid if (!flight.whole || flags.has(UffdFlags::WP)) && self.may_meet(flight, hugetlb) => {
+            Outcome::Invalid
+                if (!flight.whole || flags.has(UffdFlags::WP)) && self.may_meet(flight, State::of_hugetlb) =>
+            {
                 Ok(Keep::NotApplied)
             }
             // Some files are not registered, nor is anonymous memory for minor faults.
@@ -249,7 +250,8 @@ impl Oracle {
             }
             Outcome::Invalid if flight.may_be_refused() => {}
             Outcome::Invalid
-                if (!flight.whole || flight.code == OpCode::UffdZeropage) && self.may_meet(flight, hugetlb) => {}
+                if (!flight.whole || flight.code == OpCode::UffdZeropage)
+                    && self.may_meet(flight, State::of_hugetlb) => {}
             Outcome::Invalid if self.procs[usize::from(flight.proc)].files && !of_first(&|s| s.base == Base::Anon) => {}
             _ => return Err(flight.code.name()),
         }

@@ -1,9 +1,9 @@
 //! Where userfaultfd and files meet: which pages of `tmpfs` are there at all, and what the monitor puts into the file itself.
 //!
 //! A page of a file is there from the first store to it, or from the call that fills it, until the file is cut or gets a
-//! hole; one that was only read may go again, as a page of zeroes is as good as a hole. Whoever asks for a page while it is a hole may fill it, whether or not the access ends well; so the
-//! beginning of an access is enough to make it uncertain; where it is not known which page of the file is asked for, that holds
-//! of all of them.
+//! hole; one that was only read may go again, as a page of zeroes is as good as a hole. Whoever asks for a page while it is a
+//! hole may fill it, whether or not the access ends well; so the beginning of an access is enough to make it uncertain; where it
+//! is not known which page of the file is asked for, that holds of all of them.
 //!
 //! That an entry maps nothing is certain only until somebody reads a page near it: a read fault maps what the file has
 //! around the page that it is for.

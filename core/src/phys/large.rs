@@ -91,6 +91,11 @@ impl Memory {
         let n = self.folios[head as usize].nr_pages();
         &self.folios[head as usize..(head + n) as usize]
     }
+
+    /// `folio_contain_hwpoisoned_page()`: the memory of some page of the folio has failed.
+    pub fn has_hwpoisoned(&self, head: Pfn) -> bool {
+        self.pages(head).iter().any(|page| page.flags.has(Flags::HWPOISON))
+    }
 }
 
 #[cfg(test)]

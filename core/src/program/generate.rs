@@ -15,6 +15,7 @@ mod tests;
 
 pub(super) use interrupt::{generate_action, generate_interrupt};
 
+use crate::arch::Arch;
 use crate::config::{Config, Kernel, MAX_DEVICES, MAX_PROCS, MAX_REGIONS, MAX_SWAP_DEVICES};
 use crate::observe::{Backing, FILES, HUGETLBFS, SHMEM, UffdFlags};
 use crate::phys::MAX_MEMCGS;
@@ -46,6 +47,14 @@ impl Default for GenConfig {
     fn default() -> Self {
         GenConfig { config: Config::fixed(Kernel::NEWEST), max_ops: 16, sequential: false, bias: None }
     }
+}
+
+/// The machine of a case where none is asked for: mostly two CPUs, on any release and architecture, all of it repaired.
+pub fn any_machine(rng: &mut Rng) -> Config {
+    let kernel = rng.pick(&Kernel::ALL).unwrap_or(Kernel::NEWEST);
+    let arch = if rng.percent(25) { Arch::Arm64 } else { Arch::X86_64 };
+    let cpus = if rng.percent(70) { 2 } else { 1 + 2 * rng.below(2) as u8 };
+    Config { arch, cpus, ..Config::fixed(kernel) }
 }
 
 /// Fills `case` with a random case, always normalised. The same state of `rng` gives the same case.

@@ -13,7 +13,9 @@ use crate::observe::Backing;
 use crate::program::case::{Case, MAX_FUZZ_INTERRUPTS, MAX_FUZZ_OPS, Map};
 use crate::program::codec::{encode_raw_into, from_any, normalize};
 use crate::program::family::Family;
-use crate::program::generate::{Focus, GenConfig, generate, generate_action, generate_interrupt, generate_op};
+use crate::program::generate::{
+    Focus, GenConfig, any_machine, generate, generate_action, generate_interrupt, generate_op,
+};
 use crate::program::op::{Op, Perm, Shape};
 use crate::program::rng::Rng;
 use mutatis::{Candidates, DefaultMutate, Mutate, Session};
@@ -269,14 +271,6 @@ fn change_machine(config: &mut Config, rng: &mut Rng, cfg: &MutateConfig) {
         _ if cfg.sequential => {}
         _ => config.cpus = if rng.percent(80) { 1 + rng.below(2) } else { 1 + rng.below(MAX_CPUS as u32) } as u8,
     }
-}
-
-/// The machine of a case that is generated where none is pinned: mostly two CPUs, on any release.
-fn any_machine(rng: &mut Rng) -> Config {
-    let kernel = rng.pick(&Kernel::ALL).unwrap_or(Kernel::NEWEST);
-    let arch = if rng.percent(25) { Arch::Arm64 } else { Arch::X86_64 };
-    let cpus = if rng.percent(70) { 2 } else { 1 + 2 * rng.below(2) as u8 };
-    Config { arch, cpus, ..Config::fixed(kernel) }
 }
 
 fn has_range(op: &Op) -> bool {

@@ -302,6 +302,13 @@ pub(super) fn readable_migration_pmd(k: &Cpu, pmd: Pmd, kind: MigrationKind) -> 
     Pmd(k.carry_from_swap(old, arch.swp_entry_to_pte(entry)).0)
 }
 
+/// What `hugetlb_change_protection()` and `make_uffd_wp_huge_pte()` make of a writable migration entry: readable, and of private
+/// memory exclusive still.
+pub(super) fn protected_migration_pmd(k: &Cpu, vma: VmaId, pmd: Pmd) -> Pmd {
+    let shared = k.s().w.vmas[vma].shared();
+    readable_migration_pmd(k, pmd, if shared { MigrationKind::Read } else { MigrationKind::ReadExclusive })
+}
+
 /// `dissolve_free_hugetlb_folio()`: gives the folio of a page back to the allocator, if it is free and promised to nobody. False
 /// when it stays in the pool.
 pub fn dissolve_free_hugetlb_folio(k: &Cpu, page: Pfn) -> bool {

@@ -1,6 +1,6 @@
 //! Protection of hugetlb pages.
 
-use super::migrate::readable_migration_pmd;
+use super::migrate::protected_migration_pmd;
 use super::reserve::{hugetlb_vma_lock_write, hugetlb_vma_unlock_write};
 use super::share::{
     Unshared, adjust_range_if_pmd_sharing_possible, huge_pmd_unshare, huge_pmd_unshare_flush, huge_pte_alloc,
@@ -8,7 +8,7 @@ use super::share::{
 use super::uffd::huge_marker;
 use crate::arch::{Pmd, Pte};
 use crate::config::Defect;
-use crate::entry::{EntryKind, MigrationKind, PTE_MARKER_UFFD_WP, PmdKind};
+use crate::entry::{EntryKind, PTE_MARKER_UFFD_WP, PmdKind};
 use crate::mm::{PmdPtr, VmaId};
 use crate::ops::mprotect::Change;
 use crate::rule::{Evidence, Rule};
@@ -106,9 +106,7 @@ async fn change_migration(k: &Cpu, vma: VmaId, p: PmdPtr, kind: EntryKind, chang
     let writable = kind == EntryKind::MigrationWrite;
     let mut new = pmd;
     if writable {
-        let shared = k.s().w.vmas[vma].shared();
-        let kind = if shared { MigrationKind::Read } else { MigrationKind::ReadExclusive };
-        new = readable_migration_pmd(k, pmd, kind);
+        new = protected_migration_pmd(k, vma, pmd);
     }
     if writable || !k.has(Defect::H7) {
         let pte = Pte(new.0);

@@ -1,10 +1,10 @@
 //! `PAGEMAP_SCAN` of hugetlb memory.
 
-use super::migrate::readable_migration_pmd;
+use super::migrate::protected_migration_pmd;
 use super::reserve::{hugetlb_vma_lock_read, hugetlb_vma_unlock_read};
 use crate::arch::{Pmd, Pte};
 use crate::config::Defect;
-use crate::entry::{EntryKind, MigrationKind, PmdKind};
+use crate::entry::{EntryKind, PmdKind};
 use crate::mm::{PmdPtr, VmaId};
 use crate::ops::task_mmu::pte_uffd_wp_any;
 use crate::ops::uffd_scan::output;
@@ -67,9 +67,7 @@ async fn make_uffd_wp_huge_pte(k: &Cpu, vma: VmaId, p: PmdPtr) {
         PmdKind::Migration(kind) => {
             let mut new = pmd;
             if kind == EntryKind::MigrationWrite && !k.has(Defect::N6) {
-                let shared = k.s().w.vmas[vma].shared();
-                let kind = if shared { MigrationKind::Read } else { MigrationKind::ReadExclusive };
-                new = readable_migration_pmd(k, pmd, kind);
+                new = protected_migration_pmd(k, vma, pmd);
             }
             k.set_pmd_at(p, Pmd(arch.pte_swp_mkuffd_wp(Pte(new.0)).0)).await;
         }
