@@ -103,8 +103,8 @@ impl Oracle {
         let mut unknown = reach.is_none();
         // What was found before may not be there any more: a call has replaced it, or where references are counted a write
         // fault may have put a copy in its place.
-        let disturbed = self.flights.get(cpu).and_then(Option::as_ref).is_none_or(|f| f.disturbed);
-        let unsure = self.by_count || disturbed;
+        let flight = self.flights.get(cpu).and_then(Option::as_ref);
+        let unsure = self.by_count || flight.is_none_or(|f| f.disturbed);
         if let Some(set) = &mut reach {
             let perm = protection(set);
             set.iter_mut().for_each(|s| *s = s.forced());
@@ -112,8 +112,9 @@ impl Oracle {
                 if write { s.ends(&self.files, true).meets(Ends::WELL) } else { s.shows(&self.files, value) }
             };
             if !set.iter().any(right) {
-                if disturbed {
-                    // The page was found before a truncation took it away, and nobody sees it any more.
+                let found_before = |f: &Flight| f.past.meets(Ends::WELL.or(Ends::ACC_ERR));
+                if write && flight.is_some_and(found_before) {
+                    // The page was there, be it only to be read, until a call took it away; nobody sees it any more.
                     return Ok(());
                 }
                 let rule = if write { Rule::OracleAccess } else { Rule::OracleValue };
